@@ -1,0 +1,52 @@
+# Everything runs in .venv, which `make install` creates. Nothing is installed outside this folder.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+DEMO ?= demo
+STAMP := $(shell date +%Y%m%d-%H%M%S)
+NAME ?= digits-$(STAMP)
+BUDGET ?= 2M
+export ROUTEFRONT_STUDIES ?= $(CURDIR)/$(DEMO)/studies
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint lock bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+
+install: .venv/installed ## create .venv and install everything, pinned
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "routefront needs Python 3.11 or newer; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install ## search on real digits, draw the frontier, promote the best under a budget, classify with it
+	@mkdir -p $(DEMO)
+	$(BIN)/routefront search --preset digits --name $(NAME)
+	$(BIN)/routefront frontier $(NAME)
+	$(BIN)/routefront report $(NAME) --out $(DEMO)
+	$(BIN)/routefront promote $(NAME) --max-macs $(BUDGET) --model digits --alias champion
+	$(BIN)/routefront predict --model digits@champion --split test
+
+test: install ## the test suite
+	$(BIN)/python -m pytest
+
+lint: install ## ruff, pyright, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+lock: install ## renew requirements.lock (hashes, no addresses)
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --group dev \
+		--extra postgres pyproject.toml -o requirements.lock
+
+bench: install ## the benchmarks, each prints a table
+	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean: ## remove what was built and the demo's results (.venv stays)
+	rm -rf build dist *.egg-info $(DEMO) .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,74 @@
+"""Connecting to Ray: a local one, or a cluster by its address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from typing import Any
+
+# Ray's own files are scratch here (the journal is the truth), so what only feeds them is off.
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_THRESHOLD_S": "10",
+}
+
+
+def prepare_environment(*, local: bool) -> None:
+    """Set what Ray reads when it is imported; values that the user set stay.
+
+    A local Ray is guarded by a token that lives in this process's environment and nowhere else
+    (Ray's own default writes one to the home folder, readable by everybody).
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if local and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def connect(address: str | None = None, *, cpus: int | None = None) -> Any:
+    """The `ray` module, connected: to `address` (``"auto"``, ``"host:port"``) or to a new local Ray.
+
+    Raises `ConnectionError` with one line where no cluster answers at the address.
+    """
+    prepare_environment(local=address is None)
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        return ray
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); "
+            "start one with `ray start --head`, or leave --address out to run here"
+        ) from None
+    return ray
+
+
+def worker_slots(ray: Any, cpus_per_trial: float, gpus_per_trial: float, wanted: int) -> int:
+    """How many trials run at once: `wanted`, or as many as the cluster's CPUs and GPUs hold.
+
+    Raises `ValueError` where not even one fits.
+    """
+    resources = ray.cluster_resources()
+    fit = int(resources.get("CPU", 0) / cpus_per_trial)
+    if gpus_per_trial:
+        fit = min(fit, int(resources.get("GPU", 0) / gpus_per_trial))
+    if fit < 1:
+        raise ValueError(
+            f"no trial fits: one needs {cpus_per_trial:g} CPU and {gpus_per_trial:g} GPU, "
+            f"the cluster has {resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
+        )
+    return min(wanted, fit) if wanted else fit

@@ -1,0 +1,66 @@
+"""The command line: `routefront`, also `python -m search`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from search.commands import catalogue, model, study
+from search.commands.common import err
+from search.errors import InputError, RunError
+
+app = typer.Typer(
+    name="routefront",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Search over dynamically routed networks: for every compute budget, which routing method, with which"
+    " hyperparameters, checkpoint and inference setting, is the most accurate?",
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks instead of one-line errors.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+for module in (catalogue, study, model):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for bad input, 1 for a failed run, 130 for Ctrl-C."""
+    debug = "--debug" in sys.argv
+    if debug:  # accepted anywhere on the line
+        sys.argv.remove("--debug")
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        if debug:
+            raise
+        _say(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("interrupted; `routefront resume STUDY` goes on from here")
+        sys.exit(130)
+    except (RunError, OSError, RuntimeError) as error:
+        if debug:
+            raise
+        _say(error)
+        sys.exit(1)
+
+
+def _say(error: BaseException) -> None:
+    text = " ".join(str(error).split()) or type(error).__name__
+    err.print(f"[bold red]error:[/] {text}", markup=True, soft_wrap=True) if "[" not in text else err.print(
+        f"error: {text}", markup=False, soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    main()

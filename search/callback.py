@@ -1,0 +1,35 @@
+"""What Tune tells the driver besides results: starts, and a moment at every step of its loop."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray import tune
+
+from search.driver import driver_at
+
+_EVERY_SECONDS = 1.0
+
+
+class StudyCallback(tune.Callback):
+    """Records starts, renews the lease, and looks for the file that asks for a gentle stop."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._looked = 0.0
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker took the trial up."""
+        driver_at(self._folder).started(trial.config["trial"])
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Once a second: keep the lease, obey a stop."""
+        now = time.monotonic()
+        if now - self._looked < _EVERY_SECONDS:
+            return
+        self._looked = now
+        driver = driver_at(self._folder)
+        driver.journal.renew()
+        if not driver.stopping and driver.folder.stop.exists():
+            driver.stopping = "stopped"

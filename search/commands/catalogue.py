@@ -1,0 +1,195 @@
+"""Commands that need no study: methods, describe, data, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from search.commands.common import Json, err, out, print_json, progress
+from search.errors import InputError
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="A configuration value, key=value; repeatable.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("methods")(methods)
+    app.command("describe")(describe)
+    app.command("data")(data)
+    app.command("doctor")(doctor)
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Only this method, with its whole space.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Every method: variants, networks, knobs, search space, paper.
+
+    Example: routefront methods codinet
+    """
+    from search.describe import method_record
+    from trainables.registry import all_methods, get_method
+
+    try:
+        chosen = [get_method(name)] if name else list(all_methods().values())
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    records = [method_record(method) for method in chosen]
+    if as_json:
+        print_json(records[0] if name else records)
+        return
+    for record in records:
+        out.print(f"[bold]{record['name']}[/]  {record['title']}  [dim]{record['paper']}[/]")
+        out.print(f"  variants  {', '.join(v or 'default' for v in record['variants'])}")
+        out.print(f"  networks  {', '.join(record['networks'])}")
+        knobs = "; ".join(f"{k}: {v}" for k, v in record["knobs"].items()) or "none (one operating point)"
+        out.print(f"  knobs     {knobs}")
+        if name:
+            table = Table("parameter", "takes", "stage", "published", box=None, padding=(0, 2))
+            for key, parameter in record["space"].items():
+                shown = record["published"].get(key, "")
+                table.add_row(key, parameter["takes"], str(parameter["stage"]), str(shown))
+            out.print(table)
+        else:
+            out.print(f"  space     {', '.join(record['space'])}")
+
+
+def parse_sets(pairs: list[str] | None) -> dict[str, Any]:
+    """``["k=v"]`` as values: numbers, true, false, [lists] and words as TOML reads them."""
+    import tomllib
+
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {pair!r}: write key=value, for example --set gamma=0.02")
+        try:
+            values[key] = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text
+    return values
+
+
+def describe(
+    method: Annotated[str, typer.Argument(help="The method, for example codinet.")],
+    variant: Annotated[str | None, typer.Option(help="A variant of the method.")] = None,
+    network: Annotated[str | None, typer.Option(help="The body, for example resnet-110 or msdnet-5.")] = None,
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
+    image_size: Annotated[int, typer.Option(help="Pixels along an edge.")] = 32,
+    channels: Annotated[int, typer.Option(help="Channels of an image.")] = 3,
+    values: Set = None,
+    as_json: Json = False,
+) -> None:
+    """One configured network: parameters, MACs, units, exits.
+
+    Example: routefront describe skipnet --network resnet-110 --set gate=rnn
+    """
+    from search.describe import network_description
+
+    chosen = {**parse_sets(values)}
+    if variant is not None:
+        chosen["variant"] = variant
+    if network is not None:
+        chosen["network"] = network
+    record = network_description(method, chosen, classes=classes, image_size=image_size, channels=channels)
+    if as_json:
+        print_json(record)
+        return
+    out.print(f"[bold]{record['method']}[/] {record['variant']} {record['network']}")
+    out.print(f"  parameters  {record['params']:,}")
+    for part, count in record["params_by_part"].items():
+        out.print(f"    {part:<12}{count:>12,}")
+    out.print(f"  MACs        {record['macs_full']:,} with everything on, {record['macs_min']:,} on the cheapest path")
+    table = Table("unit", "kind", "MACs", box=None, padding=(0, 2))
+    table.columns[2].justify = "right"
+    for unit in record["units"]:
+        table.add_row(unit["name"], unit["kind"], f"{unit['macs']:,}")
+    out.print(table)
+    for leaving in record["exits"]:
+        out.print(f"  leaving at {leaving['name']} costs {leaving['macs']:,} MACs in all")
+    if record["paper_cost"]:
+        out.print(f"  in the paper's unit: {record['paper_cost']}")
+
+
+def data(
+    name: Annotated[str | None, typer.Argument(help="Only this data set, or a path.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where data sets lie [default: $ROUTEFRONT_DATA or ./data].")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Get it through torchvision.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Data sets: where they are, whether complete, how to get them.
+
+    Example: routefront data cifar10 --download
+    """
+    from dataclasses import asdict
+
+    from trainables import data as datasets
+
+    base = root or datasets.default_root()
+    try:
+        if download:
+            if name is None:
+                raise InputError(
+                    "--download needs the name of a data set, for example: routefront data cifar10 --download"
+                )
+            with progress(f"downloading {name}", as_json):
+                datasets.download(name, base)
+        found = [asdict(entry) for entry in datasets.catalogue(base) if name is None or entry.name == name]
+        if name is not None and not found:
+            with progress(f"reading {name}", as_json):
+                found = [_loaded(name, base)]
+    except (ValueError, FileNotFoundError) as error:
+        raise InputError(str(error)) from None
+    if as_json:
+        print_json(found if name is None else found[0])
+        return
+    for entry in found:
+        good = entry.pop("complete", True)
+        title = entry.pop("name")
+        out.print(f"[bold]{title}[/]  {'[green]here[/]' if good else '[yellow]not here[/]'}")
+        for key, value in entry.items():
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            if text not in ("", None):
+                out.print(f"  {key:<10}{text}", soft_wrap=True)
+
+
+def _loaded(name: str, root: Path) -> dict[str, Any]:
+    from trainables import data as datasets
+
+    loaded = datasets.load(name, root=root)
+    return {
+        "name": loaded.name,
+        "complete": True,
+        "classes": list(loaded.classes),
+        "size": f"{loaded.task.size} x {loaded.task.size}, {loaded.task.channels} channels",
+        "images": f"{len(loaded.train.labels)} train, {len(loaded.validation.labels)} validation,"
+        f" {len(loaded.test.labels)} test",
+        "hash": loaded.hash,
+    }
+
+
+def doctor(as_json: Json = False) -> None:
+    """Versions, devices, Ray, databases, MLflow, dataset folders: what works, what does not.
+
+    Example: routefront doctor --json
+    """
+    from search.doctor import checks
+
+    found = []
+    for check in checks():
+        with progress(f"checking {check.name}", as_json):
+            found.append(check.run())
+        if not as_json:
+            mark = {"ok": "[green]ok[/]  ", "missing": "[yellow]--[/]  ", "broken": "[red]bad[/] "}[found[-1]["state"]]
+            out.print(f"{mark} {found[-1]['name']:<14} {found[-1]['says']}", soft_wrap=True)
+    if as_json:
+        print_json(found)
+    broken = [entry["name"] for entry in found if entry["state"] == "broken"]
+    if broken:
+        err.print(f"not working: {', '.join(broken)}")
+        raise typer.Exit(1)

@@ -1,0 +1,61 @@
+"""What every command shares: options, output as a table or as one JSON document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Studies = Annotated[
+    Path | None,
+    typer.Option(
+        "--studies", help="Folder of studies [default: $ROUTEFRONT_STUDIES or ./studies].", show_default=False
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; logs go to stderr.")]
+Tracking = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking", help="MLflow address, or 'off' [default: SQLite beside the studies].", show_default=False
+    ),
+]
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout (infinities and NaN as null, so that any reader takes it)."""
+    sys.stdout.write(json.dumps(_plain(document), indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def progress(text: str, json_output: bool) -> Any:
+    """A spinner on stderr around what takes over two seconds."""
+    return err.status(text) if not json_output and err.is_terminal else _Silent()
+
+
+class _Silent:
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, text: str) -> None:
+        """Nothing is shown."""

@@ -1,0 +1,70 @@
+"""Methods and networks as plain records, for `routefront methods` and `routefront describe`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from search.errors import InputError
+from spaces.space import Parameter, nearest
+from trainables.method import Method, config_dict
+from trainables.network import Task
+from trainables.registry import get_method
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    record: dict[str, Any] = {"takes": parameter.describe(), "stage": parameter.stage}
+    if parameter.when is not None:
+        record["when"] = {parameter.when.parameter: list(parameter.when.values)}
+    return record
+
+
+def method_record(method: Method) -> dict[str, Any]:
+    """A method as `routefront methods --json` prints it."""
+    return {
+        "name": method.name,
+        "title": method.title,
+        "paper": method.paper,
+        "variants": list(method.variants),
+        "networks": list(method.networks),
+        "knobs": dict(method.knobs),
+        "space": {name: _parameter(parameter) for name, parameter in method.space.parameters.items()},
+        "published": {k: list(v) if isinstance(v, tuple) else v for k, v in method.published.items()},
+        "defaults": config_dict(method.Config()),
+    }
+
+
+def network_description(
+    name: str, values: Mapping[str, Any], *, classes: int = 10, image_size: int = 32, channels: int = 3
+) -> dict[str, Any]:
+    """One configured network as `routefront describe --json` prints it; MACs per image.
+
+    Raises `InputError` for an unknown method, variant or key, and where the network does not fit.
+    """
+    try:
+        method = get_method(name)
+        variant = values.get("variant")
+        if variant is not None and variant not in method.variants:
+            raise ValueError(f"{name} has no variant {variant!r}{nearest(str(variant), method.variants)}")
+        config = method.configure(values)
+        task = Task(classes=classes, size=image_size, channels=channels)
+        with torch.device("meta"):  # sizes need no weights
+            network = method.build(config, task)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return {
+        "method": name,
+        "variant": config.variant,
+        "network": config.network,
+        "params": sum(parameter.numel() for parameter in network.parameters()),
+        "params_by_part": network.params_by_part(),
+        "macs_full": network.macs_full,
+        "macs_min": network.macs_min,
+        "macs_fixed": network.fixed_macs,
+        "units": [{"name": unit.name, "kind": unit.kind, "macs": unit.macs} for unit in network.units],
+        "exits": [{"name": leaving.name, "macs": leaving.macs} for leaving in network.exits],
+        "paper_cost": method.paper_cost(network) if method.paper_cost else {},
+        "config": config_dict(config),
+    }

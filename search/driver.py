@@ -1,0 +1,257 @@
+"""The one process that writes a study: what happens is appended, folded in, then acted upon."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search import points
+from search.decisions import Decision, decide
+from search.errors import InputError
+from search.frontier import front_layers
+from search.journal import Event, Journal
+from search.proposals import propose, seed_of
+from search.rows import point_rows
+from search.spec import StudySpec
+from search.state import StudyState, Trial
+
+Listener = Callable[[Event, StudyState], None]
+
+# Tune pickles the searcher and the scheduler; what they refer to is found here by its folder.
+DRIVERS: dict[str, Driver] = {}
+
+_FLUSH_ROWS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """Where a study lives."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """The study file as it was resolved."""
+        return self.path / "study.toml"
+
+    @property
+    def points(self) -> Path:
+        """Operating points as Parquet."""
+        return self.path / "points"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints by trial and epoch."""
+        return self.path / "checkpoints"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's scratch."""
+        return self.path / "ray"
+
+    @property
+    def stop(self) -> Path:
+        """A file whose presence asks the driver to stop gently."""
+        return self.path / "stop"
+
+    @property
+    def control(self) -> Path:
+        """The journal, where it is SQLite."""
+        return self.path / "control.db"
+
+
+class Driver:
+    """Ask, start, report, fail: every call appends one event first and answers from the folded state.
+
+    Calls may come from several threads of this process. `listeners` hear every event after it was
+    folded in.
+    """
+
+    def __init__(self, folder: StudyFolder, spec: StudySpec, journal: Journal, state: StudyState, workers: int) -> None:
+        self.folder, self.spec, self.journal, self.state, self.workers = folder, spec, journal, state, workers
+        self.spaces = spec.spaces()
+        self.listeners: list[Listener] = []
+        self.stopping = ""
+        self._lock = threading.RLock()
+        self._handed: set[str] = set()
+        self._rows: list[dict[str, Any]] = []
+        DRIVERS[str(folder.path)] = self
+
+    # -- events --------------------------------------------------------------------------------
+
+    def record(self, kind: str, payload: Mapping[str, Any], trial: str | None = None) -> Event:
+        """Append an event, fold it in, tell the listeners."""
+        with self._lock:
+            event = self.journal.append(kind, dict(payload), trial)
+            self.state.apply(event)
+            for listener in self.listeners:
+                listener(event, self.state)
+            return event
+
+    def ask(self) -> Trial | None:
+        """The next trial to run; None when there is none at the moment (see `exhausted`).
+
+        Unfinished trials of an earlier session come first, each with its checkpoint.
+        """
+        with self._lock:
+            running = sum(not self.state.trials[name].over for name in self._handed)
+            if self.stopping or running >= self.workers:
+                return None
+            for trial in self.state.live:
+                if trial.id not in self._handed:
+                    self._handed.add(trial.id)
+                    return trial
+            if self.exhausted:
+                return None
+            number = len(self.state.trials)
+            config, why = propose(self.spec, self.spaces, self.state, number)
+            payload = {
+                "number": number,
+                "config": config,
+                "seed": seed_of(self.spec.seed, number, "training"),
+                "why": why,
+                "seen": self.state.seq,
+            }
+            name = f"t{number:04d}"
+            self.record("ask", payload, name)
+            self._handed.add(name)
+            return self.state.trials[name]
+
+    @property
+    def time_over(self) -> bool:
+        """Whether the study's time is used up."""
+        return self.spec.budget.time is not None and self.state.elapsed_now() >= self.spec.budget.time
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further trial will be asked for."""
+        if self.stopping:
+            return True
+        waiting = any(trial.id not in self._handed for trial in self.state.live)
+        return not waiting and (len(self.state.trials) >= self.spec.budget.trials or self.time_over)
+
+    def started(self, name: str) -> None:
+        """A worker took the trial up (again, after its worker died)."""
+        with self._lock:
+            if not self.state.trials[name].over:
+                self.record("start", {}, name)
+
+    def report(self, name: str, result: Mapping[str, Any]) -> str:
+        """Take a report in and answer with the action: continue, stop or finish.
+
+        A report that is known already (a worker repeated it after a restart) or that comes after
+        the trial was decided changes nothing.
+        """
+        with self._lock:
+            trial = self.state.trials[name]
+            if trial.over:
+                return "stop"
+            if "error" in result:
+                self.failed(name, result["error"], result.get("traceback", ""))
+                return "stop"
+            epoch = result["epoch"]
+            if epoch > trial.epoch:
+                self.record("report", {k: result[k] for k in _REPORT_KEYS if k in result}, name)
+                if "curve" in result:
+                    self._rows += point_rows(self.state, trial, epoch, self.spec)
+            if epoch in trial.decided:
+                return trial.decided[epoch]
+            decision = decide(self.spec, self.state, trial, epoch, self.time_over)
+            if decision.why:  # else nothing was compared, which is not worth an event
+                self._decided(trial, epoch, decision)
+            return decision.action
+
+    def _decided(self, trial: Trial, epoch: int, decision: Decision) -> None:
+        self.record("decision", {"epoch": epoch, "action": decision.action, "why": decision.why}, trial.id)
+        if trial.over:
+            self.prune(trial)
+        if trial.over or len(self._rows) >= _FLUSH_ROWS:
+            self.flush()
+
+    def failed(self, name: str, reason: str, trace: str = "") -> None:
+        """Record a trial as failed; the study goes on."""
+        with self._lock:
+            trial = self.state.trials[name]
+            if not trial.over:
+                self.record("failed", {"reason": reason, "traceback": trace[-4000:], "epoch": trial.epoch}, name)
+                self.prune(trial)
+
+    # -- what follows from the events ----------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the operating points that are not written yet."""
+        with self._lock:
+            if self._rows:
+                points.write(self._rows, self.folder.points)
+                self._rows = []
+
+    def recover_points(self) -> None:
+        """Write the points of the journal that an interrupted session had not flushed."""
+        with self._lock:
+            table = points.read(self.folder.points, columns=["point_id"])
+            written = set(table.column("point_id").to_pylist())
+            for trial in self.state.trials.values():
+                for epoch in trial.curves:
+                    rows = point_rows(self.state, trial, epoch, self.spec)
+                    self._rows += [row for row in rows if row["point_id"] not in written]
+            self.flush()
+
+    def prune(self, trial: Trial) -> None:
+        """Keep of a trial that is over only checkpoints in the first two fronts, or promoted ones."""
+        keep = kept_checkpoints(self.state)
+        for other in self.state.trials.values():
+            if other.over:
+                for folder in (self.folder.checkpoints / other.id).glob("epoch-*"):
+                    if f"{other.id}/{folder.name}" not in keep:
+                        shutil.rmtree(folder, ignore_errors=True)
+
+    def end(self, why: str) -> None:
+        """Say why the session ends."""
+        self.flush()
+        self.record("ended", {"why": why})
+
+    def release(self) -> None:
+        """Give the lease back and close the journal; what was not said is found at the next start."""
+        self.journal.close()
+        DRIVERS.pop(str(self.folder.path), None)
+
+
+_REPORT_KEYS = (
+    "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
+    "params", "macs_full", "worker",
+)  # fmt: skip
+
+
+def kept_checkpoints(state: StudyState) -> set[str]:
+    """Names ``trial/epoch-NNNN`` of the checkpoints in the first two fronts and of promoted points."""
+    owners: list[tuple[Trial, int]] = []
+    errors: list[float] = []
+    macs: list[float] = []
+    for trial in state.trials.values():
+        for epoch, curve in trial.curves.items():
+            for point in curve:
+                owners.append((trial, epoch))
+                errors.append(1.0 - point["accuracy"])
+                macs.append(point["macs"])
+    keep = {promotion["checkpoint"] for promotion in state.promotions}
+    if owners:
+        layers = front_layers(np.array(errors), np.array(macs))
+        for index in np.flatnonzero(layers <= 1):
+            trial, epoch = owners[index]
+            if epoch in trial.checkpoints:
+                keep.add(trial.checkpoints[epoch])
+    return keep
+
+
+def driver_at(path: str) -> Driver:
+    """The live driver of a study folder, for objects that came out of a pickle."""
+    try:
+        return DRIVERS[path]
+    except KeyError:
+        raise InputError(f"study {path} is not being driven by this process; use `routefront resume`") from None

@@ -1,0 +1,140 @@
+"""The frontier of a study as rows for people and programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from search import frontier
+from search.errors import InputError
+from search.rows import config_id
+from search.state import StudyState
+from search.units import show_count, show_share
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """A non-dominated operating point; accuracy on the validation split, MACs per image."""
+
+    trial: str
+    epoch: int
+    index: int
+    method: str
+    variant: str
+    network: str
+    accuracy: float
+    macs: float
+    macs_std: float
+    macs_full: int
+    params: int
+    setting: dict[str, Any]
+    knobs: dict[str, Any]
+    checkpoint: str
+    config: dict[str, Any]
+    config_id: str
+
+    @property
+    def point_id(self) -> str:
+        """The identity of the point in the Parquet data set."""
+        return f"{self.trial}-{self.epoch}-{self.index}"
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, with the point's identity."""
+        return {"point_id": self.point_id, **asdict(self)}
+
+
+def front_point(state: StudyState, key: tuple[str, int, int]) -> FrontPoint:
+    """The row of one (trial, epoch, index)."""
+    name, epoch, index = key
+    trial = state.trials[name]
+    point = trial.curves[epoch][index]
+    return FrontPoint(
+        trial=name,
+        epoch=epoch,
+        index=index,
+        method=trial.method,
+        variant=str(trial.config.get("variant", "")),
+        network=str(trial.config.get("network", "")),
+        accuracy=point["accuracy"],
+        macs=point["macs"],
+        macs_std=point["macs_std"],
+        macs_full=trial.macs_full,
+        params=trial.params,
+        setting=point["setting"],
+        knobs=point["knobs"],
+        checkpoint=trial.checkpoints.get(epoch, ""),
+        config=trial.config,
+        config_id=config_id(trial.config),
+    )
+
+
+def front_points(
+    state: StudyState,
+    *,
+    max_macs: float | None = None,
+    min_accuracy: float | None = None,
+    method: str | None = None,
+) -> list[FrontPoint]:
+    """The front, cheapest first; with `method` the front of that method's points alone."""
+    if method is None:
+        found = [front_point(state, key) for key in state.front()]
+    else:
+        found = _front_of_method(state, method)
+    return [
+        point
+        for point in found
+        if (max_macs is None or point.macs <= max_macs) and (min_accuracy is None or point.accuracy >= min_accuracy)
+    ]
+
+
+def _front_of_method(state: StudyState, method: str) -> list[FrontPoint]:
+    if all(trial.method != method for trial in state.trials.values()):
+        known = sorted({trial.method for trial in state.trials.values()})
+        raise InputError(f"no trial of method {method!r} in this study; it has {', '.join(known) or 'no trials'}")
+    keys = [
+        (trial.id, epoch, index)
+        for trial in state.trials.values()
+        if trial.method == method
+        for epoch, curve in trial.curves.items()
+        for index in range(len(curve))
+    ]
+    points = [front_point(state, key) for key in keys]
+    mask = frontier.non_dominated(
+        np.array([1 - point.accuracy for point in points]), np.array([point.macs for point in points])
+    )
+    return sorted((p for p, keep in zip(points, mask, strict=True) if keep), key=lambda p: p.macs)
+
+
+def unmet(state: StudyState, max_macs: float | None, min_accuracy: float | None) -> str:
+    """Why no point of the front meets a budget: the nearest there is."""
+    front = front_points(state)
+    if not front:
+        return "the study has no operating point yet"
+    cheapest, best = front[0], front[-1]
+    wishes = []
+    if max_macs is not None:
+        wishes.append(f"at most {show_count(max_macs)} MACs")
+    if min_accuracy is not None:
+        wishes.append(f"accuracy of at least {show_share(min_accuracy)}")
+    return (
+        f"no operating point has {' and '.join(wishes)}; the cheapest costs {show_count(cheapest.macs)} MACs"
+        f" ({show_share(cheapest.accuracy)}), the most accurate has {show_share(best.accuracy)}"
+        f" ({show_count(best.macs)} MACs)"
+    )
+
+
+def knobs_text(knobs: dict[str, Any]) -> str:
+    """Knobs in a few characters: ``threshold 0.5``."""
+    parts = []
+    for name, value in knobs.items():
+        if isinstance(value, list):
+            shown = "/".join(f"{v:.2f}" if isinstance(v, float) and v < 1e6 else "off" for v in value)
+        elif isinstance(value, float):
+            shown = f"{value:.3g}"
+        else:
+            shown = json.dumps(value)
+        parts.append(f"{name} {shown}")
+    return ", ".join(parts) or "-"

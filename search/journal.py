@@ -1,0 +1,271 @@
+"""The journal: what happened to a study, append-only, in a database that one process may write.
+
+Every event is appended before it is acted upon; all state is a fold over the events
+(`search/state.py`). The *lease* names the one writer: it carries a fencing number that grows with
+every owner, and an append succeeds only while its writer's number is the current one, checked in
+the same transaction. A lease that was not renewed for `LEASE_SECONDS`, or whose process on this
+host is gone, is taken over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+
+from search.errors import InputError
+
+LEASE_SECONDS = 30.0
+
+_metadata = sa.MetaData()
+_events = sa.Table(
+    "events",
+    _metadata,
+    sa.Column("study", sa.String(200), primary_key=True),
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(40), nullable=False),
+    sa.Column("trial", sa.String(40), nullable=True),
+    sa.Column("payload", sa.Text, nullable=False),
+)
+_leases = sa.Table(
+    "leases",
+    _metadata,
+    sa.Column("study", sa.String(200), primary_key=True),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("host", sa.String(200), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("renewed", sa.Float, nullable=False),
+    sa.Column("released", sa.Boolean, nullable=False),
+)
+
+
+class LeaseLostError(RuntimeError):
+    """Another process took the study over; this one can write no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened: `seq` counts from 1 without gaps, `time` is seconds since 1970."""
+
+    seq: int
+    time: float
+    kind: str
+    trial: str | None
+    payload: dict[str, Any]
+
+
+def _engine(address: str) -> sa.Engine:
+    engine = sa.create_engine(address, future=True)
+    if engine.dialect.name == "sqlite":
+
+        @sa.event.listens_for(engine, "connect")
+        def pragmas(connection: Any, _: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")  # survives a killed process, readers never wait
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA busy_timeout=20000")
+
+    return engine
+
+
+def sqlite_address(path: Path) -> str:
+    """The SQLAlchemy address of an SQLite file."""
+    return f"sqlite:///{path}"
+
+
+class Journal:
+    """The events of one study in a database.
+
+    `create=False` refuses a database that does not exist. Raises `InputError` where the database
+    cannot be opened, is cut off or is no journal.
+    """
+
+    def __init__(self, address: str, study: str, *, create: bool = False) -> None:
+        self.address, self.study = address, study
+        self.fence: int | None = None
+        self._write = threading.Lock()
+        self._next = 1
+        url = sa.make_url(address)
+        if url.get_backend_name() == "sqlite" and url.database and not create and not Path(url.database).exists():
+            raise InputError(f"no journal at {url.database}; is the study folder complete?")
+        try:
+            self._engine = _engine(address)
+            if create:
+                _metadata.create_all(self._engine)
+            elif not sa.inspect(self._engine).has_table("events"):
+                raise InputError(f"{self._place()} is no journal: it has no table of events")
+        except SQLAlchemyError as error:
+            raise InputError(f"journal {self._place()} cannot be opened: {_reason(error)}") from None
+
+    def _place(self) -> str:
+        return sa.make_url(self.address).render_as_string(hide_password=True)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """The events with a larger `seq` than `after`, in order.
+
+        Raises `InputError` where the journal is damaged: a gap, a payload that is cut off, a
+        database that SQLite itself calls malformed. Nothing is guessed.
+        """
+        query = sa.select(_events).where(_events.c.study == self.study, _events.c.seq > after).order_by(_events.c.seq)
+        expected = after + 1
+        try:
+            with self._engine.connect() as connection:
+                rows = connection.execute(query).all()
+        except SQLAlchemyError as error:
+            raise InputError(f"journal {self._place()} is damaged: {_reason(error)}") from None
+        for row in rows:
+            if row.seq != expected:
+                raise InputError(
+                    f"journal {self._place()} is damaged: event {expected} of study {self.study!r} is missing"
+                    f" (the next one is {row.seq})"
+                )
+            try:
+                payload = json.loads(row.payload)
+            except json.JSONDecodeError:
+                raise InputError(f"journal {self._place()} is damaged: event {row.seq} was cut off") from None
+            yield Event(row.seq, row.time, row.kind, row.trial, payload)
+            expected += 1
+
+    def studies(self) -> list[str]:
+        """Names of all studies in this database."""
+        with self._engine.connect() as connection:
+            return sorted(connection.execute(sa.select(_events.c.study).distinct()).scalars())
+
+    def lease(self) -> dict[str, Any] | None:
+        """The lease as it stands: fence, host, pid, renewed, released; None before the first."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(_leases).where(_leases.c.study == self.study)).mappings().first()
+        return dict(row) if row else None
+
+    def held(self) -> dict[str, Any] | None:
+        """The lease if a living process holds it, else None."""
+        lease = self.lease()
+        if lease is None or lease["released"] or time.time() - lease["renewed"] > LEASE_SECONDS:
+            return None
+        return lease if _alive(lease) else None
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def acquire(self) -> None:
+        """Become the writer, or raise `InputError` naming the host, process and age of the lease."""
+        held = self.held()
+        if held is not None and (held["host"], held["pid"]) != (socket.gethostname(), os.getpid()):
+            age = time.time() - held["renewed"]
+            raise InputError(
+                f"study {self.study!r} is being written by process {held['pid']} on {held['host']}"
+                f" (lease renewed {age:.0f} s ago); stop it first, or wait until its lease has run out"
+            )
+        now = {"host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time(), "released": False}
+        with self._engine.begin() as connection:
+            seen = connection.execute(sa.select(_leases.c.fence).where(_leases.c.study == self.study)).scalar()
+            if seen is None:
+                self.fence = 1
+                connection.execute(sa.insert(_leases).values(study=self.study, fence=1, **now))
+            else:
+                self.fence = seen + 1
+                taken = connection.execute(
+                    sa.update(_leases)
+                    .where(_leases.c.study == self.study, _leases.c.fence == seen)
+                    .values(fence=self.fence, **now)
+                )
+                if taken.rowcount != 1:
+                    raise InputError(f"study {self.study!r} was taken over by another process at this moment")
+            last = connection.execute(sa.select(sa.func.max(_events.c.seq)).where(_events.c.study == self.study))
+            self._next = (last.scalar() or 0) + 1
+
+    def append(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> Event:
+        """Append one event; raises `LeaseLostError` where another process has taken the study over."""
+        with self._write:
+            now = time.time()
+            event = Event(self._next, now, kind, trial, payload)
+            with self._engine.begin() as connection:
+                self._renew(connection, now)
+                connection.execute(
+                    sa.insert(_events).values(
+                        study=self.study,
+                        seq=event.seq,
+                        time=now,
+                        fence=self.fence,
+                        kind=kind,
+                        trial=trial,
+                        payload=json.dumps(payload, separators=(",", ":")),
+                    )
+                )
+            self._next += 1
+            return event
+
+    def renew(self) -> None:
+        """Prolong the lease; raises `LeaseLostError` where it is lost."""
+        with self._write, self._engine.begin() as connection:
+            self._renew(connection, time.time())
+
+    def _renew(self, connection: sa.Connection, now: float) -> None:
+        renewed = connection.execute(
+            sa.update(_leases)
+            .where(_leases.c.study == self.study, _leases.c.fence == self.fence)
+            .values(renewed=now, released=False)
+        )
+        if renewed.rowcount != 1:
+            raise LeaseLostError(f"study {self.study!r} was taken over by another process; this one stops writing")
+
+    def release(self) -> None:
+        """Give the lease back (a lost one is left alone)."""
+        if self.fence is None:
+            return
+        with self._write, self._engine.begin() as connection:
+            connection.execute(
+                sa.update(_leases)
+                .where(_leases.c.study == self.study, _leases.c.fence == self.fence)
+                .values(released=True)
+            )
+        self.fence = None
+
+    def delete(self) -> None:
+        """Remove every event and the lease of this study from the database."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(_events).where(_events.c.study == self.study))
+            connection.execute(sa.delete(_leases).where(_leases.c.study == self.study))
+
+    def close(self) -> None:
+        """Release the lease and every connection."""
+        try:
+            self.release()
+        except (OperationalError, DatabaseError):
+            pass  # a database that went away needs no farewell
+        self._engine.dispose()
+
+
+def _alive(lease: dict[str, Any]) -> bool:
+    """Whether the owner of a lease may still live; processes of other hosts are believed."""
+    if lease["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(lease["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not _zombie(lease["pid"])
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -1,0 +1,162 @@
+"""The live display of a study at work, and a study's or a trial's state in words."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from search.errors import InputError
+from search.spec import StudySpec
+from search.state import StudyState, Trial
+from search.units import show_count, show_seconds, show_share
+from spaces.space import nearest
+
+if TYPE_CHECKING:
+    from search.driver import Driver
+    from search.study import Study
+
+_REFRESH_SECONDS = 0.5
+_LINE_SECONDS = 15.0
+
+
+def time_left(spec: StudySpec, state: StudyState) -> float | None:
+    """Seconds that the study will still run, as far as can be told: by its time and by its trials."""
+    elapsed = state.elapsed_now()
+    guesses: list[float] = []
+    if spec.budget.time is not None:
+        guesses.append(max(0.0, spec.budget.time - elapsed))
+    over = sum(trial.over for trial in state.trials.values())
+    if over:
+        guesses.append(elapsed / over * (spec.budget.trials - over))
+    return min(guesses) if guesses else None
+
+
+def summary(spec: StudySpec, state: StudyState) -> str:
+    """One line: trials by state, hypervolume so far, cost, time left."""
+    counts = state.count()
+    left = time_left(spec, state)
+    return (
+        f"{counts['running']} running, {counts['stopped']} stopped, {counts['finished']} finished,"
+        f" {counts['failed']} failed of {spec.budget.trials} trials | hypervolume {state.hypervolume:.4f},"
+        f" {len(state.front())} points | {state.cost_epochs:g} epochs in {show_seconds(state.elapsed_now())}"
+        + (f", about {show_seconds(left)} left" if left is not None else "")
+    )
+
+
+def _best(trial: Trial) -> str:
+    if not trial.curves:
+        return ""
+    points = trial.curves[max(trial.curves)]
+    best = max(points, key=lambda p: p["accuracy"])
+    cheap = min(points, key=lambda p: p["macs"])
+    if len(points) == 1:
+        return f"{show_share(best['accuracy'])} at {show_count(best['macs'])}"
+    return f"{show_share(best['accuracy'])} at {show_count(best['macs'])}, down to {show_count(cheap['macs'])}"
+
+
+def status_table(spec: StudySpec, state: StudyState, what: str, rows: int = 12) -> RenderableType:
+    """The study as a table: the live trials and those that ended last."""
+    table = Table(
+        "trial", "method", "network", "epoch", "state", "accuracy and MACs of its curve", box=None, padding=(0, 2)
+    )
+    trials = list(state.trials.values())
+    live = [t for t in trials if t.state == "running"]
+    others = [t for t in trials if t.state != "running"][-max(0, rows - len(live)) :]
+    colours = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red", "asked": "dim"}
+    for trial in sorted([*live, *others], key=lambda t: t.number):
+        epoch = f"{trial.epoch}/{spec.budget.epochs}"
+        words = trial.reason if trial.state == "failed" else _best(trial)
+        table.add_row(
+            trial.id, trial.method, str(trial.config.get("network", "")), epoch,
+            Text("waiting" if trial.state == "asked" else trial.state, style=colours[trial.state]), Text(words),
+        )  # fmt: skip
+    return Group(Text(f"{spec.name}: {what}", style="bold"), Text(summary(spec, state)), table)
+
+
+def watching(console: Console) -> Callable[[Driver], AbstractContextManager[None]]:
+    """A display for `search.run.run`: a live table in a terminal, a line now and then elsewhere."""
+
+    @contextlib.contextmanager
+    def watch(driver: Driver) -> Iterator[None]:
+        stop = threading.Event()
+        show = _terminal if console.is_terminal else _lines
+        thread = threading.Thread(target=show, args=(console, driver, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(timeout=5)
+
+    return watch
+
+
+def _terminal(console: Console, driver: Driver, stop: threading.Event) -> None:
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            with contextlib.suppress(RuntimeError):  # the state changed while it was read: next time
+                live.update(status_table(driver.spec, driver.state, "running"), refresh=True)
+            if stop.wait(_REFRESH_SECONDS):
+                return
+
+
+def _lines(console: Console, driver: Driver, stop: threading.Event) -> None:
+    while not stop.wait(_LINE_SECONDS):
+        with contextlib.suppress(RuntimeError):
+            console.print(summary(driver.spec, driver.state), soft_wrap=True)
+
+
+def trial_story(study: Study, name: str) -> dict[str, Any]:
+    """Everything the journal says of one trial."""
+    state = study.state()
+    if name not in state.trials:
+        raise InputError(f"study {study.spec.name!r} has no trial {name!r}{nearest(name, list(state.trials))}")
+    trial = state.trials[name]
+    journal = study.journal()
+    try:
+        events = [event for event in journal.events() if event.trial == name]
+    finally:
+        journal.close()
+    return {
+        "trial": name,
+        "state": trial.state,
+        "reason": trial.reason,
+        "why": trial.why,
+        "config": trial.config,
+        "seed": trial.seed,
+        "events": [
+            {"at": time.strftime("%H:%M:%S", time.localtime(e.time)), "kind": e.kind, "says": _says(e.kind, e.payload)}
+            for e in events
+        ],
+    }
+
+
+def _says(kind: str, payload: dict[str, Any]) -> str:
+    if kind == "ask":
+        return f"asked for, knowing events up to {payload['seen']}"
+    if kind == "start":
+        return "a worker took it up"
+    if kind == "report":
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in payload["losses"].items())
+        text = f"epoch {payload['epoch']} ({payload['phase']}, {payload['seconds']:.1f} s): {losses}"
+        if "curve" in payload:
+            points = payload["curve"]["points"]
+            best = max(points, key=lambda p: p["accuracy"])
+            text += (
+                f"; curve of {len(points)} points, best {show_share(best['accuracy'])} at {show_count(best['macs'])}"
+            )
+        return text
+    if kind == "decision":
+        return f"epoch {payload['epoch']}: {payload['action']} ({payload['why']})"
+    if kind == "failed":
+        return f"failed: {payload['reason']}"
+    return kind

@@ -1,0 +1,100 @@
+"""Assembles the Tuner and runs a study to its end: the only caller of the Ray trainable."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cluster.connect import connect, worker_slots
+from search.driver import Driver
+from search.errors import InputError, RunError
+from search.journal import LeaseLostError
+from trainables.data import Data
+
+Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
+
+
+def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | None = None) -> str:
+    """Run what the study's budget still allows; returns why it ended: finished, stopped or interrupted.
+
+    Raises `InputError` where the cluster cannot be reached or holds no trial, `RunError` where Tune
+    itself fails.
+    """
+    resources = driver.spec.resources
+    try:
+        ray = connect(address, cpus=os.cpu_count() if address is None else None)
+        driver.workers = worker_slots(ray, resources.cpus_per_trial, resources.gpus_per_trial, resources.workers)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(str(error)) from None
+    from ray import tune
+
+    from search.rungs import RungScheduler
+    from search.searcher import CurveSearcher
+
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.workers)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    with contextlib.suppress(FileNotFoundError):
+        driver.folder.stop.unlink()
+    driver.record("session", {"host": os.uname().nodename, "pid": os.getpid(), "workers": driver.workers})
+    driver.recover_points()
+    folder = str(driver.folder.path)
+    tuner = tune.Tuner(
+        _trainable(tune, driver, data),
+        tune_config=tune.TuneConfig(
+            search_alg=CurveSearcher(folder, _constants(driver)),
+            scheduler=RungScheduler(folder),
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"session-{int(time.time())}",
+            storage_path=str(driver.folder.ray),
+            verbose=0,
+            callbacks=[_callback(tune, folder)],
+            failure_config=tune.FailureConfig(max_failures=resources.retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )
+    try:
+        with watch(driver) if watch else contextlib.nullcontext():
+            tuner.fit()
+    except LeaseLostError:
+        raise
+    except tune.TuneError as error:
+        raise RunError(f"Ray Tune failed: {str(error).splitlines()[0]}") from error
+    return _ending(driver)
+
+
+def _ending(driver: Driver) -> str:
+    state = driver.state
+    if not state.live and not driver.stopping and driver.exhausted:
+        return "finished"
+    return driver.stopping or "interrupted"
+
+
+def _constants(driver: Driver) -> dict[str, Any]:
+    spec = driver.spec
+    return {
+        "epochs": spec.budget.epochs,
+        "evaluate_at": [*spec.rung_epochs, spec.budget.epochs],
+        "threads": max(1, int(spec.resources.cpus_per_trial)),
+        "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
+    }
+
+
+def _trainable(tune: Any, driver: Driver, data: Data) -> Any:
+    from trainables.ray_trainable import RoutedTrainable
+
+    resources = driver.spec.resources
+    share = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    return tune.with_resources(tune.with_parameters(RoutedTrainable, data=data), share)
+
+
+def _callback(tune: Any, folder: str) -> Any:
+    from search.callback import StudyCallback
+
+    return StudyCallback(folder)

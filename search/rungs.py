@@ -1,0 +1,41 @@
+"""The Ray scheduler: every result goes to the driver, whose decision is carried out.
+
+The rule itself is `search.decisions.decide`, a pure function of the folded journal; this class
+only speaks Tune's language, so that the rule runs unchanged in a simulator or a test.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from search.driver import driver_at
+
+
+class RungScheduler(FIFOScheduler):
+    """Stops trials at rungs. It holds nothing but the study's folder, so that Tune may pickle it."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        """Record a report, answer with what the rungs decide."""
+        driver = driver_at(self._folder)
+        action = driver.report(trial.config["trial"], result)
+        if action == "continue" and not driver.stopping:
+            return TrialScheduler.CONTINUE
+        # A gentle stop leaves the trial undecided: its checkpoint is written, `resume` goes on.
+        return TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
+        """The worker died more often than `resources.retries` allows."""
+        error = str(trial.get_error() or "").strip().splitlines()
+        reason = error[-1] if error else "the worker died"
+        driver_at(self._folder).failed(trial.config["trial"], f"worker lost: {reason}")
+
+    def debug_string(self) -> str:
+        """Nothing of its own to say."""
+        return "multi-objective rungs over curves"

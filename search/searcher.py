@@ -1,0 +1,53 @@
+"""The Ray Searcher: hands out unfinished trials first, then what `search.proposals` proposes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from search.driver import driver_at
+
+
+class CurveSearcher(Searcher):
+    """Asks the study's driver. It holds nothing but the study's folder, so that Tune may pickle it.
+
+    What trials report reaches the journal through the scheduler (`search.rungs`), which sees every
+    result first; the searcher learns from the folded state at the next ask.
+    """
+
+    def __init__(self, folder: str, constants: dict[str, Any]) -> None:
+        super().__init__(metric=None, mode=None)
+        self._folder = folder
+        self._constants = constants
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
+        """Nothing to set: objectives are the study's."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration, None for later, FINISHED when no more will come."""
+        driver = driver_at(self._folder)
+        trial = driver.ask()
+        if trial is None:
+            return Searcher.FINISHED if driver.exhausted else None
+        values = {k: v for k, v in trial.config.items() if k != "method"}
+        return {
+            **self._constants,
+            "trial": trial.id,
+            "method": trial.method,
+            "config": values,
+            "seed": trial.seed,
+            "checkpoints": str(Path(self._folder) / "checkpoints"),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Known already: the scheduler recorded it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the journal is the truth."""
+        Path(checkpoint_path).write_text(self._folder)
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""

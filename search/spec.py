@@ -1,0 +1,281 @@
+"""The study file: a TOML document, validated, and what follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from search.errors import InputError
+from search.units import parse_seconds
+from spaces.space import Choice, Fixed, Range, Space, nearest
+from trainables.registry import all_methods, get_method
+
+PRESETS = Path(__file__).parent / "presets"
+SAMPLERS = ("tpe", "random")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(_Part):
+    """Which images: a known data set or a path, their size in pixels, at most `limit` for training."""
+
+    name: str = "digits"
+    root: str | None = None
+    image_size: int | None = Field(default=None, ge=4)
+    limit: int | None = Field(default=None, ge=2)
+
+
+class BudgetSpec(_Part):
+    """How much: trials, epochs of one full training, and optionally wall time (``"20m"``)."""
+
+    trials: int = Field(default=24, ge=1)
+    epochs: int = Field(default=9, ge=1)
+    time: float | None = None
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> float | None:
+        if value is None:
+            return None
+        seconds = parse_seconds(value)
+        if seconds <= 0:
+            raise ValueError("a time must be longer than nothing")
+        return seconds
+
+
+class RungSpec(_Part):
+    """When trials are compared and how many go on: one of `reduction` at every rung epoch."""
+
+    epochs: list[int] | None = None
+    reduction: float = Field(default=3.0, gt=1)
+    grace: int = Field(default=2, ge=0)
+    enabled: bool = True
+
+
+class SamplerSpec(_Part):
+    """Which sampler proposes, after how many random ones, and whether the papers' settings run first.
+
+    `observe`: what the sampler is told. ``score``: one number, the standing of a trial's curve in
+    its highest rung plus one per rung passed. ``objectives``: error and log10 MACs of the points
+    of the highest rung that has enough results.
+    """
+
+    name: str = "tpe"
+    startup: int = Field(default=8, ge=1)
+    published: bool = True
+    observe: str = "score"
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in SAMPLERS:
+            raise ValueError(f"unknown sampler {value!r}{nearest(value, SAMPLERS)}")
+        return value
+
+    @field_validator("observe")
+    @classmethod
+    def _observes(cls, value: str) -> str:
+        if value not in ("score", "objectives"):
+            raise ValueError(f"observe = {value!r}; it takes 'score' or 'objectives'")
+        return value
+
+
+class ResourceSpec(_Part):
+    """What a trial gets, and how many run at once (0: as many as fit)."""
+
+    workers: int = Field(default=0, ge=0)
+    cpus_per_trial: float = Field(default=1.0, gt=0)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+    retries: int = Field(default=3, ge=0)
+
+
+class TrackingSpec(_Part):
+    """Where MLflow records: an address (the study folder's neighbour by default) or ``"off"``."""
+
+    uri: str | None = None
+    experiment: str = "routefront"
+
+
+class StudySpec(_Part):
+    """One study. Unknown keys, wrong types and impossible values raise `InputError`."""
+
+    name: str
+    seed: int = Field(default=0, ge=0)
+    data: DataSpec = DataSpec()
+    budget: BudgetSpec = BudgetSpec()
+    rungs: RungSpec = RungSpec()
+    sampler: SamplerSpec = SamplerSpec()
+    resources: ResourceSpec = ResourceSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    journal: str | None = None
+    methods: dict[str, dict[str, Any]] = Field(default_factory=lambda: {name: {} for name in all_methods()})
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            raise ValueError(f"study name {value!r} may hold letters, digits, '.', '_' and '-' only")
+        return value
+
+    @field_validator("methods")
+    @classmethod
+    def _known_methods(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        if not value:
+            raise ValueError("methods is empty; name at least one, for example [methods.skipnet]")
+        for name in value:
+            get_method(name)
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> StudySpec:
+        rungs = self.rungs.epochs
+        if rungs is not None:
+            if sorted(set(rungs)) != rungs or (rungs and rungs[0] < 1):
+                raise ValueError(f"rungs.epochs = {rungs}: list rising epochs from 1 on")
+            if rungs and rungs[-1] >= self.budget.epochs:
+                raise ValueError(
+                    f"rungs.epochs = {rungs}: the last rung must come before the last epoch ({self.budget.epochs})"
+                )
+        self.spaces()
+        return self
+
+    # -- what follows from the fields -------------------------------------------------------------
+
+    @property
+    def rung_epochs(self) -> list[int]:
+        """The epochs at which trials are compared; by default epochs / 9 and epochs / 3."""
+        if not self.rungs.enabled:
+            return []
+        if self.rungs.epochs is not None:
+            return list(self.rungs.epochs)
+        last = self.budget.epochs
+        return sorted({max(1, round(last / 9)), max(1, round(last / 3))} - {last})
+
+    def spaces(self) -> dict[str, Space]:
+        """The space of every method of the study, narrowed by what the study file says."""
+        spaces: dict[str, Space] = {}
+        for name, overrides in self.methods.items():
+            method = get_method(name)
+            fields = {f.name: f.default for f in dataclasses.fields(method.Config)}
+            try:
+                space = method.space.narrowed(overrides, extra=fields)
+                for values in corners(space):
+                    method.configure(values)
+            except ValueError as error:
+                raise ValueError(f"methods.{name}: {error}") from None
+            spaces[name] = space
+        return spaces
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes two specs the same study: all but where and how long it runs."""
+        dump = self.model_dump(mode="json", exclude={"resources", "tracking", "journal"})
+        dump["budget"] = {"epochs": self.budget.epochs}
+        return dump
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], origin: str = "study") -> StudySpec:
+        """A spec from plain values; `InputError` with one line where something is wrong."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InputError(f"{origin}: {_first(error)}") from None
+
+    @classmethod
+    def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
+        """A spec from a TOML file, with values that the command line replaces (dotted names)."""
+        return cls.parse(merge(read_toml(path), overrides or {}), str(path))
+
+
+def corners(space: Space, limit: int = 64) -> list[dict[str, Any]]:
+    """Configurations that take every option of every choice and both ends of every range once."""
+    lists: dict[str, list[Any]] = {}
+    for name, parameter in space.parameters.items():
+        match parameter:
+            case Range():
+                kind = int if parameter.integer else float
+                lists[name] = [kind(parameter.low), kind(parameter.high)]
+            case Choice():
+                lists[name] = list(parameter.options)
+            case Fixed():
+                lists[name] = [parameter.value]
+    found = []
+    for i in range(min(limit, max(map(len, lists.values()), default=1))):
+        values: dict[str, Any] = {}
+        for name, parameter in space.parameters.items():
+            if parameter.when is None or parameter.when.holds(values):
+                values[name] = lists[name][min(i, len(lists[name]) - 1)]
+        found.append(values)
+    return found
+
+
+def _first(error: ValidationError) -> str:
+    """The first complaint of pydantic as one line with the value and what would be right."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    value = problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        part: Any = StudySpec
+        for step in problem["loc"][:-1]:
+            part = part.model_fields[step].annotation
+        return f"unknown key {place!r}{nearest(str(problem['loc'][-1]), list(part.model_fields))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    if problem["type"] == "value_error":
+        return f"{place}: {message}" if place and place.split(".")[0] not in message else message
+    return f"{place} = {value!r}: {message[0].lower()}{message[1:]}"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as plain values."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"no study file at {path}; presets: {', '.join(presets())} (--preset NAME)") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with dotted names replaced: ``{"budget.trials": 3}``."""
+    merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for dotted, value in overrides.items():
+        if value is None:
+            continue
+        first, _, rest = dotted.partition(".")
+        if rest:
+            part = merged.setdefault(first, {})
+            if isinstance(part, dict):
+                part[rest] = value
+        else:
+            merged[first] = value
+    return merged
+
+
+def presets() -> list[str]:
+    """Names of the study files that ship with routefront."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def preset(name: str) -> Path:
+    """The file of a preset."""
+    path = PRESETS / f"{name}.toml"
+    if not path.exists():
+        raise InputError(f"unknown preset {name!r}{nearest(name, presets())}")
+    return path
+
+
+def studies_root(given: Path | None = None) -> Path:
+    """Where study folders lie: `given`, else ``$ROUTEFRONT_STUDIES``, else ``./studies``."""
+    return (given or Path(os.environ.get("ROUTEFRONT_STUDIES", "studies"))).resolve()

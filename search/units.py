@@ -1,0 +1,50 @@
+"""Numbers as people write and read them: 20M, 1.5G, 2h, 97.2 %."""
+
+from __future__ import annotations
+
+import re
+
+from search.errors import InputError
+
+_COUNT = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_TIME = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _parse(text: str | float | int, units: dict[str, float], what: str, example: str) -> float:
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", str(text), re.IGNORECASE)
+    if match is None or match[2].lower() not in units:
+        raise InputError(f"{text!r} is not {what}; write {example}")
+    return float(match[1]) * units[match[2].lower()]
+
+
+def parse_count(text: str | float | int) -> float:
+    """A count such as ``20M``, ``1.5G`` or ``350000``."""
+    return _parse(text, _COUNT, "a number", "for example 350000, 20M or 1.5G")
+
+
+def parse_seconds(text: str | float | int) -> float:
+    """A time such as ``90``, ``90s``, ``20m`` or ``2h``, in seconds."""
+    return _parse(text, _TIME, "a time", "for example 90s, 20m or 2h")
+
+
+def show_count(value: float) -> str:
+    """``2350000`` as ``2.35M``."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def show_seconds(seconds: float) -> str:
+    """``3725`` as ``1h 02m``."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def show_share(value: float) -> str:
+    """``0.9722`` as ``97.2 %``."""
+    return f"{100 * value:.1f} %"

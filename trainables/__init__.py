@@ -1,0 +1,1 @@
+"""What one trial trains: networks, methods, data, training, curves. Needs torch alone."""

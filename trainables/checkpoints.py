@@ -1,0 +1,113 @@
+"""Checkpoints as safetensors and JSON, written so that a crash leaves the old one or the new one.
+
+A checkpoint is a folder: ``network.safetensors`` (parameters and buffers), optionally
+``training.safetensors`` (optimiser and random states), and ``state.json``, which is written last
+and holds the SHA-256 of the others. Nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainables.method import Method, config_dict
+from trainables.network import RoutedNetwork, Task
+from trainables.registry import get_method
+
+NETWORK, TRAINING, STATE = "network.safetensors", "training.safetensors", "state.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, cut off, changed or of another network."""
+
+
+def network_record(method: Method, network: RoutedNetwork) -> dict[str, Any]:
+    """What is needed to build the network again, as plain JSON values."""
+    return {"method": method.name, "config": config_dict(network.config), "task": asdict(network.task)}
+
+
+def save(
+    folder: Path, record: Mapping[str, Any], network: RoutedNetwork, training: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a checkpoint folder; it appears under its name only once it is whole."""
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, part / NETWORK)
+    if training is not None:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in training.items()}, part / TRAINING)
+    digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
+    (part / STATE).write_text(json.dumps({**record, "files": digests}, indent=1))
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.rename(folder)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint, after every file was compared with its digest."""
+    try:
+        record = json.loads((folder / STATE).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {folder}: {STATE} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} is not whole JSON") from None
+    for name, digest in record.get("files", {}).items():
+        path = folder / name
+        if not path.exists():
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name} is missing")
+        if _digest(path) != digest:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name} was cut off or changed")
+    return record
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of one file of a checkpoint."""
+    try:
+        return load_file(folder / name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {name}: {error}") from None
+
+
+def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[Method, RoutedNetwork, dict[str, Any]]:
+    """The method, the network in eval mode and the record of a checkpoint."""
+    record = read_record(folder)
+    method = get_method(record["method"])
+    network = method.build(method.configure(record["config"]), Task(**record["task"]))
+    try:
+        network.load_state_dict(read_tensors(folder, NETWORK))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"checkpoint {folder} is of another network: {reason}") from None
+    return method, network.to(device).eval(), record
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint ``epoch-NNNN`` of a trial's folder, or None."""
+    for candidate in sorted(folder.glob("epoch-*"), reverse=True):
+        try:
+            read_record(candidate)
+        except CheckpointError:
+            continue
+        return candidate
+    return None
+
+
+def epoch_folder(folder: Path, epoch: int) -> Path:
+    """Where a trial's checkpoint of one epoch lies."""
+    return folder / f"epoch-{epoch:04d}"

@@ -1,0 +1,183 @@
+"""From a trained network to its curve: settings, the knobs found for them, operating points.
+
+Shape legend: K exits, n images, C classes, S settings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.method import Method
+from trainables.network import Inference, Knobs, RoutedNetwork
+
+
+@dataclass(slots=True)
+class Curve:
+    """All operating points of one network on one split.
+
+    `points`: one plain dict per setting, in the order of the settings: setting, knobs, accuracy,
+    correct, count, macs (mean per image), macs_std, path_length, distinct_paths and, for networks
+    with exits, exit_fractions. `correct`: (S, n) bool. `diagnostics`: what is said once per curve.
+    `seconds`: what it cost.
+    """
+
+    points: list[dict[str, Any]]
+    correct: np.ndarray
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is kept of the images seen so far under one setting."""
+
+    correct: list[Tensor] = field(default_factory=list)
+    macs: list[Tensor] = field(default_factory=list)
+    paths: list[Tensor] = field(default_factory=list)
+    decisions: list[Tensor] = field(default_factory=list)
+    exits: list[Tensor] = field(default_factory=list)
+
+    def add(self, result: Inference, labels: Tensor) -> None:
+        self.correct.append(result.logits.argmax(dim=1).eq(labels).cpu())
+        self.macs.append(result.macs.cpu())
+        self.paths.append(result.path.cpu())
+        self.decisions.append(result.decisions.cpu())
+        if result.exits is not None:
+            self.exits.append(result.exits.cpu())
+
+    def point(self, setting: Mapping[str, Any], knobs: Knobs, exits: int) -> dict[str, Any]:
+        correct, macs = torch.cat(self.correct), torch.cat(self.macs)
+        decisions = torch.cat(self.decisions)
+        point: dict[str, Any] = {
+            "setting": dict(setting),
+            "knobs": dict(knobs),
+            "accuracy": float(correct.double().mean()),
+            "correct": int(correct.sum()),
+            "count": len(correct),
+            "macs": float(macs.mean()),
+            "macs_std": float(macs.std(unbiased=False)),
+            "path_length": float(decisions.double().sum(dim=1).mean()),
+            "distinct_paths": len(torch.unique(torch.cat(self.paths), dim=0)),
+        }
+        if self.exits:
+            taken = torch.bincount(torch.cat(self.exits), minlength=exits).double() / len(correct)
+            point["exit_fractions"] = [round(share, 6) for share in taken.tolist()]
+        return point
+
+    def unit_shares(self) -> list[float]:
+        return [round(share, 6) for share in torch.cat(self.paths).double().mean(dim=0).tolist()]
+
+
+def _batches(images: Tensor, size: int) -> list[Tensor]:
+    return list(images.split(size))
+
+
+@torch.inference_mode()
+def exit_logits(network: RoutedNetwork, images: Tensor, batch_size: int = 256) -> Tensor:
+    """All exits' logits (K, n, C) from one pass in eval mode."""
+    network.eval()
+    parts = [torch.stack(network(batch).logits) for batch in _batches(images, batch_size)]
+    return torch.cat(parts, dim=1)
+
+
+@torch.inference_mode()
+def curve(
+    method: Method,
+    network: RoutedNetwork,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    settings: Sequence[Mapping[str, Any]] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> Curve:
+    """The curve of a network on normalised `images` (n, channels, size, size) without augmentation.
+
+    Gates are swept in one pass that branches where decisions differ. Calibrated knobs (exit
+    thresholds) are found on one half of the images and scored on the other, both ways; the knobs
+    that are stored come from the whole. The network's mode is left as it was.
+    """
+    started = time.perf_counter()
+    training = network.training
+    network.eval()
+    asked = list(settings if settings is not None else method.settings(network.config))
+    if method.calibrate is not None and len(labels) < 2:
+        raise ValueError(f"{len(labels)} validation image(s) cannot be halved to calibrate exit thresholds")
+    try:
+        if method.calibrate is not None:
+            tallies, knobs, order = _calibrated(method, network, images, labels, asked, batch_size)
+        else:
+            tallies, knobs, order = _swept(network, images, labels, asked, batch_size, seed)
+    finally:
+        network.train(training)
+    points = [
+        tally.point(setting, k, len(network.exits)) for tally, setting, k in zip(tallies, asked, knobs, strict=True)
+    ]
+    middle = tallies[len(tallies) // 2]
+    diagnostics = {
+        "units": [unit.name for unit in network.units],
+        "setting": dict(asked[len(asked) // 2]),
+        "unit_shares": middle.unit_shares(),
+    }
+    correct = torch.stack([torch.cat(tally.correct) for tally in tallies])[:, order].numpy()
+    return Curve(points, correct, diagnostics, time.perf_counter() - started)
+
+
+def _swept(
+    network: RoutedNetwork, images: Tensor, labels: Tensor, knobs: list[Mapping[str, Any]], batch_size: int, seed: int
+) -> tuple[list[_Tally], list[Mapping[str, Any]], Tensor]:
+    tallies = [_Tally() for _ in knobs]
+    generator = torch.Generator(images.device).manual_seed(seed)
+    for batch, truth in zip(_batches(images, batch_size), _batches(labels, batch_size), strict=True):
+        for tally, result in zip(tallies, network.sweep(batch, knobs, generator=generator), strict=True):
+            tally.add(result, truth)
+    return tallies, knobs, torch.arange(len(labels))
+
+
+def _calibrated(
+    method: Method,
+    network: RoutedNetwork,
+    images: Tensor,
+    labels: Tensor,
+    asked: list[Mapping[str, Any]],
+    batch_size: int,
+) -> tuple[list[_Tally], list[Mapping[str, Any]], Tensor]:
+    assert method.calibrate is not None
+    logits = exit_logits(network, images, batch_size)
+    even, odd = torch.arange(0, len(labels), 2), torch.arange(1, len(labels), 2)
+    tallies: list[_Tally] = []
+    knobs: list[Mapping[str, Any]] = []
+    for setting in asked:
+        tally = _Tally()
+        for found_on, scored_on in ((odd, even), (even, odd)):
+            found = method.calibrate(setting, logits[:, found_on])
+            tally.add(network.replay(logits[:, scored_on], found), labels[scored_on])
+        tallies.append(tally)
+        knobs.append(method.calibrate(setting, logits))
+    return tallies, knobs, torch.argsort(torch.cat([even, odd]))
+
+
+@torch.inference_mode()
+def evaluate(
+    network: RoutedNetwork, images: Tensor, labels: Tensor, knobs: Knobs, *, batch_size: int = 128, seed: int = 0
+) -> Curve:
+    """One operating point, executed by the hard pass: what promotion measures and serving does."""
+    started = time.perf_counter()
+    training = network.training
+    network.eval()
+    tally = _Tally()
+    generator = torch.Generator(images.device).manual_seed(int(knobs.get("seed", seed)))
+    try:
+        for batch, truth in zip(_batches(images, batch_size), _batches(labels, batch_size), strict=True):
+            tally.add(network.infer(batch, knobs, generator=generator), truth)
+    finally:
+        network.train(training)
+    point = tally.point({}, knobs, len(network.exits))
+    return Curve([point], torch.cat(tally.correct)[None].numpy(), {}, time.perf_counter() - started)

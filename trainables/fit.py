@@ -1,0 +1,261 @@
+"""One training loop for every method: phases, epochs, curves, checkpoints. Knows no cluster."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables import checkpoints
+from trainables.data import Data, batches, normalise, to_device
+from trainables.evaluation import Curve, curve
+from trainables.method import Method, Phase
+
+Report = dict[str, Any]
+
+
+def plan(phases: tuple[Phase, ...], epochs: int) -> list[tuple[Phase, int, int]]:
+    """(phase, first epoch, last epoch), 1-based: shares of the total in whole epochs, each at least one.
+
+    Raises `ValueError` where there are fewer epochs than phases.
+    """
+    if epochs < len(phases):
+        names = ", ".join(phase.name for phase in phases)
+        raise ValueError(f"epochs = {epochs!r}: {len(phases)} phases ({names}) need at least one epoch each")
+    total = sum(phase.share for phase in phases)
+    planned: list[tuple[Phase, int, int]] = []
+    begun, share = 0, 0.0
+    for i, phase in enumerate(phases):
+        share += phase.share
+        left = len(phases) - 1 - i
+        end = epochs if left == 0 else min(max(round(epochs * share / total), begun + 1), epochs - left)
+        planned.append((phase, begun + 1, end))
+        begun = end
+    return planned
+
+
+class Training:
+    """One trial in training: `step` trains an epoch and reports it, `save` and `restore` carry it on.
+
+    `epochs` is the length of the whole training (schedules are shares of it), `evaluate_at` the
+    epochs whose report carries a curve (the last one always does). The same seed, data and
+    configuration give the same reports on one thread of one machine.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        config: Any,
+        data: Data,
+        *,
+        epochs: int,
+        seed: int = 0,
+        evaluate_at: Collection[int] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.method, self.config, self.data, self.seed = method, config, data, seed
+        self.device = torch.device(device)
+        self.plan = plan(method.phases(config), epochs)
+        self.epochs = epochs
+        self.evaluate_at = {*evaluate_at, epochs}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = method.build(config, data.task).to(self.device)
+        self.generator = torch.Generator(self.device).manual_seed(seed + 1)
+        self.images, self.labels = to_device(data.train, self.device)
+        validation, self.validation_labels = to_device(data.validation, self.device)
+        self.validation = normalise(validation, data)
+        self.epoch = 0
+        self.cost_epochs = 0.0
+        self.seconds = 0.0
+        self.phase: Phase | None = None
+        self.optimiser: torch.optim.SGD | None = None
+        self.last_report: Report | None = None
+        self.last_curve: Curve | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are trained."""
+        return self.epoch >= self.epochs
+
+    def _enter(self, epoch: int) -> tuple[Phase, int, int]:
+        """Make the phase of an epoch the current one: what is trained, how, by which optimiser."""
+        phase, first, last = next(entry for entry in self.plan if entry[1] <= epoch <= entry[2])
+        if phase is not self.phase:
+            self.phase = phase
+            self.network.relaxation = phase.relaxation
+            trained = []
+            for name, parameter in self.network.named_parameters():
+                parameter.requires_grad_(phase.trains(name))
+                parameter.grad = None
+                if parameter.requires_grad:
+                    trained.append(parameter)
+            if not trained:
+                raise ValueError(f"phase {phase.name!r} trains no parameter of {self.config.network}")
+            recipe = phase.optimiser
+            self.optimiser = torch.optim.SGD(
+                trained,
+                lr=recipe.lr,
+                momentum=recipe.momentum,
+                nesterov=recipe.nesterov,
+                weight_decay=recipe.weight_decay,
+                fused=True,
+            )
+        self.network.train()
+        for name, module in self.network.named_modules():
+            if phase.eval_mode and name.startswith(phase.eval_mode):
+                module.eval()
+        return phase, first, last
+
+    def step(self) -> Report:
+        """Train one epoch; the report of it.
+
+        Raises `FloatingPointError` naming the step and the term where a loss is not finite.
+        """
+        if self.done:
+            raise RuntimeError(f"all {self.epochs} epochs are trained")
+        started = time.perf_counter()
+        epoch = self.epoch + 1
+        phase, first, last = self._enter(epoch)
+        views = self.method.views(self.config)
+        terms, rate = self._train_epoch(phase, epoch - first, last - first + 1, views)
+        self.epoch = epoch
+        self.cost_epochs += views
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        report: Report = {
+            "epoch": epoch,
+            "phase": phase.name,
+            "comparable": phase.comparable,
+            "losses": terms,
+            "lr": rate,
+            "images": len(self.labels) * views,
+            "cost_epochs": self.cost_epochs,
+            "seconds": seconds,
+        }
+        self.last_curve = None
+        if epoch in self.evaluate_at:
+            report["curve"] = self._evaluate()
+        self.last_report = report
+        return report
+
+    def _train_epoch(self, phase: Phase, epoch: int, epochs: int, views: int) -> tuple[dict[str, float], float]:
+        """One pass over the training images; mean loss terms and the last learning rate."""
+        assert self.optimiser is not None
+        size = self.config.batch_size
+        steps = math.ceil(len(self.labels) / max(1, size // views))
+        history: list[Tensor] = []
+        names: list[str] = []
+        rate = phase.optimiser.lr
+        stream = batches(self.images, self.labels, self.data, batch_size=size, views=views, generator=self.generator)
+        for index, batch in enumerate(stream):
+            rate = phase.optimiser.lr_at((epoch + index / steps) / epochs)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            terms = self.method.objective(self.network, batch, phase)
+            self.optimiser.zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()
+            if self.method.adjust_gradients is not None:
+                self.method.adjust_gradients(self.network, batch)
+            self.optimiser.step()
+            names = list(terms)
+            history.append(torch.stack([term.detach() for term in terms.values()]))
+        if not history:
+            raise ValueError(f"batch_size = {size!r}: no batch can be made of {len(self.labels)} training images")
+        table = torch.stack(history).cpu()  # the only synchronisation with the device in an epoch
+        bad = (~table.isfinite()).nonzero()
+        if len(bad):
+            at, term = int(bad[0, 0]), names[int(bad[0, 1])]
+            raise FloatingPointError(
+                f"loss term {term} became {table[at, bad[0, 1]].item()} in step {at + 1} of epoch {self.epoch + 1}"
+            )
+        means = table.double().mean(dim=0).tolist()
+        return dict(zip(names, means, strict=True)), rate
+
+    def _evaluate(self) -> dict[str, Any]:
+        self.last_curve = curve(self.method, self.network, self.validation, self.validation_labels, seed=self.seed)
+        self.seconds += self.last_curve.seconds
+        return {
+            "points": self.last_curve.points,
+            "diagnostics": self.last_curve.diagnostics,
+            "seconds": self.last_curve.seconds,
+        }
+
+    def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint from which `restore` goes on as if nothing had happened."""
+        assert self.optimiser is not None, "nothing was trained yet"
+        training: dict[str, Tensor] = {"generator": self.generator.get_state()}
+        trained = [n for n, p in self.network.named_parameters() if p.requires_grad]
+        for index, state in self.optimiser.state_dict()["state"].items():
+            if state.get("momentum_buffer") is not None:
+                training[f"momentum.{trained[index]}"] = state["momentum_buffer"]
+        if self.last_curve is not None:
+            packed = torch.from_numpy(self.last_curve.correct.astype("uint8"))
+            training["correct"] = packed
+        record = {
+            **checkpoints.network_record(self.method, self.network),
+            "epoch": self.epoch,
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "cost_epochs": self.cost_epochs,
+            "data": {"name": self.data.name, "hash": self.data.hash},
+            "report": self.last_report,
+            **(extra or {}),
+        }
+        checkpoints.save(folder, record, self.network, training)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint of the same configuration, data and length.
+
+        Raises `CheckpointError` where it is damaged or was written for something else.
+        """
+        record = checkpoints.read_record(folder)
+        expected = checkpoints.network_record(self.method, self.network)
+        for key, value in (*expected.items(), ("epochs", self.epochs), ("seed", self.seed)):
+            if record.get(key) != value:
+                raise checkpoints.CheckpointError(
+                    f"checkpoint {folder} is of another trial: {key} is {record.get(key)!r}, expected {value!r}"
+                )
+        if record["data"]["hash"] != self.data.hash:
+            raise checkpoints.CheckpointError(f"checkpoint {folder} was trained on other data ({record['data']})")
+        self.network.load_state_dict(checkpoints.read_tensors(folder, checkpoints.NETWORK))
+        tensors = checkpoints.read_tensors(folder, checkpoints.TRAINING)
+        self.epoch, self.seconds = record["epoch"], record["seconds"]
+        self.cost_epochs, self.last_report = record["cost_epochs"], record["report"]
+        self.phase = None
+        self._enter(self.epoch)
+        assert self.optimiser is not None
+        trained = [n for n, p in self.network.named_parameters() if p.requires_grad]
+        state = self.optimiser.state_dict()
+        state["state"] = {
+            index: {"momentum_buffer": tensors[f"momentum.{name}"]}
+            for index, name in enumerate(trained)
+            if f"momentum.{name}" in tensors
+        }
+        self.optimiser.load_state_dict(state)
+        self.generator.set_state(tensors["generator"])
+
+
+def fit(
+    method: Method,
+    config: Any,
+    data: Data,
+    report: Callable[[Report], Any],
+    *,
+    epochs: int,
+    seed: int = 0,
+    evaluate_at: Collection[int] = (),
+    device: torch.device | str = "cpu",
+) -> Training:
+    """Train to the end, handing every report on; a report that returns False stops the training."""
+    training = Training(method, config, data, epochs=epochs, seed=seed, evaluate_at=evaluate_at, device=device)
+    while not training.done:
+        if report(training.step()) is False:
+            break
+    return training

@@ -1,0 +1,221 @@
+"""The record of one paper: what a trial builds, minimises and may vary."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spaces.space import Space, nearest
+from trainables.network import RoutedNetwork, Task
+
+
+def require(good: bool, name: str, value: Any, rule: str) -> None:
+    """Raise `ValueError` with the value and the rule unless `good`."""
+    if not good:
+        raise ValueError(f"{name} = {value!r}: {rule}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """What every method's configuration has: the body and the shared recipe.
+
+    `width` multiplies the body's channels. `lr_decay_at` are shares of a phase's steps at which
+    the learning rate is multiplied by `lr_decay`; `schedule="cosine"` anneals to zero instead.
+    `warmup` is the share of the first phase's steps over which the rate rises linearly.
+    """
+
+    network: str = "resnet-20"
+    variant: str = ""
+    width: float = 1.0
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    batch_size: int = 128
+    schedule: str = "step"
+    lr_decay_at: tuple[float, ...] = (0.5, 0.75)
+    lr_decay: float = 0.1
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.width > 0, "width", self.width, "the channel multiplier must be positive")
+        require(0 < self.lr < 100, "lr", self.lr, "the learning rate must be positive")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "must be in [0, 1)")
+        require(0 <= self.weight_decay, "weight_decay", self.weight_decay, "must not be negative")
+        whole = isinstance(self.batch_size, int) and not isinstance(self.batch_size, bool)
+        require(whole and self.batch_size >= 1, "batch_size", self.batch_size, "must be a whole number of at least 1")
+        require(self.schedule in ("step", "cosine"), "schedule", self.schedule, "must be step or cosine")
+        require(all(0 < s < 1 for s in self.lr_decay_at), "lr_decay_at", self.lr_decay_at, "shares lie in (0, 1)")
+        require(0 < self.lr_decay <= 1, "lr_decay", self.lr_decay, "must be in (0, 1]")
+        require(0 <= self.warmup < 1, "warmup", self.warmup, "must be a share in [0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimiser:
+    """SGD with a schedule in shares of the phase's steps."""
+
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "step"
+    decay_at: tuple[float, ...] = ()
+    decay: float = 0.1
+    warmup: float = 0.0
+
+    @classmethod
+    def of(cls, config: TrainingConfig, **changes: Any) -> Optimiser:
+        """The shared recipe of a configuration, with changes."""
+        recipe = cls(
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            schedule=config.schedule,
+            decay_at=config.lr_decay_at,
+            decay=config.lr_decay,
+            warmup=config.warmup,
+        )
+        return dataclasses.replace(recipe, **changes)
+
+    def lr_at(self, share: float) -> float:
+        """The learning rate after `share` of the phase's steps, share in [0, 1]."""
+        if share < self.warmup:
+            return self.lr * (share + 1e-3) / (self.warmup + 1e-3)
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * share))
+        return self.lr * self.decay ** sum(share >= at for at in self.decay_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A stretch of training with its own trained modules, modes, optimiser and relaxation.
+
+    `share` of the total epochs. `trained` and `frozen` are prefixes of parameter names: a
+    parameter is trained when it has a prefix of `trained` and none of `frozen`; frozen modules run
+    in eval mode when listed in `eval_mode` too, so that their batch-norm statistics stay.
+    `comparable`: whether the phase's curves may be compared with later ones by the rungs.
+    """
+
+    name: str
+    optimiser: Optimiser
+    share: float = 1.0
+    trained: tuple[str, ...] = ("",)
+    frozen: tuple[str, ...] = ()
+    eval_mode: tuple[str, ...] = ()
+    relaxation: str = ""
+    source: str = "images"
+    comparable: bool = True
+
+    def trains(self, parameter: str) -> bool:
+        """Whether a parameter, by its full name, is trained in this phase."""
+        return parameter.startswith(self.trained) and not (self.frozen and parameter.startswith(self.frozen))
+
+
+@dataclass(slots=True)
+class Batch:
+    """A training batch: the `views` augmented copies of one image are neighbours.
+
+    `images` (L * views, channels, size, size), `labels` (L * views,).
+    """
+
+    images: Tensor
+    labels: Tensor
+    views: int = 1
+    generator: torch.Generator | None = None
+
+
+def one_phase(config: Any) -> tuple[Phase, ...]:
+    """Everything trained together for all epochs by the shared recipe."""
+    return (Phase(name="train", optimiser=Optimiser.of(config)),)
+
+
+def cross_entropy_of_exits(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, Tensor]:
+    """Cross entropy summed over the exits (one for networks without early exits)."""
+    routed = network(batch.images, generator=batch.generator)
+    losses = [F.cross_entropy(logits, batch.labels) for logits in routed.logits]
+    return {"cross_entropy": torch.stack(losses).sum()}
+
+
+def single_setting(config: Any) -> tuple[dict[str, Any], ...]:
+    """No knob: the curve has one point."""
+    return ({},)
+
+
+def one_view(config: Any) -> int:
+    """Every image appears once in a batch."""
+    return 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One paper's way of routing.
+
+    `published` is the paper's own setting as a configuration of `space` (it runs first in a
+    search). `settings` lists what a sweep asks for; where `calibrate` is given, a setting is
+    turned into concrete knobs from all exits' logits (K, n, C) on the calibration images, else
+    the setting is the knobs. `adjust_gradients` may change gradients between backward and step.
+    """
+
+    name: str
+    title: str
+    paper: str
+    space: Space
+    published: Mapping[str, Any]
+    Config: type[Any]
+    build: Callable[[Any, Task], RoutedNetwork]
+    networks: tuple[str, ...]
+    variants: tuple[str, ...] = ("",)
+    knobs: Mapping[str, str] = field(default_factory=dict)
+    phases: Callable[[Any], tuple[Phase, ...]] = one_phase
+    objective: Callable[[RoutedNetwork, Batch, Phase], dict[str, Tensor]] = cross_entropy_of_exits
+    settings: Callable[[Any], Sequence[dict[str, Any]]] = single_setting
+    calibrate: Callable[[Mapping[str, Any], Tensor], dict[str, Any]] | None = None
+    views: Callable[[Any], int] = one_view
+    adjust_gradients: Callable[[RoutedNetwork, Any], None] | None = None
+    paper_cost: Callable[[RoutedNetwork], dict[str, Any]] | None = None
+
+    def configure(self, values: Mapping[str, Any]) -> Any:
+        """The method's `Config` from plain values; `ValueError` names an unknown key or bad value."""
+        fields = {f.name: f for f in dataclasses.fields(self.Config)}
+        clean: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in fields:
+                raise ValueError(f"{self.name} has no parameter {name!r}{nearest(name, list(fields))}")
+            default = fields[name].default
+            clean[name] = _typed(self.name, name, value, default)
+        return self.Config(**clean)
+
+
+def _typed(method: str, name: str, value: Any, default: Any) -> Any:
+    """A value in the type of the field's default; `ValueError` where it cannot be."""
+    if isinstance(default, tuple) and isinstance(value, list | tuple):
+        return tuple(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        good = isinstance(value, bool)
+    elif isinstance(default, int):
+        good = number and value == int(value)
+        value = int(value) if good else value
+    elif isinstance(default, float):
+        good = number and math.isfinite(value)
+        value = float(value) if good else value
+    elif isinstance(default, str):
+        good = isinstance(value, str)
+    else:
+        good = default is None or isinstance(value, type(default))
+    if not good:
+        raise ValueError(f"{method}: {name} = {value!r} has the wrong type; it takes values such as {default!r}")
+    return value
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values, the inverse of `Method.configure`."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}

@@ -1,0 +1,157 @@
+"""The contract of a routed network: a differentiable pass, a hard pass, and what they cost.
+
+Shape legend: B images, C classes, D decisions, U units, K exits, S settings.
+
+The same contract holds gated networks (D gates), networks with exits (D = K, which exit answers),
+trees of columns (D = all sinks of all junctions), soft multi-path networks (D = gates in [0, 1],
+every unit executed) and halting maps (D = halting scores; a unit's share of `path` is the share
+of positions that were computed). `DECISIONS.md` shows each on paper.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Knobs = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a network is asked to do: classify square images of `size` pixels into `classes`."""
+
+    classes: int = 10
+    size: int = 32
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("classes", 2), ("size", 4), ("channels", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} = {value!r} is not possible; it takes a whole number of at least {least}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A part of a network that may or may not be executed; `macs` per image when it is, whole."""
+
+    name: str
+    kind: str  # block, skip, router, column, exit, path
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A classifier that may end the computation; `macs` per image of an image that leaves here."""
+
+    name: str
+    macs: int
+
+
+@dataclass(slots=True)
+class Routed:
+    """What the differentiable pass returns.
+
+    `logits`: one (B, C) per exit (networks without early exits have one). `output`: (B, C), the
+    prediction under the decisions (the last exit's where none were injected). `decisions`: (B, D)
+    relaxed, in [0, 1]. `macs`: (B,) expected MACs per image, differentiable in the decisions.
+    `aux`: whatever else the method's objective needs.
+    """
+
+    logits: tuple[Tensor, ...]
+    output: Tensor
+    decisions: Tensor
+    macs: Tensor
+    aux: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Inference:
+    """What the hard pass returns.
+
+    `logits`: (B, C). `path`: (B, U) float in [0, 1], the share of each unit that was executed.
+    `macs`: (B,) float64, exact MACs per image, ``fixed_macs + path @ unit_macs``. `decisions`:
+    (B, D) hard, in the order that `forward` takes them. `exits`: (B,) index of the exit taken.
+    """
+
+    logits: Tensor
+    path: Tensor
+    macs: Tensor
+    decisions: Tensor
+    exits: Tensor | None = None
+
+
+class RoutedNetwork(nn.Module, ABC):
+    """A network whose path depends on the image.
+
+    A subclass builds its modules and then calls `describe_units`. `config` is the method's
+    configuration, `task` the task, `relaxation` the relaxation of the phase in training (set by
+    `fit` when a phase begins; the empty word means the method's own).
+    """
+
+    def __init__(self, config: Any, task: Task) -> None:
+        super().__init__()
+        self.config = config
+        self.task = task
+        self.relaxation = ""
+        self.units: tuple[Unit, ...] = ()
+        self.exits: tuple[Exit, ...] = ()
+        self.fixed_macs = 0
+        self.macs_full = 0
+        self.macs_min = 0
+        self.register_buffer("unit_macs", torch.zeros(0, dtype=torch.float64), persistent=False)
+
+    def describe_units(
+        self, units: Sequence[Unit], *, fixed: int, full: int, least: int, exits: Sequence[Exit] = ()
+    ) -> None:
+        """Record the units and the MACs: always spent, with everything on, on the cheapest path."""
+        self.units = tuple(units)
+        self.exits = tuple(exits)
+        self.fixed_macs, self.macs_full, self.macs_min = fixed, full, least
+        self.unit_macs = torch.tensor([u.macs for u in units], dtype=torch.float64)
+
+    def path_macs(self, path: Tensor) -> Tensor:
+        """MACs per image, (B,) float64, of executed shares `path` (B, U)."""
+        return self.fixed_macs + path.double() @ self.unit_macs.to(path.device)
+
+    @abstractmethod
+    def forward(
+        self,
+        inputs: Tensor,
+        *,
+        decisions: Tensor | None = None,
+        price: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Routed:
+        """The differentiable pass over `inputs` (B, channels, size, size).
+
+        `decisions` (B, D) replace the network's own; `price` (B,) is the price of computation for
+        networks that take one, as a multiple of macs / macs_full; `generator` draws the noise.
+        """
+
+    @abstractmethod
+    def infer(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
+        """The hard pass: units that are not executed are not computed."""
+
+    def sweep(
+        self, inputs: Tensor, knobs: Sequence[Knobs], *, generator: torch.Generator | None = None
+    ) -> list[Inference]:
+        """The hard pass under several knobs; a network overrides it where work can be shared."""
+        return [self.infer(inputs, k, generator=generator) for k in knobs]
+
+    def replay(self, logits: Tensor, knobs: Knobs) -> Inference:
+        """The hard pass by arithmetic from all exits' logits (K, B, C), where knobs are calibrated."""
+        raise TypeError(f"{type(self).__name__} has no exits to replay")
+
+    def params_by_part(self) -> dict[str, int]:
+        """Learned parameters by top-level part."""
+        return {
+            name: count
+            for name, child in self.named_children()
+            if (count := sum(p.numel() for p in child.parameters()))
+        }

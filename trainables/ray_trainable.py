@@ -1,0 +1,96 @@
+"""The class trainable that wraps every method for Ray Tune: one epoch a step, its own checkpoints.
+
+Ray's checkpoints are not used. After every epoch, and before its report is returned, the trial
+writes ``<checkpoints>/<trial>/epoch-NNNN`` with the report inside; an actor that starts a trial
+goes on from the newest whole one and returns that report again, so that a worker that died
+between writing and reporting loses nothing (the driver ignores a report it knows).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from trainables import checkpoints
+from trainables.data import Data
+from trainables.fit import Training
+from trainables.registry import get_method
+
+
+class RoutedTrainable(tune.Trainable):
+    """One trial. `config`: trial, method, config, seed, epochs, evaluate_at, checkpoints, threads, device."""
+
+    def setup(self, config: dict[str, Any], data: Data | None = None) -> None:
+        """Remember the data; the network is built in the first step, where a failure can be reported."""
+        assert data is not None, "tune.with_parameters hands the data in"
+        self._data = data
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another trial in the same process (`reuse_actors`)."""
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._trial = config
+        self._training: Training | None = None
+        self._folder = Path(config["checkpoints"]) / config["trial"]
+
+    def step(self) -> dict[str, Any]:
+        """One epoch's report; an exception becomes a report with `error`, which costs no retry."""
+        try:
+            return self._step()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            return {"trial": self._trial["trial"], "error": reason, "traceback": traceback.format_exc()}
+
+    def _step(self) -> dict[str, Any]:
+        if self._training is None:
+            torch.set_num_threads(int(self._trial.get("threads", 1)))
+            method = get_method(self._trial["method"])
+            self._training = Training(
+                method,
+                method.configure(self._trial["config"]),
+                self._data,
+                epochs=self._trial["epochs"],
+                seed=self._trial["seed"],
+                evaluate_at=self._trial["evaluate_at"],
+                device=self._trial.get("device", "cpu"),
+            )
+            known = checkpoints.newest(self._folder)
+            if known is not None:
+                self._training.restore(known)
+                return self._result(self._training.last_report or {}, known)
+        report = self._training.step()
+        folder = checkpoints.epoch_folder(self._folder, report["epoch"])
+        self._training.save(folder, {"trial": self._trial["trial"]})
+        self._drop_before(report["epoch"])
+        return self._result(report, folder)
+
+    def _result(self, report: dict[str, Any], folder: Path) -> dict[str, Any]:
+        assert self._training is not None
+        network = self._training.network
+        return {
+            **report,
+            "trial": self._trial["trial"],
+            "checkpoint": f"{folder.parent.name}/{folder.name}",
+            "params": sum(p.numel() for p in network.parameters()),
+            "macs_full": network.macs_full,
+            "worker": os.getpid(),
+        }
+
+    def _drop_before(self, epoch: int) -> None:
+        """Remove the checkpoint before, unless its curve may stand on a front: the driver decides on those."""
+        before = checkpoints.epoch_folder(self._folder, epoch - 1)
+        if epoch - 1 not in set(self._trial["evaluate_at"]):
+            shutil.rmtree(before, ignore_errors=True)
+
+    def cleanup(self) -> None:
+        """Let go of the network."""
+        self._training = None

@@ -1,0 +1,32 @@
+"""Every method by name: a literal, extended by plug-ins of the entry-point group `routefront.methods`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from spaces.space import nearest
+from trainables.method import Method
+from trainables.methods import codinet, imta, skipnet, static
+
+METHODS: dict[str, Method] = {m.name: m for m in (static.METHOD, skipnet.METHOD, codinet.METHOD, imta.METHOD)}
+
+
+@cache
+def all_methods() -> dict[str, Method]:
+    """Our methods and those of installed plug-ins (a plug-in may not take a name of ours)."""
+    methods = dict(METHODS)
+    for point in entry_points(group="routefront.methods"):
+        method = point.load()
+        if method.name in methods:
+            raise ValueError(f"plug-in {point.value!r} brings a method named {method.name!r}, which exists already")
+        methods[method.name] = method
+    return methods
+
+
+def get_method(name: str) -> Method:
+    """A method by name; `ValueError` with the nearest name where there is none."""
+    methods = all_methods()
+    if name not in methods:
+        raise ValueError(f"unknown method {name!r}{nearest(name, list(methods))}")
+    return methods[name]
