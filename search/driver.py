@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy as np
 from search import points
 from search.decisions import Decision, decide
 from search.errors import InputError
+from search.folder import StudyFolder
 from search.frontier import front_layers
 from search.journal import Event, Journal
 from search.proposals import propose, seed_of
@@ -27,43 +26,6 @@ Listener = Callable[[Event, StudyState], None]
 DRIVERS: dict[str, Driver] = {}
 
 _FLUSH_ROWS = 500
-
-
-@dataclass(frozen=True, slots=True)
-class StudyFolder:
-    """Where a study lives."""
-
-    path: Path
-
-    @property
-    def spec(self) -> Path:
-        """The study file as it was resolved."""
-        return self.path / "study.toml"
-
-    @property
-    def points(self) -> Path:
-        """Operating points as Parquet."""
-        return self.path / "points"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints by trial and epoch."""
-        return self.path / "checkpoints"
-
-    @property
-    def ray(self) -> Path:
-        """Ray's scratch."""
-        return self.path / "ray"
-
-    @property
-    def stop(self) -> Path:
-        """A file whose presence asks the driver to stop gently."""
-        return self.path / "stop"
-
-    @property
-    def control(self) -> Path:
-        """The journal, where it is SQLite."""
-        return self.path / "control.db"
 
 
 class Driver:
@@ -212,8 +174,9 @@ class Driver:
                         shutil.rmtree(folder, ignore_errors=True)
 
     def end(self, why: str) -> None:
-        """Say why the session ends."""
+        """Say why the session ends; the points of many small files become one."""
         self.flush()
+        points.compact(self.folder.points)
         self.record("ended", {"why": why})
 
     def release(self) -> None:

@@ -169,9 +169,11 @@ def standings(curves: Sequence[tuple[ArrayLike, ArrayLike]], reference: Referenc
         return np.ones(count)
     e, m, owner = _joined(curves)
     error_ref, _ = _log_reference(reference)
-    layers = front_layers(np.where((e < error_ref) & (m <= reference[1]), e, np.nan), m)
-    best = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(best, owner, layers)
+    inside = np.where((e < error_ref) & (m <= reference[1]), e, np.nan)
+    # One more that is no point tells the layer of curves without any.
+    layers = front_layers(np.append(inside, np.nan), np.append(m, np.nan))
+    best = np.full(count, layers[-1])
+    np.minimum.at(best, owner, layers[:-1])
     lost, own = np.zeros(count), np.array([hypervolume(error, macs, reference) for error, macs in curves])
     for layer in np.unique(best):
         members = np.flatnonzero(best == layer)

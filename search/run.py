@@ -65,7 +65,8 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     except LeaseLostError:
         raise
     except tune.TuneError as error:
-        raise RunError(f"Ray Tune failed: {str(error).splitlines()[0]}") from error
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+        raise RunError(f"Ray Tune failed: {reason}") from error
     return _ending(driver)
 
 

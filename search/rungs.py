@@ -6,6 +6,7 @@ only speaks Tune's language, so that the rule runs unchanged in a simulator or a
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ray.tune.experiment import Trial as RayTrial
@@ -24,7 +25,7 @@ class RungScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Record a report, answer with what the rungs decide."""
         driver = driver_at(self._folder)
-        action = driver.report(trial.config["trial"], result)
+        action = driver.report(trial.config["trial"], json.loads(result["report"]))
         if action == "continue" and not driver.stopping:
             return TrialScheduler.CONTINUE
         # A gentle stop leaves the trial undecided: its checkpoint is written, `resume` goes on.

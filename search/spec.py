@@ -10,12 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from search.errors import InputError
 from search.units import parse_seconds
 from spaces.space import Choice, Fixed, Range, Space, nearest
-from trainables.registry import all_methods, get_method
 
 PRESETS = Path(__file__).parent / "presets"
 SAMPLERS = ("tpe", "random")
@@ -105,8 +112,18 @@ class TrackingSpec(_Part):
     experiment: str = "routefront"
 
 
+def _all_methods() -> dict[str, dict[str, Any]]:
+    from trainables.registry import all_methods
+
+    return {name: {} for name in all_methods()}
+
+
 class StudySpec(_Part):
-    """One study. Unknown keys, wrong types and impossible values raise `InputError`."""
+    """One study. Unknown keys, wrong types and impossible values raise `InputError`.
+
+    What concerns methods needs torch to be checked; a spec that was checked when its study was
+    created is read without (`trusted`), so that looking at a study is quick.
+    """
 
     name: str
     seed: int = Field(default=0, ge=0)
@@ -117,7 +134,7 @@ class StudySpec(_Part):
     resources: ResourceSpec = ResourceSpec()
     tracking: TrackingSpec = TrackingSpec()
     journal: str | None = None
-    methods: dict[str, dict[str, Any]] = Field(default_factory=lambda: {name: {} for name in all_methods()})
+    methods: dict[str, dict[str, Any]] = Field(default_factory=_all_methods)
 
     @field_validator("name")
     @classmethod
@@ -128,15 +145,18 @@ class StudySpec(_Part):
 
     @field_validator("methods")
     @classmethod
-    def _known_methods(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _known_methods(cls, value: dict[str, dict[str, Any]], info: ValidationInfo) -> dict[str, dict[str, Any]]:
         if not value:
             raise ValueError("methods is empty; name at least one, for example [methods.skipnet]")
-        for name in value:
-            get_method(name)
+        if not _trusted(info):
+            from trainables.registry import get_method
+
+            for name in value:
+                get_method(name)
         return value
 
     @model_validator(mode="after")
-    def _fits(self) -> StudySpec:
+    def _fits(self, info: ValidationInfo) -> StudySpec:
         rungs = self.rungs.epochs
         if rungs is not None:
             if sorted(set(rungs)) != rungs or (rungs and rungs[0] < 1):
@@ -145,7 +165,8 @@ class StudySpec(_Part):
                 raise ValueError(
                     f"rungs.epochs = {rungs}: the last rung must come before the last epoch ({self.budget.epochs})"
                 )
-        self.spaces()
+        if not _trusted(info):
+            self.spaces()
         return self
 
     # -- what follows from the fields -------------------------------------------------------------
@@ -162,6 +183,8 @@ class StudySpec(_Part):
 
     def spaces(self) -> dict[str, Space]:
         """The space of every method of the study, narrowed by what the study file says."""
+        from trainables.registry import get_method
+
         spaces: dict[str, Space] = {}
         for name, overrides in self.methods.items():
             method = get_method(name)
@@ -182,10 +205,10 @@ class StudySpec(_Part):
         return dump
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], origin: str = "study") -> StudySpec:
+    def parse(cls, values: Mapping[str, Any], origin: str = "study", *, trusted: bool = False) -> StudySpec:
         """A spec from plain values; `InputError` with one line where something is wrong."""
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(values, context={"trusted": trusted})
         except ValidationError as error:
             raise InputError(f"{origin}: {_first(error)}") from None
 
@@ -193,6 +216,10 @@ class StudySpec(_Part):
     def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
         """A spec from a TOML file, with values that the command line replaces (dotted names)."""
         return cls.parse(merge(read_toml(path), overrides or {}), str(path))
+
+
+def _trusted(info: ValidationInfo) -> bool:
+    return bool(info.context and info.context.get("trusted"))
 
 
 def corners(space: Space, limit: int = 64) -> list[dict[str, Any]]:

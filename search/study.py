@@ -10,26 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from search.driver import Driver, StudyFolder
 from search.errors import InputError
+from search.folder import StudyFolder
 from search.front import FrontPoint, front_points
 from search.journal import Journal, sqlite_address
-from search.run import Watcher, run
 from search.spec import StudySpec, corners, read_toml, studies_root
 from search.state import StudyState
 from search.toml import to_toml
 from spaces.space import Space, nearest
-from trainables import data as datasets
-from trainables.data import Data
-from trainables.network import Task
-from trainables.registry import get_method
 from trainables.version import code_version
+
+if TYPE_CHECKING:  # torch, Ray and Optuna are only needed to launch; looking at a study is quick without
+    from search.driver import Driver
+    from search.run import Watcher
+    from trainables.data import Data
+    from trainables.network import Task
+
+_DRAIN_SECONDS = 60.0
 
 
 class Study:
@@ -95,7 +96,7 @@ class Study:
             known = sorted(p.parent.name for p in base.glob("*/study.toml"))
             hint = nearest(str(name), known) if known else "; there is no study yet (routefront search starts one)"
             raise InputError(f"no study {str(name)!r} in {base}{hint}")
-        return cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec)), folder)
+        return cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec), trusted=True), folder)
 
     @staticmethod
     def _address(spec: StudySpec, folder: StudyFolder) -> str:
@@ -128,6 +129,8 @@ class Study:
     @contextlib.contextmanager
     def driving(self) -> Iterator[Driver]:
         """Hold the lease and write: yields the driver, closed at the end whatever happens."""
+        from search.driver import Driver
+
         journal = self.journal()
         journal.acquire()
         driver = Driver(self.folder, self.spec, journal, StudyState.of(journal.events()), 1)
@@ -136,17 +139,39 @@ class Study:
         finally:
             driver.release()
 
-    def launch(self, *, address: str | None = None, data: Data | None = None, watch: Watcher | None = None) -> str:
+    def launch(
+        self,
+        *,
+        address: str | None = None,
+        data: Data | None = None,
+        watch: Watcher | None = None,
+        tracking: str = "off",
+        say: Callable[[str], None] = lambda text: None,
+    ) -> str:
         """Run the study until its budget is spent; also continues an interrupted one.
 
-        Returns finished, stopped or interrupted. Trials that are over are never run again, those
-        that were running go on from their last checkpoint.
+        `tracking` is an MLflow address or "off"; `say` hears what a person should know. Returns
+        finished, stopped or interrupted. Trials that are over are never run again, those that were
+        running go on from their last checkpoint.
         """
+        from search.run import run
+        from search.tracking import Tracker
+
         with self.driving() as driver:
             data = data or load_data(self.spec)
             self.check_data(driver.state, data)
-            why = run(driver, data, address=address, watch=watch)
-            driver.end(why)
+            tracker = None
+            if tracking != "off":
+                tracker = Tracker(tracking, self.spec.tracking.experiment, self.folder, self.spec)
+                tracker.start(driver.journal.events())
+                driver.listeners.append(tracker)
+            try:
+                why = run(driver, data, address=address, watch=watch)
+                driver.end(why)
+            finally:
+                waiting = tracker.close(_DRAIN_SECONDS) if tracker else 0
+        if waiting:
+            say(f"{waiting} events have not reached {tracking} yet; the next run or resume of the study replays them")
         return why
 
     def check_data(self, state: StudyState, data: Data) -> None:
@@ -169,6 +194,8 @@ class Study:
 
 def load_data(spec: StudySpec) -> Data:
     """The images of a study."""
+    from trainables import data as datasets
+
     root = Path(spec.data.root) if spec.data.root else datasets.default_root()
     try:
         return datasets.load(spec.data.name, root=root, image_size=spec.data.image_size, limit=spec.data.limit)
@@ -182,6 +209,10 @@ def reference(spaces: Mapping[str, Space], task: Task) -> dict[str, float]:
     Networks are built without memory, at every corner of every method's space. Raises `InputError`
     where one does not fit the task, for example a network too small for its images.
     """
+    import torch
+
+    from trainables.registry import get_method
+
     largest = 0
     for name, space in spaces.items():
         method = get_method(name)

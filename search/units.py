@@ -30,7 +30,7 @@ def parse_seconds(text: str | float | int) -> float:
 def show_count(value: float) -> str:
     """``2350000`` as ``2.35M``."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if abs(value) >= 0.9995 * size:  # 999,900 rounds to 1M, not to 1000k
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"
 

@@ -180,7 +180,8 @@ class Space:
                     )
                 if not any(seen[condition.parameter].contains(value) for value in condition.values):
                     raise ValueError(
-                        f"parameter {name!r} can never exist: {condition.parameter!r} takes none of {condition.values!r}"
+                        f"parameter {name!r} can never exist:"
+                        f" {condition.parameter!r} takes none of {condition.values!r}"
                     )
             seen[name] = parameter
 
@@ -273,7 +274,8 @@ def _check_type(name: str, value: Any, example: Any) -> None:
     else:
         good = isinstance(value, type(example))
     if not good:
-        kind = "a number" if numbers else {"str": "a word", "bool": "true or false"}.get(type(example).__name__, "a value")
+        words = {"str": "a word", "bool": "true or false"}
+        kind = "a number" if numbers else words.get(type(example).__name__, "a value")
         raise ValueError(f"{name} = {value!r} has the wrong type; it takes {kind} such as {example!r}")
 
 

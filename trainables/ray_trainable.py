@@ -8,6 +8,7 @@ between writing and reporting loses nothing (the driver ignores a report it know
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import traceback
@@ -43,12 +44,16 @@ class RoutedTrainable(tune.Trainable):
         self._folder = Path(config["checkpoints"]) / config["trial"]
 
     def step(self) -> dict[str, Any]:
-        """One epoch's report; an exception becomes a report with `error`, which costs no retry."""
+        """One epoch's report; an exception becomes a report with `error`, which costs no retry.
+
+        The report travels as one JSON string under the key `report`: Tune flattens nested results.
+        """
         try:
-            return self._step()
+            report = self._step()
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            return {"trial": self._trial["trial"], "error": reason, "traceback": traceback.format_exc()}
+            report = {"error": reason, "traceback": traceback.format_exc()}
+        return {"report": json.dumps(report)}
 
     def _step(self) -> dict[str, Any]:
         if self._training is None:
@@ -78,7 +83,6 @@ class RoutedTrainable(tune.Trainable):
         network = self._training.network
         return {
             **report,
-            "trial": self._trial["trial"],
             "checkpoint": f"{folder.parent.name}/{folder.name}",
             "params": sum(p.numel() for p in network.parameters()),
             "macs_full": network.macs_full,

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+def _console(stream: TextIO, **options: bool) -> Console:
+    # a pipe has no width; 80 columns would break the tables apart
+    return Console(highlight=False, width=None if stream.isatty() else 120, **options)
+
+
+out = _console(sys.stdout)
+err = _console(sys.stderr, stderr=True)
 
 Studies = Annotated[
     Path | None,

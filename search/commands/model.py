@@ -58,7 +58,8 @@ def promote(
         print_json(record)
         return
     test, share = record["test"], record["test"]["macs"] / record["macs_full"]
-    out.print(f"promoted {record['model']} version {record['version']}, alias [bold]{record['alias']}[/]", soft_wrap=True)
+    name = f"{record['model']} version {record['version']}"
+    out.print(f"promoted {name}, alias [bold]{record['alias']}[/]", soft_wrap=True)
     out.print(f"  point       {record['point_id']}: {record['method']} {record['network']}, {record['knobs_text']}")
     out.print(
         f"  validation  {show_share(record['validation']['accuracy'])}"

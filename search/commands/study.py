@@ -187,7 +187,7 @@ def _launch(study: Study, images: Any, address: str | None, studies: Path | None
     else:
         counts = record["trials"]
         out.print(
-            f"{why}: {counts['finished']} trials finished, {counts['stopped']} stopped early, {counts['failed']} failed;"
+            f"{why}: {counts['finished']} trials finished, {counts['stopped']} stopped, {counts['failed']} failed;"
             f" {record['front_points']} points on the front, hypervolume {record['hypervolume']:.4f},"
             f" {record['epochs']:g} epochs in {show_seconds(record['seconds'])}"
         )
@@ -310,7 +310,7 @@ def stop(study: Name, studies: Studies = None, as_json: Json = False) -> None:
         print_json({"study": found.spec.name, "stopping": True})
     else:
         out.print(
-            f"study {found.spec.name} will stop after the epochs that run; go on with: routefront resume {found.spec.name}"
+            f"study {found.spec.name} stops after the epochs that run; go on with: routefront resume {found.spec.name}"
         )
 
 

@@ -1,0 +1,147 @@
+"""What the model registry serves: one operating point, its network and its knobs.
+
+MLflow runs this file itself (models from code), so nothing is ever unpickled. The model brings the
+code it was promoted with (`trainables`, `spaces`); it needs torch, numpy, pandas, safetensors and
+mlflow, and neither routefront, ray nor optuna. Its artifact `model` is a checkpoint folder plus
+``serving.json``: knobs, class names, normalisation, and the figures it was promoted on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+
+_BATCH = 128  # as in `trainables.evaluation.evaluate`, so that noise falls alike; it bounds memory too
+_BUNDLED = ("trainables", "spaces")
+
+warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")  # the signature says more
+
+
+class RoutedClassifier(mlflow.pyfunc.PythonModel):
+    """Images in, one row per image out: label, class, confidence, macs and, with exits, exit."""
+
+    def load_context(self, context) -> None:
+        """Read the artifact and build the network; damage raises, nothing is guessed."""
+        folder = Path(context.artifacts["model"])
+        self.serving = json.loads((folder / "serving.json").read_text())
+        self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
+        self.network = _load_network(folder, folder.parents[1] / "code", self.serving["code_version"]).to(self.device)
+        shape = (1, -1, 1, 1)
+        self.mean = torch.tensor(self.serving["normalisation"]["mean"], device=self.device).view(shape)
+        self.std = torch.tensor(self.serving["normalisation"]["std"], device=self.device).view(shape)
+
+    def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Classify uint8 `model_input` (n, channels, size, size).
+
+        ``params["knobs"]``: a JSON object that replaces some of the promoted knobs. Raises
+        `MlflowException` (a server answers 400) for a wrong shape, type or knob.
+        """
+        images = _checked_images(model_input, self.serving["task"])
+        knobs = checked_knobs((params or {}).get("knobs") or "{}", self.serving["knobs"])
+        generator = torch.Generator(self.device).manual_seed(int(knobs.get("seed", 0)))
+        parts = [self._classify(images[i : i + _BATCH], knobs, generator) for i in range(0, len(images), _BATCH)]
+        return pd.concat(parts, ignore_index=True) if parts else self._rows([], [], [], [])
+
+    @torch.inference_mode()
+    def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> pd.DataFrame:
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        result = self.network.infer((pixels.float() / 255.0 - self.mean) / self.std, knobs, generator=generator)
+        confidence, label = result.logits.softmax(dim=1).max(dim=1)
+        exits = result.exits.tolist() if result.exits is not None else None
+        return self._rows(label.tolist(), confidence.double().tolist(), result.macs.double().tolist(), exits)
+
+    def _rows(self, label: list[int], confidence: list[float], macs: list[float], exits: list[int] | None):
+        names = [self.serving["classes"][i] for i in label]
+        columns = {"label": label, "class": names, "confidence": confidence, "macs": macs}
+        types = {"label": "int64", "confidence": "float64", "macs": "float64"}
+        if self.serving["exits"]:
+            columns["exit"], types["exit"] = exits or [], "int64"
+        return pd.DataFrame(columns).astype(types)
+
+
+def _checked_images(images: Any, task: Mapping[str, int]) -> np.ndarray:
+    shape = (task["channels"], task["size"], task["size"])
+    array = np.asarray(images)
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != shape:
+        raise MlflowException.invalid_parameter_value(
+            f"images of type {array.dtype} and shape {array.shape}; this model takes uint8 (n, {str(shape)[1:]}"
+        )
+    return array
+
+
+def checked_knobs(text: str, promoted: Mapping[str, Any]) -> dict[str, Any]:
+    """The promoted knobs with those of a JSON object in their place; each must be of the same kind."""
+    try:
+        given = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise MlflowException.invalid_parameter_value(f"knobs {text!r} are not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise MlflowException.invalid_parameter_value(f"knobs {text!r}: write a JSON object")
+    for name, value in given.items():
+        if name not in promoted:
+            known = ", ".join(sorted(promoted)) or "none"
+            raise MlflowException.invalid_parameter_value(f"unknown knob {name!r}; this model takes: {known}")
+        if not _alike(value, promoted[name]):
+            raise MlflowException.invalid_parameter_value(
+                f"knob {name} = {value!r}; it takes values such as {promoted[name]!r}"
+            )
+    return {**promoted, **given}
+
+
+def _alike(value: Any, example: Any) -> bool:
+    """Whether a value is of the example's kind: a number, a list of as many, a word, a truth value."""
+    if isinstance(example, list):
+        return (
+            isinstance(value, list)
+            and len(value) == len(example)
+            and all(_alike(v, e) for v, e in zip(value, example, strict=True))
+        )
+    if isinstance(example, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(example, bool)
+    if isinstance(example, int | float):
+        return isinstance(value, int | float) and not math.isnan(value)
+    return isinstance(value, type(example))
+
+
+def _load_network(folder: Path, code: Path, version: str) -> Any:
+    """The network in eval mode, built by the code that the model brought.
+
+    A process that has imported `trainables` already (routefront itself, or another model) keeps
+    its own; where that is another version, the bundled one is imported beside it.
+    """
+    if "trainables" not in sys.modules or _version() == version or not code.is_dir():
+        return importlib.import_module("trainables.checkpoints").load_network(folder)[1]
+    kept = _take_out()
+    sys.path.insert(0, str(code))
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module("trainables.checkpoints").load_network(folder)[1]
+    finally:
+        sys.path.remove(str(code))
+        _take_out()
+        sys.modules.update(kept)
+
+
+def _version() -> str:
+    return importlib.import_module("trainables.version").code_version()
+
+
+def _take_out() -> dict[str, Any]:
+    names = [name for name in sys.modules if name.partition(".")[0] in _BUNDLED]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+mlflow.models.set_model(RoutedClassifier())

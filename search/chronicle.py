@@ -1,0 +1,258 @@
+"""What MLflow is told about a study: its events folded into changes of runs. Imports no MLflow.
+
+One run for the study (key ``""``) and one for every trial (key: the trial's id). Everything here
+follows from the events alone, time stamps included, so that sending a change twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.frontier import Archive, hypervolume
+from search.journal import Event
+
+STUDY = ""  # the key of the study's own run
+
+_UNNAMEABLE = re.compile(r"[^\w\-. /:]")  # what MLflow refuses in the name of a metric or a parameter
+_LONGEST_TAG = 5000
+
+
+@dataclass(slots=True)
+class RunChange:
+    """What is to be added to one run; a later change of the same run is merged into it.
+
+    `metrics`: (name, value, milliseconds since 1970, step). `files`: JSON documents by artifact
+    path. `status`: RUNNING, SCHEDULED, FINISHED, KILLED or FAILED; `ended` in milliseconds.
+    """
+
+    key: str
+    begun: int
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    files: dict[str, Any] = field(default_factory=dict)
+    status: str | None = None
+    ended: int | None = None
+
+
+@dataclass(slots=True)
+class _TrialRun:
+    """What is remembered of a trial."""
+
+    method: str
+    begun: int
+    cost: float = 0.0
+    state: str = "asked"
+
+
+def study_id(created: Event) -> str:
+    """The identity of a study in MLflow; a deleted study's name may be taken by another one."""
+    identity = f"{created.payload['spec']['name']} {created.time!r}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+class Chronicle:
+    """Folds events, in order, into `changes` by run; the caller takes out what it has sent."""
+
+    def __init__(self) -> None:
+        self.changes: dict[str, RunChange] = {}
+        self.front_changed = False
+        self._trials: dict[str, _TrialRun] = {}
+        self._archive: Archive | None = None
+        self._reference = (1.0, 1.0)
+        self._cost = 0.0
+        self._begun = 0
+        self._data: dict[str, Any] = {}
+
+    @property
+    def keys(self) -> set[str]:
+        """The runs that the events so far have begun."""
+        return {STUDY, *self._trials} if self._begun else set()
+
+    def apply(self, event: Event) -> None:
+        """Fold one event in; kinds of later versions and trials never asked for change nothing."""
+        if event.trial is not None and event.kind != "ask" and event.trial not in self._trials:
+            return
+        handler = getattr(self, f"_on_{event.kind}", None)
+        if handler is not None:
+            handler(event)
+
+    def add_frontier(self) -> None:
+        """Make the front as it stands an artifact of the study's run."""
+        if self._archive is not None and self._begun:
+            points = [{**item, "accuracy": 1.0 - error, "macs": macs} for error, macs, item in self._archive]
+            error, macs = self._reference
+            document = {"reference": {"error": error, "macs": macs}, "split": "validation", "points": points}
+            self._change(STUDY).files["frontier.json"] = document
+            self.front_changed = False
+
+    def _change(self, key: str) -> RunChange:
+        if key not in self.changes:
+            self.changes[key] = RunChange(key, self._trials[key].begun if key else self._begun)
+        return self.changes[key]
+
+    # -- the kinds of events -----------------------------------------------------------------------
+
+    def _on_created(self, event: Event) -> None:
+        spec, self._data = event.payload["spec"], event.payload["data"]
+        reference = event.payload["reference"]
+        self._reference = (reference["error"], reference["macs"])
+        self._archive = Archive(self._reference)
+        self._begun = _milliseconds(event)
+        change = self._change(STUDY)
+        left_out = ("methods", "resources", "tracking", "journal", "budget.trials", "budget.time")
+        change.params = {k: v for k, v in flat(spec).items() if not k.startswith(left_out)}
+        change.params["methods"] = ", ".join(spec["methods"])
+        change.tags = {
+            "mlflow.runName": spec["name"],
+            "routefront.kind": "study",
+            "routefront.study": spec["name"],
+            "routefront.study_id": study_id(event),
+            "routefront.dataset": self._data["name"],
+            "routefront.data_hash": self._data["hash"],
+            "routefront.code_version": event.payload["code_version"],
+        }
+
+    def _on_session(self, event: Event) -> None:
+        self._wait("its driver was interrupted")
+        change = self._change(STUDY)
+        change.status, change.ended = "RUNNING", None
+        change.tags["routefront.reason"] = ""
+
+    def _on_ask(self, event: Event) -> None:
+        assert event.trial is not None
+        p = event.payload
+        self._trials[event.trial] = _TrialRun(p["config"]["method"], _milliseconds(event))
+        change = self._change(event.trial)
+        change.params = {**flat(p["config"]), "seed": str(p["seed"])}
+        change.tags = {
+            "mlflow.runName": event.trial,
+            "routefront.kind": "trial",
+            "routefront.trial": event.trial,
+            "routefront.method": p["config"]["method"],
+            "routefront.why": p["why"][:_LONGEST_TAG],
+        }
+
+    def _on_start(self, event: Event) -> None:
+        assert event.trial is not None
+        trial = self._trials[event.trial]
+        if trial.state != "over":
+            trial.state = "running"
+            self._change(event.trial).status = "RUNNING"
+
+    def _on_report(self, event: Event) -> None:
+        assert event.trial is not None
+        p, at = event.payload, _milliseconds(event)
+        trial, change = self._trials[event.trial], self._change(event.trial)
+        self._cost += p["cost_epochs"] - trial.cost
+        trial.cost = p["cost_epochs"]
+        values = {f"loss/{name}": value for name, value in p["losses"].items()}
+        values |= {name: p[name] for name in ("lr", "seconds", "cost_epochs", "params", "macs_full") if name in p}
+        study = {"epochs": self._cost}
+        if "curve" in p:
+            values |= self._curve(event.trial, p)
+            change.files[f"curve/epoch-{p['epoch']:04d}.json"] = {
+                "trial": event.trial, "epoch": p["epoch"], "split": "validation", **p["curve"]
+            }  # fmt: skip
+            assert self._archive is not None
+            study |= {"hypervolume": float(self._archive.hypervolume), "front_points": len(self._archive)}
+        if p.get("checkpoint"):
+            change.tags["routefront.checkpoint"] = p["checkpoint"]
+        change.metrics += [(_name(k), float(v), at, p["epoch"]) for k, v in values.items()]
+        self._study_metrics(study, at)
+
+    def _curve(self, name: str, report: Mapping[str, Any]) -> dict[str, float]:
+        """Put a curve's points on the study's front; what is said of the curve as metrics."""
+        assert self._archive is not None
+        points = report["curve"]["points"]
+        for index, point in enumerate(points):
+            item = {
+                "trial": name,
+                "epoch": report["epoch"],
+                "index": index,
+                "method": self._trials[name].method,
+                "setting": point.get("setting", {}),
+                "knobs": point.get("knobs", {}),
+            }
+            joined = self._archive.add(1.0 - point["accuracy"], point["macs"], item)
+            self.front_changed = self.front_changed or joined
+        best = max(points, key=lambda point: (point["accuracy"], -point["macs"]))
+        errors, macs = [1.0 - point["accuracy"] for point in points], [point["macs"] for point in points]
+        return {
+            "accuracy": best["accuracy"],
+            "macs": best["macs"],
+            "macs_min": min(macs),
+            "hypervolume": hypervolume(errors, macs, self._reference),
+        }
+
+    def _on_decision(self, event: Event) -> None:
+        assert event.trial is not None
+        action, why = event.payload["action"], event.payload["why"]
+        self._change(event.trial).tags["routefront.reason"] = why[:_LONGEST_TAG]
+        if action in ("stop", "finish"):
+            self._over(event, "KILLED" if action == "stop" else "FINISHED")
+
+    def _on_failed(self, event: Event) -> None:
+        assert event.trial is not None
+        self._change(event.trial).tags["routefront.reason"] = event.payload["reason"][:_LONGEST_TAG]
+        self._over(event, "FAILED")
+
+    def _over(self, event: Event, status: str) -> None:
+        assert event.trial is not None
+        change = self._change(event.trial)
+        change.status, change.ended = status, _milliseconds(event)
+        self._trials[event.trial].state = "over"
+        over = sum(trial.state == "over" for trial in self._trials.values())
+        self._study_metrics({"trials_over": over}, _milliseconds(event))
+
+    def _on_promotion(self, event: Event) -> None:
+        p = event.payload
+        said = f"{p['model']} version {p['version']}"
+        self._change(STUDY).tags["routefront.promoted"] = said
+        if p["point"]["trial"] in self._trials:
+            self._change(p["point"]["trial"]).tags["routefront.promoted"] = said
+
+    def _on_ended(self, event: Event) -> None:
+        why = event.payload["why"]
+        self._wait(f"the study was {why}")
+        change = self._change(STUDY)
+        change.status, change.ended = ("FINISHED" if why == "finished" else "KILLED"), _milliseconds(event)
+        change.tags["routefront.reason"] = why
+        self.add_frontier()
+
+    def _wait(self, why: str) -> None:
+        """Trials that ran wait for the next session: MLflow's word for it is SCHEDULED."""
+        for name, trial in self._trials.items():
+            if trial.state == "running":
+                trial.state = "asked"
+                change = self._change(name)
+                change.status, change.ended = "SCHEDULED", None
+                change.tags["routefront.reason"] = f"{why}; `routefront resume` continues it"
+
+    def _study_metrics(self, values: Mapping[str, float], at: int) -> None:
+        step = round(self._cost)  # every report costs at least one epoch, so steps do not repeat
+        self._change(STUDY).metrics += [(name, float(value), at, step) for name, value in values.items()]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as MLflow parameters: dotted names, text; what is None is left out."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[_name(f"{prefix}{name}")] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def _name(text: str) -> str:
+    return _UNNAMEABLE.sub("_", text)
+
+
+def _milliseconds(event: Event) -> int:
+    return round(event.time * 1000)

@@ -1,0 +1,296 @@
+"""Operating points as an Arrow schema and a folder of Parquet files, through any pyarrow filesystem.
+
+One row is one operating point: (trial, epoch, knobs) with its accuracy and MACs on a named split.
+Every flush is one new file. A file appears under its name only when it is complete (written under a
+temporary name, synced, renamed) and is never rewritten in place, so a reader sees whole files only.
+`compact` replaces small files by one; until the small ones are gone a point may be there twice, and
+`read` returns each point_id once (the first in the order of the file names, which is that of writing).
+
+One process writes a folder at a time (the holder of the study's lease); any number may read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+VERSION = 1
+_VERSION_KEY = b"routefront.points"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("schema_version", pa.int32(), nullable=False),
+        pa.field("point_id", pa.string(), nullable=False),  # unique in a folder
+        pa.field("study", pa.string()),
+        pa.field("trial", pa.string()),
+        pa.field("config_id", pa.string()),  # repeats of one configuration share it
+        pa.field("repeat", pa.int32()),
+        pa.field("method", pa.string()),
+        pa.field("variant", pa.string()),
+        pa.field("network", pa.string()),
+        pa.field("image_size", pa.int32()),
+        pa.field("dataset", pa.string()),
+        pa.field("data_hash", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("phase", pa.string()),
+        pa.field("epoch", pa.int32()),
+        pa.field("cost_epochs", pa.float64()),  # epochs paid for until here, restarts included
+        pa.field("setting", pa.string()),  # JSON: what the sweep asked for
+        pa.field("knobs", pa.string()),  # JSON: the inference-time values found for it
+        pa.field("accuracy", pa.float64(), nullable=False),  # share in [0, 1]
+        pa.field("correct", pa.int64()),  # images
+        pa.field("count", pa.int64()),  # images
+        pa.field("macs", pa.float64(), nullable=False),  # mean per image
+        pa.field("macs_std", pa.float64()),  # over images
+        pa.field("macs_full", pa.int64()),  # every unit executed
+        pa.field("params", pa.int64()),
+        pa.field("seconds", pa.float64()),
+        pa.field("seed", pa.int64()),
+        pa.field("checkpoint", pa.string()),
+        pa.field("config", pa.string()),  # JSON
+        pa.field("code_version", pa.string()),
+        pa.field("correct_bits", pa.binary()),  # per image, `pack_correct`; null away from the front
+    ],
+    metadata={_VERSION_KEY: str(VERSION).encode()},
+)
+
+_JSON = ("setting", "knobs", "config")
+_FILLED_IN = {"schema_version", "correct_bits"}
+_MERGED = ".merged.parquet"
+_ATTEMPTS = 10
+_STALE = timedelta(hours=1)
+
+Filters = pc.Expression | Sequence[Any] | None
+
+
+def pack_correct(correct: Any) -> bytes:
+    """Per-image correctness, (n,) bool, as bits for the column `correct_bits`."""
+    return np.packbits(np.asarray(correct, dtype=bool)).tobytes()
+
+
+def unpack_correct(bits: bytes, count: int) -> np.ndarray:
+    """The (count,) bool array that `pack_correct` packed."""
+    return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=count).astype(bool)
+
+
+def _locate(folder: str | Path, filesystem: fs.FileSystem | None) -> tuple[fs.FileSystem, str]:
+    """The filesystem and the folder's path on it; an address such as ``s3://bucket/x`` names both."""
+    if filesystem is not None:
+        return filesystem, str(folder).rstrip("/")
+    if "://" in str(folder):
+        found, path = fs.FileSystem.from_uri(str(folder))
+        return found, path.rstrip("/")
+    return fs.LocalFileSystem(), str(Path(folder).absolute())
+
+
+def _names(filesystem: fs.FileSystem, path: str) -> list[str]:
+    """The data files' paths in the order of writing; none where there is no folder."""
+    entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(
+        entry.path
+        for entry in entries
+        if entry.type == fs.FileType.File
+        and entry.base_name.endswith(".parquet")
+        and not entry.base_name.startswith((".", "_"))
+    )
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """The rows in the schema; ValueError that names what is wrong."""
+    known = set(SCHEMA.names)
+    plain = []
+    for row in rows:
+        wrong = sorted(set(row) - known) or sorted(known - _FILLED_IN - set(row))
+        if wrong:
+            problem = "unknown" if wrong[0] not in known else "missing"
+            raise ValueError(f"point {row.get('point_id')!r}: {problem} column {', '.join(wrong)}")
+        texts = {name: json.dumps(row[name], sort_keys=True) for name in _JSON if not isinstance(row[name], str)}
+        plain.append({"correct_bits": None, **row, **texts, "schema_version": VERSION})
+    if not plain:
+        raise ValueError("no operating points to write")
+    try:
+        # Inferred first, then cast: a direct conversion would silently cut 3.5 to the integer 3.
+        table = pa.Table.from_pylist(plain).select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise ValueError(f"operating points do not fit their schema: {error}") from None
+    accuracy, macs = table["accuracy"].to_numpy(), table["macs"].to_numpy()
+    if not ((accuracy >= 0) & (accuracy <= 1)).all():  # NaN fails too
+        raise ValueError("operating points: accuracy must be in [0, 1]")
+    if not (np.isfinite(macs) & (macs > 0)).all():
+        raise ValueError("operating points: macs must be finite and above 0")
+    return table
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    """One row per point_id, the first."""
+    codes = table["point_id"].combine_chunks().dictionary_encode()
+    if len(codes.dictionary) == len(table):
+        return table
+    _, first = np.unique(codes.indices.to_numpy(), return_index=True)
+    return table.take(pa.array(np.sort(first)))
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put(table: pa.Table, filesystem: fs.FileSystem, path: str, name: str) -> str:
+    """Write a complete file or none: temporary name, synced where that is possible, renamed."""
+    filesystem.create_dir(path, recursive=True)
+    temporary, final = f"{path}/.{name}.tmp", f"{path}/{name}"
+    try:
+        pq.write_table(table, temporary, filesystem=filesystem, compression="snappy", write_page_checksum=True)
+        local = isinstance(filesystem, fs.LocalFileSystem)
+        if local:
+            _sync(temporary)
+        filesystem.move(temporary, final)
+        if local:
+            _sync(path)
+    except BaseException:
+        if filesystem.get_file_info(temporary).type == fs.FileType.File:
+            filesystem.delete_file(temporary)
+        raise
+    return final
+
+
+def write(rows: Iterable[Mapping[str, Any]], folder: str | Path, *, filesystem: fs.FileSystem | None = None) -> str:
+    """Write the rows as one new file of `folder` (made where missing) and return its path.
+
+    A row has every column of `SCHEMA` but schema_version and, if wished, correct_bits; setting, knobs
+    and config are mappings or JSON text. ValueError for no rows, a missing or unknown column, a value
+    of the wrong type, an accuracy outside [0, 1] or MACs that are not positive; nothing is written then.
+    """
+    where, path = _locate(folder, filesystem)
+    table = _table(rows)
+    return _put(_first_of_each(table), where, path, f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet")
+
+
+def _checked(fragment: Any) -> Any:
+    """A fragment whose footer was read and whose schema version is ours or older."""
+    try:
+        fragment.ensure_complete_metadata()
+        found = (fragment.physical_schema.metadata or {}).get(_VERSION_KEY)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{fragment.path} is not a readable Parquet file: {_first_line(error)}") from None
+    if found is None:
+        raise ValueError(f"{fragment.path} is not a file of operating points: it states no schema version")
+    if not found.isdigit() or int(found) > VERSION:
+        raise ValueError(
+            f"{fragment.path} has schema version {found.decode(errors='replace')};"
+            f" this release reads up to {VERSION}: upgrade routefront"
+        )
+    return fragment
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _scan(filesystem: fs.FileSystem, names: list[str], columns: list[str], wanted: pc.Expression | None) -> pa.Table:
+    """The files as one table; ValueError that names the broken one."""
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    form = ds.ParquetFileFormat(default_fragment_scan_options=options)
+    fragments = [_checked(form.make_fragment(name, filesystem)) for name in names]
+    whole = ds.FileSystemDataset(fragments, SCHEMA, form, filesystem)
+    try:
+        return whole.to_table(columns=columns, filter=wanted)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{_broken(fragments)} is damaged: {_first_line(error)}") from None
+
+
+def _broken(fragments: list[Any]) -> str:
+    for fragment in fragments:
+        try:
+            fragment.to_table()
+        except (pa.ArrowException, OSError):
+            return fragment.path
+    return "one of the files of operating points"
+
+
+def read(
+    folder: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    filters: Filters = None,
+    filesystem: fs.FileSystem | None = None,
+) -> pa.Table:
+    """The operating points of a folder, each point_id once; an empty table of the schema where there are none.
+
+    `columns`: names in the order wanted, all by default. `filters`: a pyarrow expression or a list of
+    tuples such as ``[("method", "=", "skipnet"), ("epoch", ">=", 9)]``. Columns that an older schema
+    lacks are null. ValueError for an unknown column, a damaged file (its name) and a newer schema.
+    """
+    where, path = _locate(folder, filesystem)
+    asked = list(SCHEMA.names if columns is None else columns)
+    unknown = [name for name in asked if name not in SCHEMA.names]
+    if unknown:
+        raise ValueError(f"unknown column {', '.join(unknown)}; there are {', '.join(SCHEMA.names)}")
+    wanted = filters if filters is None or isinstance(filters, pc.Expression) else pq.filters_to_expression(filters)
+    for _ in range(_ATTEMPTS):
+        names = _names(where, path)
+        # One file holds no point twice, and comparing a million identities costs more than reading them.
+        single = len(names) < 2
+        loaded = asked if single or "point_id" in asked else [*asked, "point_id"]
+        try:
+            table = _scan(where, names, loaded, wanted)
+        except FileNotFoundError:
+            continue  # compacted away under our hands
+        # A listing is no snapshot: it can miss both a merged file and a source that it replaced.
+        if all(name in names for name in _names(where, path) if name.endswith(_MERGED)):
+            return table if single else _first_of_each(table).select(asked)
+    raise OSError(f"{path} changed {_ATTEMPTS} times while it was being read")
+
+
+def compact(folder: str | Path, *, small_rows: int = 100_000, filesystem: fs.FileSystem | None = None) -> str | None:
+    """Merge the files of fewer than `small_rows` rows into one; its path, or None where there is nothing to merge.
+
+    Called by the one writer. The merged file is complete before the first source goes, so a crash
+    leaves points twice, never less; `read` returns them once. A damaged file is a ValueError and
+    nothing changes. Temporary files that a crash left more than an hour ago are removed.
+    """
+    where, path = _locate(folder, filesystem)
+    _remove_stale(where, path)
+    form = ds.ParquetFileFormat()
+    names = _names(where, path)
+    sizes = [_checked(form.make_fragment(name, where)).metadata.num_rows for name in names]
+    small = [name for name, rows in zip(names, sizes, strict=True) if rows < small_rows]
+    if len(small) < 2:
+        return None
+    table = _first_of_each(_scan(where, small, SCHEMA.names, None)).replace_schema_metadata(SCHEMA.metadata)
+    stamp = small[0].rsplit("/", 1)[-1].split("-", 1)[0]  # keeps the place of the oldest in the order
+    final = _put(table, where, path, f"{stamp}-{uuid.uuid4().hex[:8]}{_MERGED}")
+    _delete(where, small)
+    return final
+
+
+def _delete(filesystem: fs.FileSystem, names: Iterable[str]) -> None:
+    for name in names:
+        filesystem.delete_file(name)
+
+
+def _remove_stale(filesystem: fs.FileSystem, path: str) -> None:
+    for entry in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+        old = entry.mtime is not None and datetime.now(UTC) - entry.mtime > _STALE
+        if old and entry.base_name.startswith(".") and entry.base_name.endswith(".parquet.tmp"):
+            filesystem.delete_file(entry.path)

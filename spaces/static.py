@@ -1,0 +1,21 @@
+"""What may vary in static networks: the baselines, without routing."""
+
+from __future__ import annotations
+
+from spaces.space import Choice
+from spaces.training import with_training
+
+SPACE = with_training({"network": Choice(("resnet-8", "resnet-14", "resnet-20", "resnet-32"))})
+
+# He et al. (2016), section 4.2: 64,000 iterations of 128 images, divided by 10 at 32,000 and 48,000.
+PAPER = {
+    "network": "resnet-110",
+    "shortcut": "A",
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "batch_size": 128,
+    "lr_decay_at": (0.5, 0.75),
+    "lr_decay": 0.1,
+    "warmup": 400 / 64_000,
+}

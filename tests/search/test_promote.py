@@ -1,0 +1,336 @@
+"""From the frontier to the registry and back: real trainings, a real SQLite registry, a bare process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search import promote as promoting
+from search.errors import InputError, RunError
+from search.journal import Journal, sqlite_address
+from search.mlflow_client import default_uri, quiet
+from search.promote import choose, find, model_code, promote_study, wilson
+from search.registered import history, load, predict, rollback
+from search.spec import StudySpec
+from search.study import Study, load_data
+from search.tracking import Tracker
+from trainables.data import Data
+from trainables.fit import Training
+from trainables.registry import get_method
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="session")
+def images() -> Data:
+    return load_data(SPEC)
+
+
+SPEC = StudySpec.parse(
+    {
+        "name": "tiny",
+        "data": {"name": "digits", "limit": 300},
+        "budget": {"trials": 2, "epochs": 2},
+        "rungs": {"epochs": [1]},
+        "resources": {"workers": 1},
+        "methods": {"static": {"network": "resnet-8"}, "skipnet": {"network": "resnet-8"}},
+    }
+)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory, images: Data) -> Path:
+    """A root with a study of two trials that were really trained, tracked in an MLflow beside it."""
+    root = tmp_path_factory.mktemp("original")
+    study = Study.create(SPEC, root=root, data=images)
+    with study.driving() as driver:
+        while (trial := driver.ask()) is not None:
+            driver.started(trial.id)
+            method = get_method(trial.method)
+            values = {k: v for k, v in trial.config.items() if k != "method"}
+            training = Training(method, method.configure(values), images, epochs=2, seed=trial.seed, evaluate_at=[1, 2])
+            action = "continue"
+            while action == "continue" and not training.done:
+                report = training.step()
+                name = f"{trial.id}/epoch-{report['epoch']:04d}"
+                training.save(study.folder.checkpoints / name, {"trial": trial.id})
+                cost = {"params": 1, "macs_full": training.network.macs_full}
+                action = driver.report(trial.id, {**report, **cost, "checkpoint": name})
+        tracker = Tracker(default_uri(root), "routefront", study.folder, SPEC)
+        tracker.start(driver.journal.events())
+        assert tracker.close(60) == 0
+        driver.end("finished")
+    return root
+
+
+@pytest.fixture
+def study(original: Path, tmp_path: Path) -> Study:
+    """The study in a root of its own; artifacts of the original root stay where they are."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    return Study.load("tiny", root=tmp_path)
+
+
+@pytest.fixture
+def uri(study: Study, tmp_path: Path) -> str:
+    return default_uri(tmp_path)
+
+
+def client(uri: str) -> Any:
+    return quiet().MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+BARE = """
+import json, os, sys
+for name in ("ray", "optuna", "search", "cluster", "torchvision", "sklearn", "sqlalchemy_missing"):
+    sys.modules[name] = None
+import mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+table = model.predict(np.load(sys.argv[3]))
+import trainables
+code = "code" in trainables.__file__.split(os.sep)
+print(json.dumps({"label": table["label"].tolist(), "macs": table["macs"].mean(), "bundled": code}))
+"""
+
+
+def in_a_bare_process(tmp_path: Path, uri: str, model: str, images: np.ndarray) -> dict[str, Any]:
+    """Predictions of a process that has neither this checkout nor ray, optuna or pickles."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    np.save(folder / "images.npy", images)
+    (folder / "bare.py").write_text(BARE)
+    done = subprocess.run(
+        [sys.executable, "-P", "bare.py", uri, model, "images.npy"],
+        cwd=folder,
+        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_promoted_point_serves_what_was_measured_in_a_process_without_us(
+    study: Study, uri: str, images: Data, tmp_path: Path
+) -> None:
+    record = promote_study(study, model="digits", alias="champion", method="skipnet", uri=uri, data=images)
+    served = in_a_bare_process(tmp_path, uri, "models:/digits@champion", images.validation.images)
+    assert served["bundled"]
+    accuracy = float(np.mean(np.array(served["label"]) == images.validation.labels))
+    assert accuracy == record["validation"]["measured_accuracy"]
+    assert served["macs"] == pytest.approx(record["validation"]["measured_macs"])
+    assert json.loads(json.dumps(record)) == record
+    ledger = study.state().promotions
+    assert [{k: v for k, v in line.items() if k != "time"} for line in ledger] == [record]
+
+
+def test_a_version_says_where_it_comes_from(study: Study, uri: str, images: Data) -> None:
+    record = promote_study(study, model="digits", uri=uri, data=images)
+    found = client(uri).get_model_version_by_alias("digits", "champion")
+    point, test = find(study.state(), record["point_id"]), record["test"]
+    assert (found.tags["study"], found.tags["trial"], found.tags["epoch"]) == ("tiny", point.trial, str(point.epoch))
+    assert json.loads(found.tags["knobs"]) == point.knobs
+    assert float(found.tags["validation_accuracy"]) == point.accuracy == record["validation"]["accuracy"]
+    assert float(found.tags["test_accuracy"]) == test["accuracy"] == test["correct"] / test["count"]
+    assert test["low"] < test["accuracy"] < test["high"] and test["count"] == len(images.test.labels)
+    assert float(found.tags["share"]) == pytest.approx(point.macs / point.macs_full)
+    assert found.tags["data_hash"] == images.hash
+    run = client(uri).get_run(found.run_id)
+    parent = client(uri).get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["routefront.kind"] == "study" and run.info.status == "FINISHED"
+    text = (
+        Path(client(uri).get_logged_model(found.source.split("/")[-1]).artifact_location[7:]) / "MLmodel"
+    ).read_text()
+    assert str(Path(__file__).parents[2]) not in text and str(study.folder.path) not in text
+    (line,) = history("digits", uri)
+    assert (line["version"], line["aliases"], line["point_id"]) == ("1", ["champion"], record["point_id"])
+
+
+def test_the_alias_moves_the_ledger_knows_the_version_before_and_rollback_returns(
+    study: Study, uri: str, images: Data
+) -> None:
+    first = promote_study(study, model="digits", method="static", uri=uri, data=images)
+    second = promote_study(study, model="digits", method="skipnet", uri=uri, data=images)
+    assert (first["version"], first["previous"]) == ("1", None)
+    assert (second["version"], second["previous"]) == ("2", "1")
+    assert load("digits@champion", uri).version == "2"
+    assert rollback("digits", "champion", uri) == {
+        "model": "digits",
+        "alias": "champion",
+        "version": "1",
+        "previous": "2",
+    }
+    assert load("digits@champion", uri).version == "1"
+    with pytest.raises(InputError, match="none before it"):
+        rollback("digits", "champion", uri)
+    third = promote_study(study, model="digits", method="skipnet", uri=uri, data=images)
+    assert (third["version"], third["previous"]) == ("2", "1")
+    assert [promotion["version"] for promotion in study.state().promotions] == ["1", "2", "2"]
+
+
+def test_a_point_is_registered_and_tested_once(
+    study: Study, uri: str, images: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, splits = promoting.measure, []
+    monkeypatch.setattr(promoting, "measure", lambda n, d, split, k: (splits.append(split), measure(n, d, split, k))[1])
+    first = promote_study(study, model="digits", uri=uri, data=images)
+    second = promote_study(study, model="digits", alias="shadow", uri=uri, data=images)
+    assert splits == ["validation", "test", "validation"]
+    assert (first["version"], second["version"]) == ("1", "1") and first["test"] == second["test"]
+    assert client(uri).get_registered_model("digits").aliases == {"champion": "1", "shadow": "1"}
+    assert second["previous"] is None
+
+
+def test_choosing_takes_the_best_under_the_budget_whose_checkpoint_exists(study: Study) -> None:
+    state, folder = study.state(), study.folder
+    points = [find(state, f"{t}-{e}-{i}") for t, e, i in state.front()]
+    assert choose(state, folder).point_id == points[-1].point_id
+    assert choose(state, folder, max_macs=points[0].macs).point_id == points[0].point_id
+    assert choose(state, folder, min_accuracy=points[0].accuracy).point_id == points[0].point_id
+    shutil.rmtree(folder.checkpoints / points[-1].checkpoint)
+    second = choose(state, folder)
+    assert second.checkpoint != points[-1].checkpoint and second.accuracy <= points[-1].accuracy
+    shutil.rmtree(folder.checkpoints)
+    with pytest.raises(InputError, match="none has kept its checkpoint"):
+        choose(state, folder)
+
+
+def test_a_budget_that_no_point_meets_names_the_nearest(study: Study, uri: str, images: Data) -> None:
+    for budget in ({"max_macs": 10.0}, {"min_accuracy": 0.9999}):
+        with pytest.raises(InputError, match=r"the cheapest costs .* MACs .* the most accurate has .*%") as caught:
+            promote_study(study, model="digits", uri=uri, data=images, **budget)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no trial of method 'codinet'"):
+        promote_study(study, model="digits", uri=uri, data=images, method="codinet")
+    for point in ("t0000-7-0", "t9999-1-0", "nonsense"):
+        with pytest.raises(InputError, match=r"no (point|trial)"):
+            promote_study(study, model="digits", uri=uri, data=images, point=point)
+    assert study.state().promotions == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing", "exchanged"])
+def test_a_damaged_checkpoint_is_not_promoted(study: Study, uri: str, images: Data, damage: str) -> None:
+    state = study.state()
+    point = find(state, "t0001-2-0")
+    path = study.folder.checkpoints / point.checkpoint / "network.safetensors"
+    content = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        path.write_bytes(content[:-4] + b"\x00\x01\x02\x03")
+    elif damage == "missing":
+        path.unlink()
+    else:
+        shutil.rmtree(path.parent)
+        shutil.copytree(study.folder.checkpoints / "t0001" / "epoch-0001", path.parent)
+    with pytest.raises(InputError) as caught:
+        promote_study(study, model="digits", point=point.point_id, uri=uri, data=images)
+    assert "\n" not in str(caught.value) and "checkpoint" in str(caught.value)
+    assert client(uri).search_registered_models() == []
+
+
+def test_figures_that_do_not_repeat_are_not_promoted(study: Study, uri: str, images: Data) -> None:
+    state = study.state()
+    point = choose(state, study.folder)
+    state.trials[point.trial].curves[point.epoch][point.index]["accuracy"] -= 0.2
+    with pytest.raises(RunError, match=r"measured again .* it is not promoted"):
+        promoting.verify(study.folder, images, find(state, point.point_id))
+
+
+def test_other_images_are_refused(study: Study, uri: str, images: Data) -> None:
+    others = StudySpec.parse({**SPEC.model_dump(), "data": {"name": "digits", "limit": 200}})
+    with pytest.raises(InputError, match="other images"):
+        promote_study(study, model="digits", uri=uri, data=load_data(others))
+
+
+@pytest.fixture
+def promoted(study: Study, uri: str, images: Data) -> Iterator[dict[str, Any]]:
+    yield promote_study(study, model="digits", method="skipnet", uri=uri, data=images)
+
+
+def test_unknown_models_aliases_and_versions_say_which_there_are(promoted: dict[str, Any], uri: str) -> None:
+    for model, says in (
+        ("digit@champion", "did you mean 'digits'"),
+        ("digits@champoin", "did you mean 'champion'"),
+        ("digits/7", "it has 1"),
+        ("digits", "NAME@ALIAS"),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            load(model, uri)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="nothing was promoted there yet"):
+        load("digits@champion", uri.replace("mlflow.db", "other.db"))
+    with pytest.raises(InputError, match="did you mean 'digits'"):
+        history("digitz", uri)
+
+
+def test_names_that_the_registry_would_refuse_are_refused_first(study: Study, uri: str) -> None:
+    for name, alias in (("a/b", "champion"), ("", "champion"), ("digits", "v3"), ("digits", "a b"), ("digits", "")):
+        with pytest.raises(InputError, match="is not possible"):
+            promote_study(study, model=name, alias=alias, uri=uri)
+
+
+def test_predictions_take_other_knobs_and_refuse_wrong_ones(promoted: dict[str, Any], uri: str, images: Data) -> None:
+    model = load("digits@champion", uri)
+    pixels = images.test.images[:150]
+    rows = list(predict(model, pixels))
+    assert len(rows) == 150 and set(rows[0]) >= {"label", "class", "confidence", "macs"}
+    assert rows[0]["class"] == images.classes[rows[0]["label"]]
+    (name,) = [knob for knob in promoted["knobs"] if knob != "seed"]
+    closed = list(predict(model, pixels, knobs={name: 1e9}))
+    assert np.mean([row["macs"] for row in closed]) <= np.mean([row["macs"] for row in rows])
+    for knobs, says in (({"thresold": 1.0}, "unknown knob"), ({name: "high"}, "values such as")):
+        with pytest.raises(InputError, match=says):
+            list(predict(model, pixels, knobs=knobs))
+    with pytest.raises(InputError, match="shape"):
+        list(predict(model, pixels[:, :, 1:]))
+    assert list(predict(model, pixels[:0])) == []
+
+
+def test_a_model_of_an_older_code_runs_with_the_code_it_brought(
+    promoted: dict[str, Any], uri: str, images: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import trainables
+    import trainables.version
+
+    rows = list(predict(load("digits@champion", uri), images.test.images[:20]))
+    monkeypatch.setattr(trainables.version, "code_version", lambda: "a later one")
+    before = sys.modules["trainables.registry"]
+    old = load("digits@champion", uri)
+    assert sys.modules["trainables"] is trainables and sys.modules["trainables.registry"] is before
+    network = old.model.unwrap_python_model().network
+    assert "code" in Path(sys.modules["trainables"].__file__ or "").parts or type(network).__module__ in sys.modules
+    assert type(network) is not getattr(sys.modules[type(network).__module__], type(network).__name__)
+    assert list(predict(old, images.test.images[:20])) == rows
+
+
+def test_wilson_interval() -> None:
+    assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert wilson(0, 10)[0] == 0.0 and wilson(10, 10)[1] == 1.0
+
+
+def test_the_model_code_is_found_in_a_checkout() -> None:
+    assert model_code() == Path(__file__).parents[2] / "mlflow" / "routed_classifier.py"
+
+
+def test_a_study_in_another_hand_is_not_promoted_from(study: Study, uri: str, images: Data) -> None:
+    journal = Journal(sqlite_address(study.folder.control), "tiny")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        journal.acquire()
+        import sqlalchemy as sa
+
+        with sa.create_engine(journal.address).begin() as connection:
+            connection.execute(sa.text(f"UPDATE leases SET pid = {other.pid}"))
+        with pytest.raises(InputError, match=f"process {other.pid}"):
+            promote_study(study, model="digits", uri=uri, data=images)
+        other.kill()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from search.optuna_space import record, shared, suggest
+from search.proposals import observations, propose, seed_of
+
+
+def _grown(story: Callable[..., Any], observe: str = "score") -> Any:
+    """A study of 14 trials of two methods with curves at two rungs."""
+    s = story()
+    s.spec = s.spec.model_copy(
+        update={"sampler": s.spec.sampler.model_copy(update={"startup": 4, "observe": observe, "published": False})}
+    )
+    spaces = s.spec.spaces()
+    for number in range(14):
+        config, _ = propose(s.spec, spaces, s.state, number)
+        values = {k: v for k, v in config.items() if k != "method"}
+        name = s.ask(number, config["method"], **values)
+        s.report(name, 1, [(0.5 + number / 50, 1e7 - number * 1e5), (0.4, 5e6)])
+        if number % 3 == 0:
+            s.report(name, 3, [(0.7 + number / 50, 1e7 - number * 1e5)])
+        else:
+            s.decide(name, 1, "stop")
+    return s, spaces
+
+
+@pytest.mark.parametrize("observe", ["score", "objectives"])
+def test_the_same_seed_and_state_give_the_same_proposal(story: Callable[..., Any], observe: str) -> None:
+    s, spaces = _grown(story, observe)
+    first = propose(s.spec, spaces, s.state, 14)
+    assert first == propose(s.spec, spaces, s.state, 14)
+    assert first != propose(s.spec, spaces, s.state, 15)
+    config, why = first
+    spaces[config["method"]].check({k: v for k, v in config.items() if k != "method"})
+    assert why.startswith("tpe after")
+
+
+def test_stopped_trials_teach_their_rung_and_no_more(story: Callable[..., Any]) -> None:
+    s, _ = _grown(story)
+    state = s.state
+    scores = observations(state)
+    for trial in state.trials.values():
+        top = max(trial.curves)
+        assert {1: 0, 3: 1}[top] <= scores[trial.id] <= {1: 0, 3: 1}[top] + 1
+    best_stopped = max(v for k, v in scores.items() if state.trials[k].state == "stopped")
+    worst_beyond = min(v for k, v in scores.items() if 3 in state.trials[k].curves)
+    assert best_stopped <= 1 <= worst_beyond
+
+
+def test_failed_trials_are_the_worst_and_silent_ones_are_not_observed(story: Callable[..., Any]) -> None:
+    s = story()
+    failed, silent = s.ask(0), s.ask(1)
+    s.add("failed", {"reason": "loss term cost became nan"}, failed)
+    assert observations(s.state) == {failed: -1.0} and silent not in observations(s.state)
+
+
+def test_published_settings_come_first(story: Callable[..., Any]) -> None:
+    s = story()
+    spaces = s.spec.spaces()
+    methods = [propose(s.spec, spaces, s.state, n)[0]["method"] for n in range(2)]
+    assert methods == ["static", "skipnet"]
+    assert "paper" in propose(s.spec, spaces, s.state, 0)[1]
+
+
+def test_record_is_the_inverse_of_suggest(story: Callable[..., Any]) -> None:
+    import optuna
+
+    spaces = story(("static", "skipnet", "codinet", "imta")).spec.spaces()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(60):
+        trial = study.ask()
+        config = suggest(trial, spaces)
+        params, distributions = record(config, spaces)
+        assert params == trial.params
+        assert distributions == trial.distributions
+
+
+def test_shared_parameters_are_shared_unless_narrowed_for_one_method(story: Callable[..., Any]) -> None:
+    from spaces.space import Fixed
+
+    spaces = story().spec.spaces()
+    assert {"lr", "weight_decay"} <= shared(spaces)
+    narrowed = {**spaces, "static": spaces["static"].narrowed({"lr": 0.1})}
+    assert narrowed["static"]["lr"] == Fixed(0.1) and "lr" not in shared(narrowed)
+
+
+def test_seeds_differ_and_fit_32_bits() -> None:
+    seeds = {seed_of(0, n) for n in range(1000)}
+    assert len(seeds) == 1000 and all(0 <= seed < 2**32 for seed in seeds)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def _told(story: Callable[..., Any]) -> Any:
+    s = story()
+    a, b = s.ask(0), s.ask(1, "skipnet")
+    s.report(a, 1, [(0.5, 1e7)])
+    s.report(b, 1, [(0.6, 8e6), (0.4, 2e6)])
+    s.decide(a, 1, "stop", "place 2 of 2")
+    s.report(b, 2)
+    s.report(b, 3, [(0.8, 8e6), (0.7, 3e6)])
+    return s
+
+
+def test_the_fold_knows_trials_curves_and_the_front(story: Callable[..., Any]) -> None:
+    state = _told(story).state
+    assert state.count() == {"running": 1, "stopped": 1, "finished": 0, "failed": 0, "waiting": 0, "total": 2}
+    assert state.front() == [("t0001", 1, 1), ("t0001", 3, 1), ("t0001", 3, 0)]
+    assert state.cost_epochs == 1 + 3
+    assert state.trials["t0000"].reason == "place 2 of 2"
+    assert [t.id for t in state.rung(1)] == ["t0000", "t0001"] and [t.id for t in state.rung(3)] == ["t0001"]
+    assert state.hypervolume > 0
+
+
+def test_the_hypervolume_never_falls_and_every_prefix_folds(story: Callable[..., Any]) -> None:
+    from search.state import StudyState
+
+    events = _told(story).events
+    values = [StudyState.of(events[:n]).hypervolume for n in range(1, len(events) + 1)]
+    assert values == sorted(values)
+
+
+def test_folding_in_two_goes_gives_the_same_state(story: Callable[..., Any]) -> None:
+    from search.state import StudyState
+
+    events = _told(story).events
+    for cut in range(1, len(events)):
+        state = StudyState.of(events[:cut])
+        for event in events[cut:]:
+            state.apply(event)
+        assert state.digest() == StudyState.of(events).digest()
+
+
+def test_a_new_session_puts_running_trials_back_in_line(story: Callable[..., Any]) -> None:
+    s = _told(story)
+    before = s.state.elapsed
+    s.add("session", {"host": "here", "pid": 2, "workers": 1})
+    state = s.state
+    assert [t.id for t in state.live] == ["t0001"] and state.trials["t0001"].state == "asked"
+    assert state.elapsed == pytest.approx(before + 1, abs=1.01)
+
+
+def test_events_out_of_order_are_refused(story: Callable[..., Any]) -> None:
+    from search.state import StudyState
+
+    events = _told(story).events
+    with pytest.raises(AssertionError):
+        StudyState.of([events[0], events[2]])
+
+
+def test_checkpoints_of_the_first_two_fronts_are_kept(story: Callable[..., Any]) -> None:
+    from search.driver import kept_checkpoints
+
+    s = _told(story)
+    assert kept_checkpoints(s.state) == {"t0001/epoch-0001", "t0001/epoch-0003"}
+    s.add("promotion", {"checkpoint": "t0000/epoch-0001"})
+    assert "t0000/epoch-0001" in kept_checkpoints(s.state)

@@ -1,0 +1,90 @@
+"""Routed execution: who is computed, who is copied, and that every row gets what it decided."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainables.execution import run_either, run_rows, split_rows, take
+
+torch.set_num_threads(1)
+
+
+class Recorder:
+    """Adds a constant and remembers what it was called with."""
+
+    def __init__(self, constant: float) -> None:
+        self.constant = constant
+        self.calls: list[Tensor] = []
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        self.calls.append(inputs)
+        return inputs + self.constant
+
+
+def mask(text: str) -> Tensor:
+    return torch.tensor([c == "1" for c in text])
+
+
+def test_no_chosen_row_computes_nothing() -> None:
+    module, inputs = Recorder(1), torch.randn(3, 2)
+    assert run_rows(module, mask("000"), inputs, into=inputs) is inputs
+    assert module.calls == []
+
+
+def test_all_chosen_rows_copy_nothing() -> None:
+    module, inputs = Recorder(1), torch.randn(3, 2)
+    run_rows(module, mask("111"), inputs, into=inputs)
+    assert module.calls[0] is inputs
+
+
+def test_only_chosen_rows_are_computed() -> None:
+    module, inputs = Recorder(1), torch.randn(4, 2)
+    expected = inputs + torch.tensor([1.0, 0, 0, 1])[:, None]
+    assert torch.equal(run_rows(module, mask("1001"), inputs, into=inputs.clone()), expected)
+    assert len(module.calls[0]) == 2
+
+
+@pytest.mark.parametrize("chosen", ["0000", "1111", "0110", "1000"])
+def test_either_module_runs_on_its_own_rows(chosen: str) -> None:
+    one, other, inputs = Recorder(1), Recorder(-1), torch.randn(4, 2, 3, 3)
+    sign = torch.where(mask(chosen), 1.0, -1.0)[:, None, None, None]
+    assert torch.equal(run_either(one, other, mask(chosen), inputs), inputs + sign)
+    assert sum(len(c) for c in one.calls) == chosen.count("1")
+    assert sum(len(c) for c in other.calls) == chosen.count("0")
+    if chosen in ("0000", "1111"):
+        assert (one.calls + other.calls)[0] is inputs
+
+
+def test_rows_keep_their_memory_format() -> None:
+    tensor = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)
+    rows = torch.tensor([2, 0])
+    assert torch.equal(take(tensor, rows), tensor[rows])
+    assert take(tensor, rows).is_contiguous(memory_format=torch.channels_last)
+    assert take(tensor.contiguous(), rows).is_contiguous()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_splitting_gives_every_row_one_decision(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    settings, images, count = 4, 6, 7
+    row_of = torch.randint(count, (settings, images), generator=generator)
+    row_of[0], row_of[1, 0] = torch.arange(images), count - 1  # every row is somebody's
+    wanted = torch.rand(settings, images, generator=generator) < 0.5
+    doubled, new_row_of, chosen = split_rows(wanted, row_of, count)
+    origin = torch.cat([torch.arange(count), doubled])
+    assert torch.equal(chosen[new_row_of], wanted)
+    assert torch.equal(origin[new_row_of], row_of)
+    assert len(chosen) == count + len(doubled) <= settings * images + 1
+
+
+def test_one_setting_never_splits() -> None:
+    doubled, row_of, chosen = split_rows(mask("0110")[None], torch.arange(4)[None], 4)
+    assert len(doubled) == 0 and row_of.tolist() == [[0, 1, 2, 3]] and torch.equal(chosen, mask("0110"))
+
+
+def test_agreeing_settings_share_their_rows() -> None:
+    wanted = mask("0110")[None].expand(3, -1)
+    doubled, row_of, _ = split_rows(wanted, torch.arange(4).expand(3, -1), 4)
+    assert len(doubled) == 0 and len(row_of.unique()) == 4

@@ -1,0 +1,212 @@
+"""Routers and relaxations: what decides whether a block runs, and how the decision is made soft.
+
+Shape legend: B images, G gates, c channels, h height (= width).
+
+Every router answers a gate with one logit per image, ``z = U[run] - U[skip]``: P(run) is
+``sigmoid(z)``, the two-way softmax of U. A router with a single output has U = (0, z).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.macs import macs_of
+
+Shape = tuple[int, int, int]
+
+
+class Router(nn.Module, ABC):
+    """Decides about G gates in the order of the network's depth.
+
+    What a router remembers from gate to gate (an LSTM's state, or decisions that a policy network
+    has made in advance) is a tensor with one row per image, so that the caller can gather, copy
+    and drop rows along with the activations.
+    """
+
+    def begin(self, images: Tensor) -> Tensor:
+        """The memory (B, m) before the first gate; m = 0 where a router remembers nothing."""
+        return images.new_zeros(len(images), 0)
+
+    @abstractmethod
+    def forward(self, gate: int, features: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The logit z (B,) of a gate that reads `features` (B, c, h, h), and the new memory."""
+
+    @abstractmethod
+    def macs(self, gate: int) -> tuple[int, int]:
+        """MACs per image of one answer: in all, and those in convolutions."""
+
+
+class LinearGate(nn.Module):
+    """Global average pooling, FC(c to c), ReLU, FC(c to 2).
+
+    ``plain`` leaves the ReLU out, as CoDiNet's public code does.
+    """
+
+    def __init__(self, shape: Shape, *, plain: bool = False) -> None:
+        super().__init__()
+        channels = shape[0]
+        self.fc1 = nn.Linear(channels, channels)
+        self.fc2 = nn.Linear(channels, 2)
+        self.plain = plain
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, c, h, h) to U (B, 2)."""
+        hidden = self.fc1(features.mean(dim=(2, 3)))
+        return self.fc2(hidden if self.plain else F.relu(hidden))
+
+
+def _conv_bn_relu(channels: int, stride: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+    return [conv, nn.BatchNorm2d(channels), nn.ReLU()]
+
+
+class ConvGate(nn.Module):
+    """SkipNet's feed-forward gates.
+
+    FF-I (``pool=True``): max-pool 2, two 3 x 3 convolutions, the second with stride 2; FF-II: one
+    3 x 3 convolution with stride 2. Both end in global average pooling and a 1 x 1 convolution.
+    """
+
+    def __init__(self, shape: Shape, *, pool: bool) -> None:
+        super().__init__()
+        channels = shape[0]
+        first = [nn.MaxPool2d(2), *_conv_bn_relu(channels, 1)] if pool else []
+        self.features = nn.Sequential(*first, *_conv_bn_relu(channels, 2))
+        self.out = nn.Conv2d(channels, 2, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, c, h, h) to U (B, 2)."""
+        return self.out(self.features(features).mean(dim=(2, 3), keepdim=True)).flatten(1)
+
+
+class LocalRouter(Router):
+    """Independent gates, each with its own weights and no memory."""
+
+    def __init__(self, gates: Sequence[nn.Module], shapes: Sequence[Shape]) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(gates)
+        self._shapes = tuple(shapes)
+
+    def forward(self, gate: int, features: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Router`."""
+        scores = self.gates[gate](features)
+        return scores[:, 1] - scores[:, 0], memory
+
+    def macs(self, gate: int) -> tuple[int, int]:
+        """See `Router`."""
+        total = macs_of(self.gates[gate], self._shapes[gate])[0]
+        return total, total if isinstance(self.gates[gate], ConvGate) else 0
+
+
+class RecurrentRouter(Router):
+    """SkipNet's recurrent gate: pooling and a 1 x 1 convolution per gate, one LSTM for all of them.
+
+    The LSTM's state starts at zero for every image and is carried along the depth; a shared
+    linear layer turns its output into the logit.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], *, embed: int, hidden: int) -> None:
+        super().__init__()
+        self.embed = nn.ModuleList(nn.Conv2d(channels, embed, 1) for channels, _, _ in shapes)
+        self.lstm = nn.LSTMCell(embed, hidden)
+        self.out = nn.Linear(hidden, 1)
+
+    def begin(self, images: Tensor) -> Tensor:
+        """The zero state, output and cell side by side: (B, 2 * hidden)."""
+        return images.new_zeros(len(images), 2 * self.lstm.hidden_size)
+
+    def forward(self, gate: int, features: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Router`."""
+        embedded = self.embed[gate](features.mean(dim=(2, 3), keepdim=True)).flatten(1)
+        output, cell = self.lstm(embedded, memory.chunk(2, dim=1))
+        return self.out(output).squeeze(1), torch.cat([output, cell], dim=1)
+
+    def macs(self, gate: int) -> tuple[int, int]:
+        """See `Router`."""
+        embed = self.embed[gate]
+        assert isinstance(embed, nn.Conv2d)
+        convolution = macs_of(embed, (embed.in_channels, 1, 1))[0]
+        step = macs_of(self.lstm, (self.lstm.input_size,))[0] + macs_of(self.out, (self.lstm.hidden_size,))[0]
+        return convolution + step, convolution
+
+
+GATES = ("linear", "ff1", "ff2", "rnn")
+
+
+def router_of(kind: str, shapes: Sequence[Shape], *, plain: bool = False, embed: int = 10, hidden: int = 10) -> Router:
+    """A router for gates that read features of these shapes (c, h, h).
+
+    `plain` concerns the linear gates, `embed` and `hidden` the recurrent one. Raises `ValueError`
+    for a kind that is not one of `GATES`.
+    """
+    match kind:
+        case "linear":
+            return LocalRouter([LinearGate(shape, plain=plain) for shape in shapes], shapes)
+        case "ff1" | "ff2":
+            return LocalRouter([ConvGate(shape, pool=kind == "ff1") for shape in shapes], shapes)
+        case "rnn":
+            return RecurrentRouter(shapes, embed=embed, hidden=hidden)
+    raise ValueError(f"gate = {kind!r}: must be one of {', '.join(GATES)}")
+
+
+def hard_at(probability: Tensor, threshold: float | Tensor = 0.5) -> Tensor:
+    """1 where P(run) reaches the threshold, else 0, in the probability's type, without a gradient."""
+    return (probability.detach() >= threshold).to(probability.dtype)
+
+
+def gumbel(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    r"""A sample of the two-way Gumbel softmax.
+
+    .. math:: v = \mathrm{softmax}((U + g) / T)_{run} = \sigma((z + g_1 - g_0) / T)
+
+    g is standard Gumbel noise; the difference of two such draws is a single logistic draw
+    (Jang et al. 2017, arXiv 1611.01144; Maddison et al. 2017, arXiv 1611.00712).
+    """
+    least = torch.finfo(logit.dtype).tiny
+    uniform = torch.rand(logit.shape, generator=generator, device=logit.device, dtype=logit.dtype)
+    noise = uniform.clamp(min=least).log() - torch.log1p(-uniform)
+    return torch.sigmoid((logit + noise) / temperature)
+
+
+def softmax(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    r"""The probability itself, :math:`v = \sigma(z / T)`."""
+    return torch.sigmoid(logit / temperature)
+
+
+def straight_through(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    r"""The hard decision forward, the soft one's gradient backward.
+
+    .. math:: v = 1[S \ge 1/2] + (S - \mathrm{sg}[S]), \quad S = \sigma(z / T)
+
+    (SkipNet, eq. 7.) S - sg[S] is an exact zero before it is added, so that v is exactly 0 or 1.
+    """
+    soft = torch.sigmoid(logit / temperature)
+    return hard_at(soft) + (soft - soft.detach())
+
+
+def hard(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """The hard decision, without noise and without a gradient."""
+    return hard_at(torch.sigmoid(logit))
+
+
+RELAXATIONS: dict[str, Callable[[Tensor, float, torch.Generator | None], Tensor]] = {
+    "gumbel": gumbel,
+    "softmax": softmax,
+    "straight_through": straight_through,
+    "hard": hard,
+}
+
+
+def relax(name: str, logit: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    """Decisions (B,) in [0, 1] from logits z (B,) by a relaxation of `RELAXATIONS`.
+
+    `temperature` T divides z; noise comes from `generator`. Raises `ValueError` for an unknown name.
+    """
+    if name not in RELAXATIONS:
+        raise ValueError(f"relaxation = {name!r}: must be one of {', '.join(RELAXATIONS)}")
+    return RELAXATIONS[name](logit, temperature, generator)

@@ -1,0 +1,231 @@
+"""Residual networks whose blocks have gates: which run is decided image by image.
+
+Shape legend: B images, S settings, G gates, U units, R rows (distinct activations of a sweep).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.execution import run_either, run_rows, split_rows, take
+from trainables.gates import Router, hard_at, relax
+from trainables.network import Inference, Knobs, Routed, Task, Unit
+from trainables.networks.resnet import Body, ResidualNetwork, Shape, ZeroPadShortcut
+
+SKIPS = ("own", "shortcut", "pool")
+THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
+"""What gated methods sweep: from all blocks on, through the papers' 1/2, to almost none."""
+
+
+THRESHOLD_KNOB = {"threshold": "a block runs where P(run) reaches it: 0 runs all, above 1 none; the papers' is 0.5"}
+
+
+def thresholds(config: Any) -> tuple[dict[str, Any], ...]:
+    """The settings of a gated method's curve."""
+    return tuple({"threshold": threshold} for threshold in THRESHOLDS)
+
+
+def threshold_of(knobs: Knobs) -> float:
+    """The threshold among the knobs, 0.5 where none is given.
+
+    Raises `ValueError` for another knob or a value that is not a number from 0.
+    """
+    for name in knobs:
+        if name not in ("threshold", "seed"):  # a seed may be stored with any knobs; nothing is drawn here
+            raise ValueError(f"unknown knob {name!r}; gated networks take threshold")
+    value = knobs.get("threshold", 0.5)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"threshold = {value!r}: must be a number of at least 0 (above 1 no block runs)")
+    return float(value)
+
+
+def skip_of(kind: str, shape_in: Shape, shape_out: Shape) -> nn.Module:
+    """What an image passes instead of a block; the identity where the shape stays.
+
+    `own`: a strided 1 x 1 convolution, batch norm and ReLU with weights of its own. `pool`:
+    average pooling and channels of zeros. `shortcut`: the block's own shortcut, which belongs to
+    the block and is not built a second time. Raises `ValueError` for another kind.
+    """
+    if kind not in SKIPS:
+        raise ValueError(f"skip = {kind!r}: must be one of {', '.join(SKIPS)}")
+    channels_in, channels_out = shape_in[0], shape_out[0]
+    if kind == "shortcut" or shape_in == shape_out:
+        return nn.Identity()
+    stride = -(-shape_in[1] // shape_out[1])
+    if kind == "pool":
+        return ZeroPadShortcut(channels_out, stride, average=True)
+    convolution = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
+
+
+class GatedResNet(ResidualNetwork):
+    """A residual network in which gate g decides whether block ``first + g`` runs.
+
+    A gate reads the (already mixed) input of its block. With F the whole block, S the path around
+    it and v the decision, a block's output is ``v * F(x) + (1 - v) * S(x)``. The blocks before
+    `first` always run.
+
+    `skip` is S: ``own``, ``pool`` (see `skip_of`), or ``shortcut``, the shortcut of the block
+    itself, which F and S then share, so that it is computed once for every image and belongs to
+    the fixed MACs. `trailing` adds a gate behind the last block that decides nothing (SkipNet's
+    public code has one): the router must have been built for it.
+
+    Units: the gated blocks, the paths around them that cost something (executed where the block
+    is not) and the routers (always executed). Knob: ``threshold`` on P(run).
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        task: Task,
+        body: Body,
+        router: Router,
+        *,
+        first: int,
+        skip: str,
+        relaxation: str,
+        temperature: float = 1.0,
+        trailing: bool = False,
+    ) -> None:
+        super().__init__(config, task, body)
+        self.router = router
+        self.first, self.skip, self.trailing = first, skip, trailing
+        self.own_relaxation, self.temperature = relaxation, temperature
+        gated = range(first, len(self.blocks))
+        self.skips = nn.ModuleList(skip_of(skip, self.shapes[k], self.shapes[k + 1]) for k in gated)
+        self._describe(list(gated))
+
+    def _describe(self, gated: list[int]) -> None:
+        """Units and MACs; where F and S share the shortcut, its MACs move from the block to the fixed ones."""
+        shared = [self.part_macs(self.block(k).shortcut, k) if self.skip == "shortcut" else 0 for k in gated]
+        block_macs = [self.block_macs[k] - macs for k, macs in zip(gated, shared, strict=True)]
+        skip_macs = [self.part_macs(skip, k) for skip, k in zip(self.skips, gated, strict=True)]
+        routers = [self.router.macs(gate) for gate in range(len(gated) + self.trailing)]
+        self.router_macs = sum(total for total, _ in routers)
+        self.router_conv_macs = sum(convolutions for _, convolutions in routers)
+        self._costly_skips = [gate for gate, macs in enumerate(skip_macs) if macs]
+        units = [Unit(f"block-{k}", "block", macs) for k, macs in zip(gated, block_macs, strict=True)]
+        units += [Unit(f"skip-{gated[gate]}", "skip", skip_macs[gate]) for gate in self._costly_skips]
+        units += [Unit(f"router-{self.first + g}", "router", total) for g, (total, _) in enumerate(routers)]
+        fixed = self.stem_macs + self.classifier_macs + sum(self.block_macs[: self.first]) + sum(shared)
+        always = fixed + self.router_macs
+        cheapest = sum(min(b, s) for b, s in zip(block_macs, skip_macs, strict=True))
+        self.describe_units(units, fixed=fixed, full=always + sum(block_macs), least=always + cheapest)
+
+    @property
+    def gates(self) -> int:
+        """G, the number of decisions."""
+        return len(self.skips)
+
+    @property
+    def gated_macs(self) -> tuple[int, ...]:
+        """MACs of each gated block."""
+        return tuple(unit.macs for unit in self.units[: self.gates])
+
+    def _path(self, decisions: Tensor) -> Tensor:
+        """Executed share of every unit (B, U) under decisions (B, G)."""
+        routers = decisions.new_ones(len(decisions), self.gates + self.trailing)
+        return torch.cat([decisions, 1 - decisions[:, self._costly_skips], routers], dim=1)
+
+    def _enter(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The features before the first gate and the router's memory."""
+        features = self.stem(inputs)
+        for k in range(self.first):
+            features = self.block(k)(features)
+        return features, self.router.begin(inputs)
+
+    def _leave(self, features: Tensor, memory: Tensor) -> Tensor:
+        """Logits behind the last block; a trailing gate answers, and nobody listens."""
+        if self.trailing:
+            self.router(self.gates, features, memory)
+        return self.classifier(features)
+
+    def _decide(self, logit: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Decisions (B,): relaxed in training mode, hard at 1/2 without noise in eval mode."""
+        if not self.training:
+            return hard_at(torch.sigmoid(logit))
+        name = self.relaxation or self.own_relaxation
+        return relax(name, logit, temperature=self.temperature, generator=generator)
+
+    def _both(self, gate: int, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What a gate chooses between: around the block, and through it."""
+        block = self.block(self.first + gate)
+        if self.skip == "shortcut":
+            short = block.shortcut(features)
+            return short, block(features, short)
+        return self.skips[gate](features), block(features)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        *,
+        decisions: Tensor | None = None,
+        price: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Routed:
+        """The relaxed mixture; `decisions` (B, G) in [0, 1] replace the gates' own.
+
+        ``aux["gate_logits"]`` and ``aux["probabilities"]`` (B, G) are z and P(run), whatever was
+        decided. These networks take no price.
+        """
+        features, memory = self._enter(inputs)
+        taken, logits = [], []
+        for gate in range(self.gates):
+            logit, memory = self.router(gate, features, memory)
+            decision = self._decide(logit, generator) if decisions is None else decisions[:, gate]
+            around, through = self._both(gate, features)
+            # lerp is exact at 0 and 1, so that hard decisions give what the hard pass gives
+            features = torch.lerp(around, through, decision.to(through.dtype)[:, None, None, None])
+            taken.append(decision)
+            logits.append(logit)
+        output = self._leave(features, memory)
+        chosen, scores = torch.stack(taken, dim=1), torch.stack(logits, dim=1)
+        aux = {"gate_logits": scores, "probabilities": torch.sigmoid(scores)}
+        return Routed((output,), output, chosen, self.path_macs(self._path(chosen)), aux)
+
+    def _execute(self, gate: int, features: Tensor, chosen: Tensor) -> Tensor:
+        """The features (R, ...) behind a block that runs on the chosen rows only."""
+        block, skip = self.block(self.first + gate), self.skips[gate]
+        if self.skip == "shortcut":
+            short = block.shortcut(features)
+            return run_rows(block, chosen, features, short, into=short)
+        if isinstance(skip, nn.Identity):
+            return run_rows(block, chosen, features, into=features)
+        return run_either(block, skip, chosen, features)
+
+    @torch.no_grad()
+    def sweep(
+        self, inputs: Tensor, knobs: Sequence[Knobs], *, generator: torch.Generator | None = None
+    ) -> list[Inference]:
+        """The hard pass under several thresholds at once, branching only where decisions differ.
+
+        The batch may grow to S * B rows in the worst case: bound memory by the size of the batch.
+        """
+        limits = torch.tensor([threshold_of(k) for k in knobs], device=inputs.device)[:, None]
+        row_of = torch.arange(len(inputs), device=inputs.device).expand(len(knobs), -1)
+        features, memory = self._enter(inputs)
+        taken = []
+        for gate in range(self.gates):
+            logit, memory = self.router(gate, features, memory)
+            wanted = torch.sigmoid(logit)[row_of] >= limits
+            doubled, row_of, chosen = split_rows(wanted, row_of, len(features))
+            if len(doubled):
+                features = torch.cat([features, take(features, doubled)])
+                memory = torch.cat([memory, memory[doubled]])
+            features = self._execute(gate, features, chosen)
+            taken.append(wanted)
+        logits = self._leave(features, memory)
+        decisions = torch.stack(taken, dim=2).to(inputs.dtype)
+        paths = [self._path(each) for each in decisions]
+        return [
+            Inference(logits[rows], path, self.path_macs(path), each)
+            for rows, path, each in zip(row_of, paths, decisions, strict=True)
+        ]
+
+    def infer(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
+        """The hard pass under one threshold: a sweep of one setting."""
+        return self.sweep(inputs, [knobs], generator=generator)[0]

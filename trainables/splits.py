@@ -1,0 +1,178 @@
+"""The records of a data set, and the splits that never change: train, validation, test.
+
+Shape legend: n images, C channels, S pixels along an edge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainables.network import Task
+
+
+class DataError(ValueError):
+    """Images or labels that cannot be used; one line that names the file."""
+
+
+class DataMissing(FileNotFoundError):
+    """A data set that is not here; one line with the folder, the files and how to get them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Images (n, C, S, S) uint8 in [0, 255] and their labels (n,) int64 in [0, classes)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == np.uint8 and self.images.ndim == 4, (self.images.dtype, self.images.shape)
+        assert self.labels.dtype == np.int64 and self.labels.shape == self.images.shape[:1], self.labels.shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> Split:
+        """The images at `indices`, copied."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment:
+    """Training augmentation: a random crop after `pad` zero (black) pixels on every side; `flip` half of them."""
+
+    pad: int = 0
+    flip: bool = False
+
+    @classmethod
+    def natural(cls, size: int) -> Augment:
+        """Photographs: an eighth of the edge (4 pixels of 32) and left-right flips."""
+        return cls(pad=max(1, size // 8), flip=True)
+
+    @classmethod
+    def written(cls, size: int) -> Augment:
+        """Digits and letters: a sixteenth of the edge (1 pixel of 16), never flipped."""
+        return cls(pad=max(1, size // 16), flip=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """A data set in memory, ready to be shared between processes (arrays and plain values only).
+
+    `mean` and `std` per channel are of pixels in [0, 1]. `hash` is the SHA-256 of the classes and of
+    all images and labels. The arrays may be read-only. ``dataclasses.replace(data, augment=...)``
+    chooses another augmentation.
+    """
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a reader found, before anything is held out.
+
+    Without `test`, the test split is taken from `train`. Without `mean` and `std`, the constants
+    are computed from the training split.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    augment: Augment
+    validation: Split | None = None
+    test: Split | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(kept, held): sorted indices into `labels` (n,), `count` of them held out with the shares of the classes.
+
+    Largest remainders make the number exact. Every class keeps at least one image, so that fewer
+    are held where classes are tiny.
+    """
+    # RandomState's stream is frozen by NumPy; default_rng's may change from version to version
+    random = np.random.RandomState(seed)
+    sizes = np.bincount(labels)
+    quotas = sizes * (count / len(labels))
+    take = np.minimum(np.floor(quotas).astype(np.int64), np.maximum(sizes - 1, 0))
+    for which in np.argsort(take - quotas, kind="stable"):
+        if take.sum() < count and take[which] < sizes[which] - 1:
+            take[which] += 1
+    held = np.zeros(len(labels), dtype=bool)
+    for which, number in enumerate(take):
+        members = np.flatnonzero(labels == which)
+        held[random.permutation(members)[:number]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def divide(source: Source, seed: int) -> tuple[Split, Split, Split]:
+    """(train, validation, test) of a source; the source's own test images never mix in.
+
+    An undivided source becomes 60 % train, 20 % validation, 20 % test. Where there is a test split,
+    the validation split is 5,000 images of train, or 10 % where train has fewer than 50,000.
+    Raises `DataError` where there are too few images.
+    """
+    train, validation, test = source.train, source.validation, source.test
+    share = 0.1
+    if test is None:
+        kept, held = hold_out(train.labels, round(len(train) / 5), seed)
+        train, test, share = train.take(kept), train.take(held), 0.25
+    if validation is None:
+        count = 5_000 if len(train) >= 50_000 else round(share * len(train))
+        kept, held = hold_out(train.labels, count, seed)
+        train, validation = train.take(kept), train.take(held)
+    if not (len(train) and len(validation) and len(test)):
+        total = len(train) + len(validation) + len(test)
+        raise DataError(f"{total} images are too few for a train, a validation and a test split")
+    return train, validation, test
+
+
+def first(train: Split, limit: int, classes: int, seed: int) -> Split:
+    """At most `limit` training images with the shares of the classes, each class at least once.
+
+    Raises `DataError` where that cannot be.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < classes:
+        raise DataError(f"limit = {limit!r}: {classes} classes need a whole number of at least {classes}")
+    if limit >= len(train):
+        return train
+    kept, _ = hold_out(train.labels, len(train) - limit, seed)
+    return train.take(kept)
+
+
+def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) per channel of images (n, C, S, S) uint8, in [0, 1] units; exact, from histograms."""
+    levels = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = np.zeros(256, dtype=np.int64)
+        for begin in range(0, len(images), 2048):  # bincount widens bytes eightfold: a part at a time
+            counts += np.bincount(images[begin : begin + 2048, channel].ravel(), minlength=256)
+        shares = counts / counts.sum()
+        mean = float(shares @ levels)
+        means.append(mean)
+        # a constant channel has no deviation; one grey level keeps the division finite
+        deviations.append(max(float(np.sqrt(shares @ (levels - mean) ** 2)), 1 / 255))
+    return tuple(means), tuple(deviations)
+
+
+def digest(classes: tuple[str, ...], splits: tuple[Split, ...]) -> str:
+    """SHA-256 over the class names and the bytes of all splits, as hexadecimal digits."""
+    whole = hashlib.sha256(repr(classes).encode())
+    for split in splits:
+        for array in (split.images, split.labels.astype("<i8", copy=False)):
+            whole.update(repr(array.shape).encode())
+            whole.update(np.ascontiguousarray(array).data)
+    return whole.hexdigest()
