@@ -13,7 +13,6 @@ import json
 import math
 import os
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from mlflow.exceptions import MlflowException
 
 _BATCH = 128  # as in `trainables.evaluation.evaluate`, so that noise falls alike; it bounds memory too
 _BUNDLED = ("trainables", "spaces")
-
-warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")  # the signature says more
 
 
 class RoutedClassifier(mlflow.pyfunc.PythonModel):

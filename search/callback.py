@@ -23,6 +23,15 @@ class StudyCallback(tune.Callback):
         """A worker took the trial up."""
         driver_at(self._folder).started(trial.config["trial"])
 
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The worker died more often than `resources.retries` allows.
+
+        (The scheduler's hook of this name is also called when Tune is about to try again.)
+        """
+        error = str(trial.get_error() or "").strip().splitlines()
+        reason = error[-1] if error else "no reason given"
+        driver_at(self._folder).failed(trial.config["trial"], f"its worker died too often: {reason}")
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Once a second: keep the lease, obey a stop."""
         now = time.monotonic()

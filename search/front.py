@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -124,17 +123,3 @@ def unmet(state: StudyState, max_macs: float | None, min_accuracy: float | None)
         f" ({show_share(cheapest.accuracy)}), the most accurate has {show_share(best.accuracy)}"
         f" ({show_count(best.macs)} MACs)"
     )
-
-
-def knobs_text(knobs: dict[str, Any]) -> str:
-    """Knobs in a few characters: ``threshold 0.5``."""
-    parts = []
-    for name, value in knobs.items():
-        if isinstance(value, list):
-            shown = "/".join(f"{v:.2f}" if isinstance(v, float) and v < 1e6 else "off" for v in value)
-        elif isinstance(value, float):
-            shown = f"{value:.3g}"
-        else:
-            shown = json.dumps(value)
-        parts.append(f"{name} {shown}")
-    return ", ".join(parts) or "-"

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from search import points as point_store
 from search.errors import InputError
-from search.front import FrontPoint, front_points, knobs_text
+from search.front import FrontPoint, front_points
 from search.frontier import knee
 from search.rows import point_rows
-from search.units import show_count, show_share
+from search.units import knobs_text, show_count, show_share
 
 if TYPE_CHECKING:
     from search.report import Report

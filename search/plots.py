@@ -8,7 +8,6 @@ for normal, protan and deutan sight, and enough contrast on white and on near-bl
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -24,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from search.units import show_count, show_seconds, show_share
+from search.units import knobs_text, show_count, show_seconds, show_share
 
 # method: colour, marker of matplotlib, symbol of plotly
 STYLES = {
@@ -50,19 +49,6 @@ def style(method: str) -> tuple[str, str, str]:
     """(colour, matplotlib marker, plotly symbol) of a method; a plug-in's follows from its name."""
     named = list(STYLES.values())
     return STYLES.get(method) or named[zlib.crc32(method.encode()) % len(named)]
-
-
-def knobs_text(knobs: Mapping[str, Any] | str) -> str:
-    """Knobs (mapping or JSON) in a few characters: ``threshold 0.5``."""
-    found = json.loads(knobs) if isinstance(knobs, str) else knobs
-
-    def shown(value: Any) -> str:
-        if isinstance(value, list | tuple):
-            # A threshold that nothing reaches switches its exit off.
-            return "/".join("off" if isinstance(v, float) and v >= 1e6 else shown(v) for v in value)
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    return ", ".join(f"{name} {shown(value)}" for name, value in (found or {}).items()) or "-"
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.chronicle import study_id
-from search.driver import StudyFolder
 from search.errors import InputError, RunError
-from search.front import FrontPoint, front_point, front_points, knobs_text, unmet
-from search.mlflow_client import shown
+from search.folder import StudyFolder
+from search.front import FrontPoint, front_point, front_points, unmet
+from search.mlflow_client import answering, shown
 from search.registered import check_names, client_at, load, move_alias, predict, rollback
 from search.registration import Evidence, existing_version, register
 from search.state import StudyState
-from search.units import show_count, show_share
+from search.units import knobs_text, show_count, show_share
 from spaces.space import nearest
 from trainables.checkpoints import CheckpointError, load_network
 from trainables.data import Data, normalise, to_device
@@ -94,8 +94,8 @@ def choose(
                 fitting += [p for p in points if _fits(p, max_macs, min_accuracy)]
     if not fitting:
         raise InputError(
-            f"{len(best)} operating point(s) fit, such as {best[-1].point_id}, but none has kept its checkpoint"
-            f" in {folder.checkpoints}"
+            f"{len(best)} operating point(s) fit, such as {best[-1].point_id}, but none has its checkpoint in"
+            f" {folder.checkpoints} (kept are those of the study's first two fronts)"
         )
     if max_macs is None and min_accuracy is not None:
         return min(fitting, key=lambda p: (p.macs, -p.accuracy))
@@ -191,7 +191,7 @@ def wilson(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]
     share, n = correct / count, count
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return (0.0 if correct == 0 else middle - half), (1.0 if correct == count else middle + half)
 
 
 # -- promoting -------------------------------------------------------------------------------------
@@ -219,10 +219,11 @@ def promote(
     method, network, validation = verify(folder, data, point)
     test = _test_figures(state, point, network, data)
     evidence = Evidence(state.created, identity, point, method, network, data, validation, test)
-    version = existing_version(client, model, evidence)
-    if version is None:
-        version = register(client, uri, experiment, model, evidence, folder, model_code())
-    previous = move_alias(client, model, alias, version, "promote")
+    with answering(uri):
+        version = existing_version(client, model, evidence)
+        if version is None:
+            version = register(client, uri, experiment, model, evidence, folder, model_code())
+        previous = move_alias(client, model, alias, version, "promote")
     return Promotion(
         model=model,
         version=version,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from search.errors import InputError
-from search.mlflow_client import check_server, is_server, quiet, shown, using
+from search.mlflow_client import answering, check_server, is_server, quiet, shown, using
 from spaces.space import nearest
 
 _HISTORY = "routefront.alias."  # tags of a registered model: the moves of its aliases, newest last
@@ -98,7 +99,7 @@ def load(model: str, uri: str) -> Registered:
     name, version, alias = split_name(model)
     client = client_at(uri)
     found = resolve(client, name, version=version, alias=alias)
-    with using(uri) as mlflow:
+    with using(uri) as mlflow, warnings.catch_warnings(record=True):  # it would have type hints
         try:
             loaded = mlflow.pyfunc.load_model(f"models:/{name}/{found.version}")
         except Exception as error:  # download, damaged files, code: whatever comes out, it is this model
@@ -119,6 +120,13 @@ def predict(
     """
     from mlflow.exceptions import MlflowException
 
+    task = registered.serving["task"]
+    shape = (task["channels"], task["size"], task["size"])
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+        raise InputError(
+            f"{registered.shown} takes uint8 images of shape (n, {', '.join(map(str, shape))}),"
+            f" not {images.dtype} of shape {images.shape}"
+        )
     params = {"knobs": json.dumps(knobs)} if knobs else None
     for start in range(0, len(images), _ROWS):
         try:
@@ -192,5 +200,6 @@ def rollback(model: str, alias: str, uri: str) -> dict[str, Any]:
     if target is None:
         raise InputError(f"{model}@{alias} is version {version}, and there is none before it to go back to")
     resolve(client, model, version=target)
-    move_alias(client, model, alias, target, "rollback")
+    with answering(uri):
+        move_alias(client, model, alias, target, "rollback")
     return {"model": model, "alias": alias, "version": target, "previous": version}

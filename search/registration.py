@@ -17,7 +17,7 @@ import numpy as np
 import spaces
 import trainables
 from search.chronicle import STUDY
-from search.driver import StudyFolder
+from search.folder import StudyFolder
 from search.front import FrontPoint
 from search.mlflow_client import using
 from search.mlflow_runs import StudyRuns
@@ -134,7 +134,9 @@ def register(
         with contextlib.suppress(MlflowException):  # it exists; else the next call says what is wrong
             client.create_registered_model(model)
         # Inside `using`: MLflow looks the model up at the global address, whatever the client's is.
-        version = client.create_model_version(model, info.model_uri, run_id=run.info.run_id, tags=evidence.tags())
+        version = client.create_model_version(
+            model, info.model_uri, run_id=run.info.run_id, tags=evidence.tags(), model_id=info.model_id
+        )
     return str(version.version)
 
 
@@ -150,8 +152,7 @@ def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> An
     serving = evidence.serving()
     (artifact / "serving.json").write_text(json.dumps(serving, indent=1))
     packages = [Path(str(module.__file__)).parent for module in (trainables, spaces)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow misses an example of the input; the signature is exact
+    with warnings.catch_warnings(record=True):  # MLflow wants type hints and an example; the signature is exact
         return mlflow.pyfunc.log_model(
             name="model",
             python_model=shutil.copy(code, scratch / code.name),

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from search import plots
-from search.units import show_count, show_seconds, show_share
+from search.units import knobs_text, show_count, show_seconds, show_share
 
 _TRIAL_ROWS = 2_000
 # The buttons are named one by one: plotly's own set has one that leads to its web site.
@@ -205,7 +205,7 @@ def _front_table(front: Sequence[Mapping[str, Any]]) -> str:
             escape(str(row.get("network", "-"))),
             escape(str(row["trial"])),
             str(row["epoch"]),
-            escape(plots.knobs_text(row.get("knobs") or {})),
+            escape(knobs_text(row.get("knobs") or {})),
             show_count(row["params"]) if row.get("params") else "-",
         )
         for row in sorted(front, key=lambda row: row["macs"])

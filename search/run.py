@@ -15,6 +15,7 @@ from search.errors import InputError, RunError
 from search.journal import LeaseLostError
 from trainables.data import Data
 
+_TRAINABLE = "trainables.ray_trainable"
 Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
 
 
@@ -26,7 +27,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     """
     resources = driver.spec.resources
     try:
-        ray = connect(address, cpus=os.cpu_count() if address is None else None)
+        ray = connect(address, cpus=os.cpu_count() if address is None else None, preload=[_TRAINABLE])
         driver.workers = worker_slots(ray, resources.cpus_per_trial, resources.gpus_per_trial, resources.workers)
     except (ConnectionError, ValueError) as error:
         raise InputError(str(error)) from None

@@ -31,12 +31,6 @@ class RungScheduler(FIFOScheduler):
         # A gentle stop leaves the trial undecided: its checkpoint is written, `resume` goes on.
         return TrialScheduler.STOP
 
-    def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
-        """The worker died more often than `resources.retries` allows."""
-        error = str(trial.get_error() or "").strip().splitlines()
-        reason = error[-1] if error else "the worker died"
-        driver_at(self._folder).failed(trial.config["trial"], f"worker lost: {reason}")
-
     def debug_string(self) -> str:
         """Nothing of its own to say."""
         return "multi-objective rungs over curves"

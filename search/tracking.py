@@ -22,7 +22,7 @@ from search.mlflow_client import check_server, default_uri, shown
 from search.mlflow_runs import GoneError, StudyRuns
 
 if TYPE_CHECKING:
-    from search.driver import StudyFolder
+    from search.folder import StudyFolder
     from search.spec import StudySpec
     from search.state import StudyState
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from search.errors import InputError
 
@@ -48,3 +51,16 @@ def show_seconds(seconds: float) -> str:
 def show_share(value: float) -> str:
     """``0.9722`` as ``97.2 %``."""
     return f"{100 * value:.1f} %"
+
+
+def knobs_text(knobs: Mapping[str, Any] | str) -> str:
+    """Knobs (mapping or JSON) in a few characters: ``threshold 0.5``."""
+    found = json.loads(knobs) if isinstance(knobs, str) else knobs
+
+    def shown(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            # A threshold that nothing reaches switches its exit off.
+            return "/".join("off" if isinstance(v, float) and v >= 1e6 else shown(v) for v in value)
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name} {shown(value)}" for name, value in (found or {}).items()) or "-"

@@ -1,19 +1,20 @@
 """The known data sets: what is expected where, how to get it, how it is read. Nothing is downloaded unasked.
 
 Files lie as torchvision lays them out. CIFAR's batches are pickles: torchvision unpickles them only
-after the MD5 of every file was found right, and nothing else is ever unpickled here.
+after it found the MD5 of every file right, and nothing else is ever unpickled here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity
 
 from spaces.space import nearest
@@ -22,18 +23,19 @@ from trainables.splits import Augment, DataError, DataMissing, Source, Split
 
 NAMES = ("digits", "cifar10", "cifar100", "svhn", "mnist")
 
-# methods.md 0.2: the constants of CoDiNet, SkipNet and ConvNet-AIG, which use them for CIFAR-100 too
+# The constants of CoDiNet, SkipNet and ConvNet-AIG, which use them for CIFAR-100 too
 _CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 _CIFAR_STD = (0.2023, 0.1994, 0.2010)
 _DIGITS = tuple(str(digit) for digit in range(10))
+_CIFARS: dict[str, type[datasets.CIFAR10]] = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetStatus:
     """Whether a known data set is here. `folder` should hold `files`; `how` says in one line how to get them.
 
-    `present`: some of the files are there. `complete`: all of them, with the right checksums where
-    there are published ones.
+    `present`: some of the files are there. `complete`: all of them, with the published checksums
+    where there are any (a few hundred megabytes are read for that).
     """
 
     name: str
@@ -44,22 +46,140 @@ class DatasetStatus:
     how: str
 
 
-class _Mnist(datasets.MNIST):
-    """MNIST from its raw files alone: torchvision prefers an unchecked `processed/training.pt` where one lies."""
-
-    def _check_legacy_exist(self) -> bool:
-        return False
-
-
 def _expected(name: str, root: Path) -> tuple[Path, dict[str, str | None]]:
-    """The folder and the files in it, with their MD5 where it is known."""
+    """The folder and the files in it, with their MD5 where it is published."""
     if name == "digits":
         return root, {}
     if name == "svhn":
         return root, {file: md5 for _, file, md5 in (datasets.SVHN.split_list[s] for s in ("train", "test"))}
     if name == "mnist":
-        # the published checksums are of the archives; what lies here is unpacked
-        return root / "_Mnist" / "raw", {file.removesuffix(".gz"): None for file, _ in datasets.MNIST.resources}
-    kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
-    files = {file: md5 for file, md5 in kind.train_list + kind.test_list}
+        # published are the checksums of the archives; here lie the unpacked files
+        return root / "MNIST" / "raw", {file.removesuffix(".gz"): None for file, _ in datasets.MNIST.resources}
+    kind = _CIFARS[name]
+    files: dict[str, str | None] = {file: md5 for file, md5 in kind.train_list + kind.test_list}
     return root / kind.base_folder, {**files, kind.meta["filename"]: kind.meta["md5"]}
+
+
+def _how(name: str, folder: Path, files: dict[str, str | None]) -> str:
+    if not files:
+        return "comes with scikit-learn"
+    return f"get it with: routefront data {name} --download, or put {', '.join(files)} into {folder}"
+
+
+def catalogue(root: Path) -> list[DatasetStatus]:
+    """Every known data set under `root`, in the order of `NAMES`."""
+    found = []
+    for name in NAMES:
+        folder, files = _expected(name, root)
+        there = [(folder / file).is_file() for file in files]
+        complete = all(there) and all(check_integrity(folder / file, md5) for file, md5 in files.items())
+        shown = str(folder) if files else "scikit-learn"
+        found.append(
+            DatasetStatus(name, any(there) or not files, complete, shown, tuple(files), _how(name, folder, files))
+        )
+    return found
+
+
+def download(name: str, root: Path) -> None:
+    """Get a known data set through torchvision; what is complete is left alone.
+
+    Raises `DataError` where the name is unknown, has nothing to download, or the download fails.
+    """
+    if name not in NAMES:
+        raise DataError(f"no known data set {name!r}{nearest(name, NAMES)}")
+    folder, files = _expected(name, root)
+    if not files:
+        raise DataError(f"{name} {_how(name, folder, files)}: there is nothing to download")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # torchvision prints; stdout belongs to --json
+            root.mkdir(parents=True, exist_ok=True)
+            if name == "svhn":
+                for split in ("train", "test"):
+                    datasets.SVHN(root, split=split, download=True)
+            else:
+                {**_CIFARS, "mnist": datasets.MNIST}[name](root, download=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name} was not downloaded ({reason}); put {', '.join(files)} into {folder}") from None
+
+
+def read_named(name: str, root: Path, image_size: int | None) -> Source:
+    """A known data set, `image_size` pixels along an edge (its own size, 16 for digits, where None).
+
+    Raises `DataMissing` where files are absent, `DataError` where they are not the published ones.
+    """
+    if name == "digits":
+        return _digits(image_size or 16)
+    folder, files = _expected(name, root)
+    absent = [file for file in files if not (folder / file).is_file()]
+    if absent:
+        raise DataMissing(f"{name} is not in {folder}: no {', '.join(absent)}; {_how(name, folder, files)}")
+    try:
+        return {"svhn": _svhn, "mnist": _mnist}.get(name, _cifar)(name, root, image_size)
+    except RuntimeError:
+        for file, md5 in files.items():
+            if not check_integrity(folder / file, md5):
+                raise DataError(
+                    f"{folder / file} is damaged or not the published file (MD5 is not {md5}): delete it, then"
+                    f" routefront data {name} --download"
+                ) from None
+        raise
+
+
+def _digits(size: int) -> Source:
+    from sklearn.datasets import load_digits
+
+    found: Any = load_digits()
+    images = np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None]
+    train = Split(resized(images, size), found.target.astype(np.int64))
+    return Source(classes=_DIGITS, train=train, augment=Augment.written(size))
+
+
+def _cifar(name: str, root: Path, size: int | None) -> Source:
+    splits = []
+    for training in (True, False):
+        found = _CIFARS[name](root, train=training)
+        images = np.ascontiguousarray(found.data.transpose(0, 3, 1, 2))
+        splits.append(Split(resized(images, size), np.array(found.targets, dtype=np.int64)))
+    train, test = splits
+    return Source(
+        classes=tuple(found.classes),
+        train=train,
+        test=test,
+        augment=Augment.natural(size or 32),
+        mean=_CIFAR_MEAN,
+        std=_CIFAR_STD,
+    )
+
+
+def _svhn(name: str, root: Path, size: int | None) -> Source:
+    """The 73,257 training images, without the extra ones; cropped, not flipped (as CoDiNet's paper has it)."""
+    splits = []
+    for which in ("train", "test"):
+        found = datasets.SVHN(root, split=which)
+        images = np.ascontiguousarray(found.data)
+        splits.append(Split(resized(images, size), np.asarray(found.labels, dtype=np.int64)))
+    train, test = splits
+    augment = Augment(pad=Augment.natural(size or 32).pad, flip=False)
+    return Source(classes=_DIGITS, train=train, test=test, augment=augment)
+
+
+def _mnist(name: str, root: Path, size: int | None) -> Source:
+    """The raw files alone: torchvision's class would prefer an unchecked `processed/training.pt`."""
+    folder, files = _expected(name, root)
+    read = {}
+    for file in files:
+        try:
+            read[file] = (read_image_file if "idx3" in file else read_label_file)(str(folder / file)).numpy()
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError):
+            raise DataError(
+                f"{folder / file} is not a whole MNIST file: delete it, then routefront data mnist --download"
+            ) from None
+    splits = []
+    for which in ("train", "t10k"):
+        images, labels = read[f"{which}-images-idx3-ubyte"], read[f"{which}-labels-idx1-ubyte"]
+        if len(images) != len(labels) or not 0 <= labels.min(initial=0) <= labels.max(initial=0) <= 9:
+            raise DataError(f"{folder}: the {which} labels do not fit the {len(images)} {which} images")
+        splits.append(Split(resized(images[:, None], size), labels.astype(np.int64)))
+    train, test = splits
+    return Source(classes=_DIGITS, train=train, test=test, augment=Augment.written(size or 28))

@@ -139,7 +139,7 @@ def divide(source: Source, seed: int) -> tuple[Split, Split, Split]:
     return train, validation, test
 
 
-def first(train: Split, limit: int, classes: int, seed: int) -> Split:
+def at_most(train: Split, limit: int, classes: int, seed: int) -> Split:
     """At most `limit` training images with the shares of the classes, each class at least once.
 
     Raises `DataError` where that cannot be.

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 
+
 def _console(stream: TextIO, **options: bool) -> Console:
     # a pipe has no width; 80 columns would break the tables apart
     return Console(highlight=False, width=None if stream.isatty() else 120, **options)

@@ -16,7 +16,7 @@ def ray_address() -> Iterator[str]:
 
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    prepare_environment(local=False)
+    prepare_environment(local=False, preload=["trainables.ray_trainable"])
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})

@@ -21,6 +21,11 @@ COUNTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize("kind", GATES)
 @pytest.mark.parametrize("which", range(3))
 def test_gates_have_the_published_parameters_and_macs(kind: str, which: int) -> None:

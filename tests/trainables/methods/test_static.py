@@ -16,11 +16,16 @@ from trainables.network import Task
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 def test_the_published_setting_is_he_et_als() -> None:
     config = METHOD.configure(PAPER)
     (phase,) = METHOD.phases(config)
     assert [phase.optimiser.lr_at(share) for share in (0.1, 0.6, 0.9)] == pytest.approx([0.1, 0.01, 0.001])
-    assert phase.optimiser.lr_at(0.0) < 0.001
+    assert phase.optimiser.lr_at(0.0) < 0.02  # warm-up
     assert METHOD.configure(config_dict(config)) == config
     assert dataclasses.is_dataclass(config) and not hasattr(config, "__dict__")
 

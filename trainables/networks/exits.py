@@ -1,0 +1,164 @@
+"""Networks with exits: an image leaves at the first classifier that is confident enough.
+
+Shape legend: B images, C classes, K exits, S settings, U = 2 K units. Exits and stages are numbered
+from 1 in names, as in the papers, and from 0 in tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.execution import take
+from trainables.macs import macs_of
+from trainables.network import Exit, Inference, Knobs, Routed, RoutedNetwork, Task, Unit
+
+TIE = 1e-4
+"""Confidences whose log-odds are closer than this are the same confidence (see `leaves`)."""
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """The largest softmax probability (..., C) -> (...), float64: near 1 float32 has many equal ones.
+
+    What is not a number has no confidence: 0.
+    """
+    return torch.nan_to_num(logits.double().softmax(dim=-1).amax(dim=-1), nan=0.0)
+
+
+def leaves(confidences: Tensor, threshold: float) -> Tensor:
+    """Which images are confident enough to leave: confidence >= threshold.
+
+    A calibrated threshold *is* the confidence of an image, and the same image executed in another
+    batch differs in the last digits, so confidences within `TIE` in log-odds count as reached.
+    """
+    slack = TIE * max(0.0, threshold * (1 - threshold)) + 1e-12
+    return confidences >= threshold - slack
+
+
+def thresholds_of(knobs: Knobs, exits: int) -> list[float]:
+    """The K - 1 thresholds among the knobs and -inf for the last exit; nobody leaves early without any.
+
+    Raises `ValueError` for another knob, a wrong number of thresholds or one that is not a number.
+    """
+    for name in knobs:
+        if name not in ("thresholds", "seed"):  # a seed may be stored with any knobs; nothing is drawn here
+            raise ValueError(f"unknown knob {name!r}; networks with exits take thresholds")
+    values = knobs.get("thresholds", [math.inf] * (exits - 1))
+    if not isinstance(values, list | tuple) or len(values) != exits - 1:
+        raise ValueError(f"thresholds = {values!r}: must be a list of {exits - 1} numbers, one per exit but the last")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise ValueError(f"thresholds = {values!r}: {value!r} is not a number")
+    return [*map(float, values), -math.inf]
+
+
+class ExitNetwork(RoutedNetwork):
+    """Stages one behind the other, each followed by a classifier that may end the computation.
+
+    A stage takes the list of feature maps that the one before it returned (the image, for the
+    first); a classifier reads the last of them. Decisions are one-hot (B, K), the exit taken. Units
+    are stage 1, exit 1, stage 2, ...: an image that leaves at exit i has executed the first i of
+    each. Knob: ``thresholds``, the K - 1 confidences that suffice.
+    """
+
+    def __init__(self, config: Any, task: Task, stages: Sequence[nn.Module], classifiers: Sequence[nn.Module]) -> None:
+        super().__init__(config, task)
+        self.stages = nn.ModuleList(stages)
+        self.classifiers = nn.ModuleList(classifiers)
+        self._describe()
+
+    def _describe(self) -> None:
+        units, exits, total = [], [], 0
+        shapes: list[tuple[int, ...]] = [(self.task.channels, self.task.size, self.task.size)]
+        for i, (stage, classifier) in enumerate(zip(self.stages, self.classifiers, strict=True), start=1):
+            stage_macs, shapes = macs_of(stage, *shapes)
+            exit_macs, _ = macs_of(classifier, shapes[-1])
+            total += stage_macs + exit_macs
+            units += [Unit(f"stage-{i}", "block", stage_macs), Unit(f"exit-{i}", "exit", exit_macs)]
+            exits.append(Exit(f"exit-{i}", total))
+        self.describe_units(units, fixed=0, full=total, least=exits[0].macs, exits=exits)
+
+    def _path(self, decisions: Tensor) -> Tensor:
+        """Executed share of every unit (B, U): the chance of leaving at its exit or behind it."""
+        reached = decisions.flip(1).cumsum(1).flip(1)
+        return reached.repeat_interleave(2, dim=1)
+
+    def hand_over(self, stage: int, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What the classifier and the next stage read of what stage 0, 1, ... computed.
+
+        Methods that shape gradients between the two override this; the values must stay.
+        """
+        return features[-1], features
+
+    def forward(
+        self,
+        inputs: Tensor,
+        *,
+        decisions: Tensor | None = None,
+        price: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Routed:
+        """Logits of all exits; injected `decisions` (B, K) weigh them into the output and its MACs.
+
+        These networks take no price and draw nothing.
+        """
+        features, logits = [inputs], []
+        for i, (stage, classifier) in enumerate(zip(self.stages, self.classifiers, strict=True)):
+            read, features = self.hand_over(i, stage(*features))
+            logits.append(classifier(read))
+        if decisions is None:
+            taken = torch.full((len(inputs),), len(logits) - 1, device=inputs.device)
+            decisions, output = F.one_hot(taken, len(logits)).to(logits[-1].dtype), logits[-1]
+        else:
+            output = torch.einsum("bk,kbc->bc", decisions.to(logits[-1].dtype), torch.stack(logits))
+        return Routed(tuple(logits), output, decisions, self.path_macs(self._path(decisions)))
+
+    @torch.no_grad()
+    def sweep(
+        self, inputs: Tensor, knobs: Sequence[Knobs], *, generator: torch.Generator | None = None
+    ) -> list[Inference]:
+        """The hard pass under several thresholds: an image leaves the batch when all of them let it go."""
+        limits = [thresholds_of(k, len(self.exits)) for k in knobs]
+        rows = torch.arange(len(inputs), device=inputs.device)
+        staying = torch.ones(len(knobs), len(inputs), dtype=torch.bool, device=inputs.device)
+        features = [inputs]
+        logits = inputs.new_zeros(len(self.exits), len(inputs), self.task.classes)
+        for i, (stage, classifier) in enumerate(zip(self.stages, self.classifiers, strict=True)):
+            features = stage(*features)
+            answers = classifier(features[-1])
+            logits[i, rows] = answers.to(logits.dtype)
+            sure = confidence(answers)
+            for row, limit in zip(staying, limits, strict=True):
+                row &= ~leaves(sure, limit[i])
+            kept = staying.any(dim=0).nonzero().squeeze(1)
+            if len(kept) == 0:
+                break
+            if len(kept) < len(rows):
+                rows, staying = rows[kept], staying[:, kept]
+                features = [take(each, kept) for each in features]
+        # exits that were not computed lie behind the one taken, where replay never looks
+        return [self.replay(logits, k) for k in knobs]
+
+    def infer(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
+        """The hard pass under one list of thresholds: a sweep of one setting."""
+        return self.sweep(inputs, [knobs], generator=generator)[0]
+
+    @torch.no_grad()
+    def replay(self, logits: Tensor, knobs: Knobs) -> Inference:
+        """The hard pass by arithmetic, from the logits of all exits (K, B, C)."""
+        count = len(self.exits)
+        if len(logits) != count:
+            raise ValueError(f"logits of {len(logits)} exits do not belong to a network with {count}")
+        limits = thresholds_of(knobs, count)
+        sure = confidence(logits)
+        leaving = torch.stack([leaves(each, limit) for each, limit in zip(sure, limits, strict=True)])
+        exits = leaving.int().argmax(dim=0)  # the first of the largest
+        decisions = F.one_hot(exits, count).to(logits.dtype)
+        path = self._path(decisions)
+        chosen = logits[exits, torch.arange(logits.shape[1], device=logits.device)]
+        return Inference(chosen, path, self.path_macs(path), decisions, exits)

@@ -1,0 +1,179 @@
+"""Parquet of encoded images, in the layout of public data hubs: an image column and an integer label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.image_files import Stack, augmentation
+from trainables.splits import DataError, Source, Split
+
+_IMAGES = ("img", "image", "images")
+_LABELS = ("label", "fine_label", "labels")
+_SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a path is a Parquet file or a folder that has some, in itself or in its folders."""
+    return path.suffix == ".parquet" if path.is_file() else bool(_files(path))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, else those of its one folder that has some (``data/train-*.parquet``)."""
+    found = sorted(folder.glob("*.parquet"))
+    if found:
+        return found
+    below = sorted(folder.glob("*/*.parquet"))
+    parents = sorted({str(path.parent) for path in below})
+    if len(parents) > 1:
+        raise DataError(f"{folder} has Parquet files in several folders; name one of them: {', '.join(parents)}")
+    return below
+
+
+def read_parquet(path: Path, size: int | None) -> Source:
+    """Images and labels of ``train-*``, ``test-*`` and ``validation-*`` files, or of undivided ones.
+
+    The image column (`img` or `image`) holds encoded files, as binary or as a struct with `bytes`;
+    the label column (`label` or `fine_label`) whole numbers. Class names come from the schema
+    metadata (`classes`, or `huggingface` features), else they are the numbers.
+    Raises `DataError` in one line that names the file and the row.
+    """
+    by_split: dict[str, list[Path]] = {}
+    for file in [path] if path.is_file() else _files(path):
+        word = file.name.split(".")[0].split("-")[0].split("_")[0]
+        # a file that was given by its own name is everything there is, whatever its name
+        by_split.setdefault("" if path.is_file() else _SPLITS.get(word, ""), []).append(file)
+    if "" in by_split and len(by_split) > 1:
+        raise DataError(f"{by_split[''][0]} belongs to no split: its name begins with none of {', '.join(_SPLITS)}")
+    if "" not in by_split and "train" not in by_split:
+        raise DataError(f"{path} has no training images: no file train-*.parquet")
+    reader = _Reader(size)
+    read = {split: [reader.rows(file) for file in files] for split, files in by_split.items()}
+    classes = reader.classes()
+    splits = {
+        split: Split(
+            reader.stack.array([image for images, _ in parts for image in images]),
+            np.array([label for _, labels in parts for label in labels], dtype=np.int64),
+        )
+        for split, parts in read.items()
+    }
+    train = splits["train" if "train" in splits else ""]
+    if len(np.unique(train.labels)) < 2:
+        raise DataError(f"{path} has one class only ({classes[train.labels[0]]}): two are needed to tell apart")
+    validation, test = splits.get("validation"), splits.get("test")
+    return Source(
+        classes=classes,
+        train=train,
+        validation=validation if test is not None else None,
+        test=test if test is not None else validation,  # as for folders: the only other split is for testing
+        augment=augmentation(train.images),
+    )
+
+
+class _Reader:
+    """Reads files one after the other and checks that they belong together."""
+
+    def __init__(self, size: int | None) -> None:
+        self.stack = Stack(size)
+        self._names: tuple[tuple[str, ...] | None, Path] | None = None
+        self._largest = (-1, "")
+        self._rows = 0
+
+    def rows(self, file: Path) -> tuple[list[np.ndarray], list[int]]:
+        """Decoded images and labels of a file."""
+        images: list[np.ndarray] = []
+        labels: list[int] = []
+        for row, (encoded, label) in enumerate(self._values(file)):
+            where = f"{file} row {row}"
+            content = encoded.get("bytes") if isinstance(encoded, dict) else encoded
+            if not content:
+                raise DataError(f"{where} has no image bytes")
+            if label is None or label < 0:
+                raise DataError(f"{where} has no label ({label})")
+            self._largest = max(self._largest, (label, where))
+            images.append(self.stack.add(content, where))
+            labels.append(label)
+        if not images:
+            raise DataError(f"{file} holds no image")
+        self._rows += len(images)
+        return images, labels
+
+    def _values(self, file: Path) -> Iterator[tuple[Any, Any]]:
+        try:
+            with pq.ParquetFile(file) as opened:
+                schema = opened.schema_arrow
+                image, label = _column(file, schema, _IMAGES), _column(file, schema, _LABELS)
+                content = _checked(file, schema, image, label)
+                self._note_names(file, _class_names(file, schema, label))
+                for part in opened.iter_batches(batch_size=1024, columns=[content, label]):
+                    yield from zip(part[image].to_pylist(), part[label].to_pylist(), strict=True)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{file} is not a whole Parquet file ({reason})") from None
+
+    def _note_names(self, file: Path, names: tuple[str, ...] | None) -> None:
+        if self._names is None:
+            self._names = (names, file)
+        elif self._names[0] != names:
+            raise DataError(f"{file} names other classes than {self._names[1]}")
+
+    def classes(self) -> tuple[str, ...]:
+        """The class names, once everything is read; `DataError` where a label is beyond them."""
+        names = self._names[0] if self._names else None
+        largest, where = self._largest
+        if names is None:
+            # labels without names: the classes are 0 ... the largest label, which must be a sane number
+            if largest >= max(self._rows, 2):
+                raise DataError(f"{where} has label {largest}, more than there are images; labels count from 0")
+            return tuple(str(label) for label in range(largest + 1))
+        if largest >= len(names):
+            raise DataError(
+                f"{where} has label {largest}, but there are {len(names)} class names (labels count from 0)"
+            )
+        return names
+
+
+def _column(file: Path, schema: pa.Schema, known: tuple[str, ...]) -> str:
+    for name in known:
+        if name in schema.names:
+            return name
+    raise DataError(f"{file} has no column {' or '.join(known)}; it has {', '.join(schema.names)}")
+
+
+def _checked(file: Path, schema: pa.Schema, image: str, label: str) -> str:
+    """The column of encoded images, `image` itself or its field `bytes`, once the types are found right."""
+    kind, column = schema.field(image).type, image
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind, column = kind.field("bytes").type, f"{image}.bytes"
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise DataError(f"{file}: column {image} is {kind}; it takes encoded images, as binary or a struct with bytes")
+    if not pa.types.is_integer(schema.field(label).type):
+        raise DataError(f"{file}: column {label} is {schema.field(label).type}; it takes whole numbers")
+    return column
+
+
+def _class_names(file: Path, schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    """Class names from the schema metadata, where there are any."""
+    metadata = schema.metadata or {}
+    names: Any = None
+    try:
+        if b"classes" in metadata:
+            text = metadata[b"classes"].decode()
+            names = json.loads(text) if text.lstrip().startswith("[") else text.split(",")
+        elif b"huggingface" in metadata:
+            features = json.loads(metadata[b"huggingface"])["info"]["features"]
+            names = features.get(label, {}).get("names")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{file}: the class names in the schema metadata cannot be read") from None
+    if names is None:
+        return None
+    clean = tuple(str(name).strip() for name in names)
+    if len(set(clean)) < max(2, len(clean)):
+        raise DataError(f"{file}: the class names in the schema metadata are fewer than two or repeat: {list(clean)}")
+    return clean
