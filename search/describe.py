@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from search.errors import InputError
 from spaces.space import Parameter, nearest
 from trainables.method import Method, config_dict
@@ -50,8 +48,7 @@ def network_description(
             raise ValueError(f"{name} has no variant {variant!r}{nearest(str(variant), method.variants)}")
         config = method.configure(values)
         task = Task(classes=classes, size=image_size, channels=channels)
-        with torch.device("meta"):  # sizes need no weights
-            network = method.build(config, task)
+        network = method.build(config, task)
     except ValueError as error:
         raise InputError(str(error)) from None
     return {

@@ -70,13 +70,7 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
     whole = isinstance(image_size, int) and not isinstance(image_size, bool)
     if image_size is not None and (not whole or image_size < 4):
         raise DataError(f"image_size = {image_size!r}: it takes a whole number of at least 4 pixels")
-    try:
-        if name in NAMES:
-            source = read_named(name, root, image_size)
-        else:
-            name, source = _read_path(name, root, image_size)
-    except PermissionError as error:
-        raise DataError(f"{error.filename} may not be read by this user") from None
+    name, source = _read(name, root, image_size)
     train, validation, test = divide(source, seed)
     if limit is not None:
         train = at_most(train, limit, len(source.classes), seed)
@@ -99,13 +93,19 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
     )
 
 
-def _read_path(name: str, root: Path, image_size: int | None) -> tuple[str, Source]:
-    """The name under which the path will be found again, and what lies there."""
-    given = Path(name).expanduser()
-    if name and given.exists():
-        path, name = given, str(given.resolve())
-    elif name and (root / given).exists():
-        path = root / given
-    else:
-        raise DataMissing(f"no data set {name!r}, and no such file or folder here or in {root}{nearest(name, NAMES)}")
-    return name, (read_parquet if is_parquet(path) else read_folder)(path, image_size)
+def _read(name: str, root: Path, image_size: int | None) -> tuple[str, Source]:
+    """The name under which the data will be found again, and what was read."""
+    try:
+        if name in NAMES:
+            return name, read_named(name, root, image_size)
+        given = Path(name).expanduser()
+        if name and given.exists():
+            path, name = given, str(given.resolve())
+        elif name and (root / given).exists():
+            path = root / given
+        else:
+            known = nearest(name, NAMES)
+            raise DataMissing(f"no data set {name!r}, and no such file or folder here or in {root}{known}")
+        return name, (read_parquet if is_parquet(path) else read_folder)(path, image_size)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} may not be read by this user") from None

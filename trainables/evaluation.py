@@ -76,6 +76,8 @@ class _Tally:
 
 
 def _batches(images: Tensor, size: int) -> list[Tensor]:
+    if images.dim() == 4:
+        images = images.contiguous(memory_format=torch.channels_last)  # as networks are trained
     return list(images.split(size))
 
 

@@ -65,7 +65,8 @@ class Training:
         self.evaluate_at = {*evaluate_at, epochs}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = method.build(config, data.task).to(self.device)
+            network = method.build(config, data.task)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # a tenth faster on CPUs
         self.generator = torch.Generator(self.device).manual_seed(seed + 1)
         self.images, self.labels = to_device(data.train, self.device)
         validation, self.validation_labels = to_device(data.validation, self.device)
@@ -157,6 +158,7 @@ class Training:
             rate = phase.optimiser.lr_at((epoch + index / steps) / epochs)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
+            batch.images = batch.images.contiguous(memory_format=torch.channels_last)
             terms = self.method.objective(self.network, batch, phase)
             self.optimiser.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()
@@ -231,11 +233,12 @@ class Training:
         self.phase = None
         self._enter(self.epoch)
         assert self.optimiser is not None
-        trained = [n for n, p in self.network.named_parameters() if p.requires_grad]
+        trained = [(n, p) for n, p in self.network.named_parameters() if p.requires_grad]
         state = self.optimiser.state_dict()
+        # the fused optimiser walks raw memory: a buffer must be laid out as its parameter is
         state["state"] = {
-            index: {"momentum_buffer": tensors[f"momentum.{name}"]}
-            for index, name in enumerate(trained)
+            index: {"momentum_buffer": torch.empty_like(parameter.data).copy_(tensors[f"momentum.{name}"])}
+            for index, (name, parameter) in enumerate(trained)
             if f"momentum.{name}" in tensors
         }
         self.optimiser.load_state_dict(state)

@@ -165,7 +165,7 @@ def read_folder(folder: Path, size: int | None) -> Source:
     if len(classes) < 2:
         raise DataError(f"{tops[0]} has one class only ({''.join(classes)}): two are needed to tell apart")
     stack = Stack(size)
-    read = [_read_classes(top, classes, stack) for top in tops]
+    read = [_read_classes(top, classes, stack, all_of_them=top is tops[0]) for top in tops]
     splits = [Split(stack.array(images), np.array(labels, dtype=np.int64)) for images, labels in read]
     train, others = splits[0], dict(zip([top.name for top in tops[1:]], splits[1:], strict=True))
     test = others.pop("test", None)
@@ -183,8 +183,10 @@ def _folders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _read_classes(top: Path, classes: tuple[str, ...], stack: Stack) -> tuple[list[np.ndarray], list[int]]:
-    """Images and labels of the class folders in `top`, in alphabetical order."""
+def _read_classes(
+    top: Path, classes: tuple[str, ...], stack: Stack, *, all_of_them: bool
+) -> tuple[list[np.ndarray], list[int]]:
+    """Images and labels of the class folders in `top`, in alphabetical order; only in training must none be empty."""
     images: list[np.ndarray] = []
     labels: list[int] = []
     for name in _folders(top):
@@ -195,7 +197,7 @@ def _read_classes(top: Path, classes: tuple[str, ...], stack: Stack) -> tuple[li
             for path in (top / name).rglob("*")
             if path.is_file() and not path.name.startswith(".") and path.name not in _LITTER
         )
-        if not files and top.name not in _TEST:
+        if all_of_them and not files:
             raise DataError(f"{top / name} holds no image")
         images += [stack.add(path, str(path)) for path in files]
         labels += [classes.index(name)] * len(files)

@@ -30,14 +30,14 @@ ROOT = Path(__file__).resolve().parents[2]
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 
 
-def configure(method: Method, **values: Any) -> Any:
-    return method.configure({**TINY.get(method.name, DEFAULT), **values})
+def configure(method: Method) -> Any:
+    return method.configure(TINY.get(method.name, DEFAULT))
 
 
-def build(method: Method, task: Task = TASK, seed: int = 0, **values: Any) -> RoutedNetwork:
+def build(method: Method, task: Task = TASK) -> RoutedNetwork:
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return method.build(configure(method, **values), task)
+        torch.manual_seed(0)
+        return method.build(configure(method), task)
 
 
 def images_of(task: Task = TASK, count: int = BATCH) -> Tensor:
@@ -102,7 +102,7 @@ def train(method: Method, network: RoutedNetwork, phase: Phase, steps: int = 2) 
 
 def close(one: Tensor, other: Tensor) -> bool:
     """Equal to 1e-5 of the largest value."""
-    return float((one - other).abs().max()) <= 1e-5 * float(other.abs().max())
+    return bool((one - other).detach().abs().max() <= 1e-5 * other.detach().abs().max())
 
 
 def test_every_file_is_registered_and_tested() -> None:
@@ -172,18 +172,10 @@ def test_relaxed_passes_return_what_the_contract_says(method: Method) -> None:
     assert routed.macs.shape == (BATCH,) and len(routed.decisions) == BATCH
     assert ((routed.decisions >= 0) & (routed.decisions <= 1)).all()
     assert (routed.macs >= network.macs_min - 1).all() and (routed.macs <= network.macs_full + 1).all()
-
-
-@every_method
-def test_expected_macs_can_be_minimised(method: Method) -> None:
-    network = build(method).eval()
-    decisions = network(images_of()).decisions.detach().requires_grad_()
-    macs = network(images_of(), decisions=decisions).macs
-    if decisions.shape[1] == 0:
-        assert not macs.requires_grad
-        return
-    (gradient,) = torch.autograd.grad(macs.sum(), decisions)
-    assert (gradient > 0).any()
+    if routed.decisions.shape[1]:  # expected MACs can be minimised
+        decisions = routed.decisions.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(network(images_of(), decisions=decisions).macs.sum(), decisions)
+        assert (gradient > 0).any()
 
 
 @every_method
@@ -270,15 +262,6 @@ def test_curves_have_a_point_for_every_setting(method: Method) -> None:
     json.dumps(result.points, allow_nan=False)
     macs = [point["macs"] for point in result.points]
     assert min(macs) >= network.macs_min and max(macs) <= network.macs_full
-
-
-@every_method
-def test_weights_round_trip(method: Method) -> None:
-    first, second = undecided(method), build(method, seed=9).eval()
-    second.load_state_dict(first.state_dict())
-    for knobs in knobs_of(method, first, images_of())[::5]:
-        one, other = first.infer(images_of(), knobs), second.infer(images_of(), knobs)
-        assert torch.equal(one.logits, other.logits) and torch.equal(one.path, other.path)
 
 
 @every_method

@@ -20,7 +20,6 @@ SKIPS = ("own", "shortcut", "pool")
 THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
 """What gated methods sweep: from all blocks on, through the papers' 1/2, to almost none."""
 
-
 THRESHOLD_KNOB = {"threshold": "a block runs where P(run) reaches it: 0 runs all, above 1 none; the papers' is 0.5"}
 
 

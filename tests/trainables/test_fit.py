@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainables import checkpoints
+from trainables.checkpoints import CheckpointError
+from trainables.data import Data, default_root, load
+from trainables.fit import Training, fit, plan
+from trainables.method import Optimiser, Phase
+from trainables.registry import get_method
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "static": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
+    "skipnet": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
+    "codinet": {"network": "resnet-8", "width": 0.25, "batch_size": 64, "views": 2, "stage2_share": 0.34},
+    "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    torch.set_num_threads(1)
+    return load("digits", root=default_root(), image_size=16, limit=160)
+
+
+def _training(name: str, data: Data, epochs: int = 3, **changes: Any) -> Training:
+    method = get_method(name)
+    return Training(method, method.configure({**CONFIGS[name], **changes}), data, epochs=epochs, evaluate_at=[1], seed=3)
+
+
+def _without_seconds(report: dict[str, Any]) -> dict[str, Any]:
+    clean = {k: v for k, v in report.items() if k != "seconds"}
+    if "curve" in clean:
+        clean["curve"] = {k: v for k, v in clean["curve"].items() if k != "seconds"}
+    return clean
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_restored_training_goes_on_as_if_nothing_had_happened(name: str, digits: Data, tmp_path: Path) -> None:
+    straight = _training(name, digits)
+    reports = [straight.step() for _ in range(3)]
+    for cut in (1, 2):  # codinet's second phase begins after epoch 2
+        first = _training(name, digits)
+        for _ in range(cut):
+            first.step()
+        first.save(tmp_path / f"epoch-{cut:04d}")
+        second = _training(name, digits)
+        second.restore(tmp_path / f"epoch-{cut:04d}")
+        assert second.last_report == json.loads(json.dumps(first.last_report))
+        rest = [second.step() for _ in range(3 - cut)]
+        assert [_without_seconds(r) for r in rest] == [_without_seconds(r) for r in reports[cut:]]
+    for a, b in zip(straight.network.state_dict().values(), second.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_reports_carry_curves_where_they_are_asked_for(name: str, digits: Data) -> None:
+    reports: list[dict[str, Any]] = []
+    training = fit(
+        get_method(name),
+        get_method(name).configure(CONFIGS[name]),
+        digits,
+        reports.append,
+        epochs=3,
+        evaluate_at=[2],
+    )
+    assert ["curve" in r for r in reports] == [False, True, True]
+    points = reports[-1]["curve"]["points"]
+    assert len(points) >= (1 if name == "static" else 9)
+    for point in points:
+        assert 0 <= point["accuracy"] <= 1 and point["count"] == len(digits.validation.labels)
+        network = training.network
+        assert network.macs_min <= point["macs"] * (1 + 1e-9) and point["macs"] <= network.macs_full * (1 + 1e-9)
+    json.dumps(reports)  # what is reported is plain
+    assert reports[0]["cost_epochs"] == CONFIGS[name].get("views", 1)
+
+
+def test_a_report_that_says_no_stops_the_training(digits: Data) -> None:
+    method = get_method("static")
+    training = fit(method, method.configure(CONFIGS["static"]), digits, lambda report: False, epochs=3)
+    assert training.epoch == 1 and not training.done
+    training.step()
+    training.step()
+    with pytest.raises(RuntimeError, match="all 3 epochs are trained"):
+        training.step()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_term(digits: Data) -> None:
+    training = _training("static", digits, lr=99.0, weight_decay=99.0)
+    with pytest.raises(FloatingPointError, match=r"cross_entropy became \w+ in step \d+ of epoch \d"):
+        for _ in range(3):
+            training.step()
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(digits: Data, tmp_path: Path) -> None:
+    training = _training("static", digits)
+    training.step()
+    folder = tmp_path / "epoch-0001"
+    training.save(folder)
+    with pytest.raises(CheckpointError, match="of another trial: method is 'static'"):
+        _training("skipnet", digits).restore(folder)
+    with pytest.raises(CheckpointError, match="epochs is 3, expected 4"):
+        _training("static", digits, epochs=4).restore(folder)
+    method, network, record = checkpoints.load_network(folder)
+    assert method.name == "static" and record["epoch"] == 1 and not network.training
+    whole = (folder / checkpoints.NETWORK).read_bytes()
+    (folder / checkpoints.NETWORK).write_bytes(whole[:-10])
+    with pytest.raises(CheckpointError, match=r"network\.safetensors was cut off or changed"):
+        checkpoints.load_network(folder)
+    assert checkpoints.newest(tmp_path) is None
+    (folder / checkpoints.STATE).write_text("{")
+    with pytest.raises(CheckpointError, match=r"state\.json is not whole JSON"):
+        checkpoints.read_record(folder)
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        checkpoints.read_record(tmp_path / "nowhere")
+
+
+def test_the_newest_whole_checkpoint_is_found(digits: Data, tmp_path: Path) -> None:
+    training = _training("static", digits)
+    for epoch in (1, 2):
+        training.step()
+        training.save(checkpoints.epoch_folder(tmp_path, epoch))
+    assert checkpoints.newest(tmp_path) == tmp_path / "epoch-0002"
+    (tmp_path / "epoch-0002" / checkpoints.TRAINING).unlink()
+    assert checkpoints.newest(tmp_path) == tmp_path / "epoch-0001"
+
+
+def _phases(*shares: float) -> tuple[Phase, ...]:
+    return tuple(Phase(name=f"p{i}", optimiser=Optimiser(lr=0.1), share=s) for i, s in enumerate(shares))
+
+
+@pytest.mark.parametrize(
+    ("shares", "epochs", "ends"),
+    [((1.0,), 5, [5]), ((0.9, 0.1), 10, [9, 10]), ((0.9, 0.1), 3, [2, 3]), ((0.5, 0.25, 0.25), 3, [1, 2, 3])],
+)
+def test_phases_share_the_epochs_and_each_gets_one(shares: tuple[float, ...], epochs: int, ends: list[int]) -> None:
+    planned = plan(_phases(*shares), epochs)
+    assert [last for _, _, last in planned] == ends
+    assert planned[0][1] == 1 and all(b[1] == a[2] + 1 for a, b in zip(planned, planned[1:], strict=False))
+
+
+def test_fewer_epochs_than_phases_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"epochs = 1: 2 phases \(p0, p1\)"):
+        plan(_phases(0.5, 0.5), 1)
+
+
+def test_schedules_are_shares_of_the_phase() -> None:
+    step = Optimiser(lr=1.0, decay_at=(0.5, 0.75), decay=0.1)
+    assert [step.lr_at(s) for s in (0.0, 0.49, 0.5, 0.8)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
+    assert Optimiser(lr=1.0, schedule="cosine").lr_at(0.5) == pytest.approx(0.5)
+    warm = Optimiser(lr=1.0, warmup=0.1)
+    assert warm.lr_at(0.0) < warm.lr_at(0.05) < warm.lr_at(0.1) == 1.0

@@ -1,0 +1,201 @@
+"""The known data sets, from small files of the real formats; nothing unchecked is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+from torchvision import datasets as vision
+
+from trainables import data as datasets
+from trainables.data import Augment, DataError, DataMissing
+from trainables.network import Task
+
+RANDOM = np.random.default_rng(0)
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def dump(path: Path, content: Any) -> str:
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    return md5(path)
+
+
+def cifar(root: Path, kind: type[vision.CIFAR10], patch: pytest.MonkeyPatch, *, classes: int, key: str) -> np.ndarray:
+    """Files of CIFAR's python version, 40 images each, whose MD5 torchvision then expects; the test images."""
+    folder = root / kind.base_folder
+    folder.mkdir(parents=True)
+    shown = np.zeros(0)
+    for table in ("train_list", "test_list"):
+        expected = []
+        for file, _ in getattr(kind, table):
+            shown = RANDOM.integers(0, 256, (40, 3072), dtype=np.uint8)
+            entry = {"data": shown, key: [i % classes for i in range(40)], "filenames": ["x.png"] * 40}
+            expected.append([file, dump(folder / file, entry)])
+        patch.setattr(kind, table, expected)
+    names = [f"class {i}" for i in range(classes)]
+    meta = {**kind.meta, "md5": dump(folder / kind.meta["filename"], {kind.meta["key"]: names})}
+    patch.setattr(kind, "meta", meta)
+    return shown.reshape(-1, 3, 32, 32)
+
+
+def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shown = cifar(tmp_path, vision.CIFAR10, monkeypatch, classes=10, key="labels")
+    data = datasets.load("cifar10", root=tmp_path)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [180, 20, 40]
+    assert data.task == Task(classes=10, size=32, channels=3) and data.classes[3] == "class 3"
+    assert (data.test.images == shown).all() and data.test.labels.tolist() == [i % 10 for i in range(40)]
+    assert data.mean == (0.4914, 0.4822, 0.4465) and data.std == (0.2023, 0.1994, 0.2010)
+    assert data.augment == Augment(pad=4, flip=True)
+    small = datasets.load("cifar10", root=tmp_path, image_size=16)
+    assert small.task.size == 16 and small.augment.pad == 2
+    assert abs(small.test.images.mean() - data.test.images.mean()) < 2
+
+
+def test_cifar100_has_the_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cifar(tmp_path, vision.CIFAR100, monkeypatch, classes=20, key="fine_labels")
+    data = datasets.load("cifar100", root=tmp_path)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [36, 4, 40]
+    assert data.task.classes == 20 and data.std == (0.2023, 0.1994, 0.2010)
+
+
+class Bomb:
+    """A pickle that leaves a file behind when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("file", ["data_batch_2", "test_batch", "batches.meta"])
+def test_a_pickle_with_another_checksum_is_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str):
+    cifar(tmp_path, vision.CIFAR10, monkeypatch, classes=10, key="labels")
+    path = tmp_path / "cifar-10-batches-py" / file
+    dump(path, Bomb(tmp_path / "exploded"))
+    with pytest.raises(DataError, match=rf"{file} is damaged or not the published file .*--download"):
+        datasets.load("cifar10", root=tmp_path)
+    assert not (tmp_path / "exploded").exists()
+    assert not next(s for s in datasets.catalogue(tmp_path) if s.name == "cifar10").complete
+    pickle.loads(path.read_bytes())
+    assert (tmp_path / "exploded").exists()  # it would have
+
+
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    labels = np.arange(60) % 10 + 1  # the files call the digit 0 ten
+    images = RANDOM.integers(0, 256, (32, 32, 3, 60), dtype=np.uint8)
+    table = dict(vision.SVHN.split_list)
+    for split in ("train", "test"):
+        url, file, _ = table[split]
+        scipy.io.savemat(tmp_path / file, {"X": images, "y": labels[:, None].astype(np.uint8)})
+        table[split] = [url, file, md5(tmp_path / file)]
+    monkeypatch.setattr(vision.SVHN, "split_list", table)
+    data = datasets.load("svhn", root=tmp_path)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [54, 6, 60]
+    assert data.test.labels.tolist() == (labels % 10).tolist()
+    assert (data.test.images == images.transpose(3, 2, 0, 1)).all()
+    assert data.augment == Augment(pad=4, flip=False) and data.classes == tuple("0123456789")
+    assert data.mean == pytest.approx(tuple(data.train.images.mean(axis=(0, 2, 3)) / 255))
+
+
+def mnist(root: Path, count: int = 50) -> np.ndarray:
+    """The four raw files of MNIST; the images, which training and test share here."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    images = RANDOM.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = (np.arange(count) % 10).astype(np.uint8)
+    for which in ("train", "t10k"):
+        header = struct.pack(">IIII", 2051, count, 28, 28)
+        (folder / f"{which}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (folder / f"{which}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels.tobytes())
+    return images
+
+
+def test_mnist(tmp_path: Path):
+    images = mnist(tmp_path)
+    processed = tmp_path / "MNIST" / "processed"
+    processed.mkdir()
+    for file in ("training.pt", "test.pt"):  # torchvision would take these first
+        dump(processed / file, Bomb(tmp_path / "exploded"))
+    data = datasets.load("mnist", root=tmp_path)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [45, 5, 50]
+    assert data.task == Task(classes=10, size=28, channels=1) and data.augment == Augment(pad=1, flip=False)
+    assert (data.test.images[:, 0] == images).all() and data.test.labels.tolist() == [i % 10 for i in range(50)]
+    assert not (tmp_path / "exploded").exists()
+    assert datasets.load("mnist", root=tmp_path, image_size=32).augment.pad == 2
+
+
+def test_damaged_mnist_files_are_named(tmp_path: Path):
+    mnist(tmp_path)
+    folder = tmp_path / "MNIST" / "raw"
+    path = folder / "t10k-images-idx3-ubyte"
+    whole = path.read_bytes()
+    for content in (whole[:1000], whole[:2], b"", b"\0\0\x0a\3" + whole[4:]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="t10k-images-idx3-ubyte is not a whole MNIST file") as caught:
+            datasets.load("mnist", root=tmp_path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(struct.pack(">IIII", 2051, 49, 28, 28) + whole[16:-784])
+    with pytest.raises(DataError, match="the t10k labels do not fit the 49 t10k images"):
+        datasets.load("mnist", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "mnist"])
+def test_an_absent_data_set_says_where_what_and_how(name: str, tmp_path: Path):
+    with pytest.raises(DataMissing) as caught:
+        datasets.load(name, root=tmp_path)
+    text = str(caught.value)
+    assert str(tmp_path) in text and f"routefront data {name} --download" in text and "\n" not in text
+    status = next(s for s in datasets.catalogue(tmp_path) if s.name == name)
+    assert all(file in text for file in status.files) and status.folder in text
+    assert not status.present and not status.complete
+
+
+def test_the_catalogue_tells_absent_from_incomplete_from_complete(tmp_path: Path):
+    mnist(tmp_path)
+    found = {status.name: status for status in datasets.catalogue(tmp_path)}
+    assert tuple(found) == datasets.NAMES
+    assert found["digits"].complete and found["mnist"].complete and not found["svhn"].present
+    (tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte").unlink()
+    status = next(s for s in datasets.catalogue(tmp_path) if s.name == "mnist")
+    assert status.present and not status.complete
+
+
+def test_downloading_goes_through_torchvision_and_keeps_stdout_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    asked = []
+
+    def fetch(self: vision.CIFAR10) -> None:
+        asked.append(str(self.root))
+        print("Extracting ...")
+        cifar(tmp_path, vision.CIFAR10, monkeypatch, classes=10, key="labels")
+
+    monkeypatch.setattr(vision.CIFAR10, "download", fetch)
+    datasets.download("cifar10", tmp_path)
+    assert asked == [str(tmp_path)] and datasets.load("cifar10", root=tmp_path).name == "cifar10"
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Extracting" in captured.err
+
+
+def test_a_download_that_fails_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(self: vision.SVHN) -> None:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(vision.SVHN, "download", fail)
+    with pytest.raises(DataError, match=r"svhn was not downloaded \(no route to host\); put train_32x32.mat, .* into"):
+        datasets.download("svhn", tmp_path)
+    with pytest.raises(DataError, match="digits comes with scikit-learn: there is nothing to download"):
+        datasets.download("digits", tmp_path)
+    with pytest.raises(DataError, match="no known data set 'cifar'; did you mean 'cifar10'"):
+        datasets.download("cifar", tmp_path)
