@@ -44,7 +44,10 @@ def predict_split(
     made_of = registered.serving["data"]
     try:
         data = datasets.load(
-            made_of["name"], root=root or datasets.default_root(), image_size=registered.serving["task"]["size"]
+            made_of["name"],
+            root=root or datasets.default_root(),
+            image_size=registered.serving["task"]["size"],
+            limit=made_of.get("limit"),
         )
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from None

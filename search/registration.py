@@ -88,7 +88,11 @@ class Evidence:
             "classes": list(self.data.classes),
             "task": {"classes": task.classes, "size": task.size, "channels": task.channels},
             "normalisation": {"mean": [float(v) for v in self.data.mean], "std": [float(v) for v in self.data.std]},
-            "data": {"name": self.data.name, "hash": self.data.hash},
+            "data": {
+                "name": self.data.name,
+                "hash": self.data.hash,
+                "limit": self.created["spec"].get("data", {}).get("limit"),
+            },
             "exits": [exit.name for exit in self.network.exits],
             "macs_full": self.network.macs_full,
             "macs_min": self.network.macs_min,

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchvision import datasets
-from torchvision.datasets.mnist import read_image_file, read_label_file
-from torchvision.datasets.utils import check_integrity
 
 from spaces.space import nearest
 from trainables.image_files import resized
@@ -27,7 +24,23 @@ NAMES = ("digits", "cifar10", "cifar100", "svhn", "mnist")
 _CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 _CIFAR_STD = (0.2023, 0.1994, 0.2010)
 _DIGITS = tuple(str(digit) for digit in range(10))
-_CIFARS: dict[str, type[datasets.CIFAR10]] = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
+
+
+def _vision() -> Any:
+    """Torchvision's data sets, imported when one is asked for: every worker would wait seconds for them."""
+    from torchvision import datasets
+
+    return datasets
+
+
+def _intact(path: Path, md5: str | None) -> bool:
+    from torchvision.datasets.utils import check_integrity
+
+    return check_integrity(path, md5)
+
+
+def _cifar_class(name: str) -> Any:
+    return {"cifar10": _vision().CIFAR10, "cifar100": _vision().CIFAR100}[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +64,11 @@ def _expected(name: str, root: Path) -> tuple[Path, dict[str, str | None]]:
     if name == "digits":
         return root, {}
     if name == "svhn":
-        return root, {file: md5 for _, file, md5 in (datasets.SVHN.split_list[s] for s in ("train", "test"))}
+        return root, {file: md5 for _, file, md5 in (_vision().SVHN.split_list[s] for s in ("train", "test"))}
     if name == "mnist":
         # published are the checksums of the archives; here lie the unpacked files
-        return root / "MNIST" / "raw", {file.removesuffix(".gz"): None for file, _ in datasets.MNIST.resources}
-    kind = _CIFARS[name]
+        return root / "MNIST" / "raw", {file.removesuffix(".gz"): None for file, _ in _vision().MNIST.resources}
+    kind = _cifar_class(name)
     files: dict[str, str | None] = {file: md5 for file, md5 in kind.train_list + kind.test_list}
     return root / kind.base_folder, {**files, kind.meta["filename"]: kind.meta["md5"]}
 
@@ -72,7 +85,7 @@ def catalogue(root: Path) -> list[DatasetStatus]:
     for name in NAMES:
         folder, files = _expected(name, root)
         there = [(folder / file).is_file() for file in files]
-        complete = all(there) and all(check_integrity(folder / file, md5) for file, md5 in files.items())
+        complete = all(there) and all(_intact(folder / file, md5) for file, md5 in files.items())
         shown = str(folder) if files else "scikit-learn"
         found.append(
             DatasetStatus(name, any(there) or not files, complete, shown, tuple(files), _how(name, folder, files))
@@ -95,9 +108,9 @@ def download(name: str, root: Path) -> None:
             root.mkdir(parents=True, exist_ok=True)
             if name == "svhn":
                 for split in ("train", "test"):
-                    datasets.SVHN(root, split=split, download=True)
+                    _vision().SVHN(root, split=split, download=True)
             else:
-                {**_CIFARS, "mnist": datasets.MNIST}[name](root, download=True)
+                (_vision().MNIST if name == "mnist" else _cifar_class(name))(root, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name} was not downloaded ({reason}); put {', '.join(files)} into {folder}") from None
@@ -118,7 +131,7 @@ def read_named(name: str, root: Path, image_size: int | None) -> Source:
         return {"svhn": _svhn, "mnist": _mnist}.get(name, _cifar)(name, root, image_size)
     except RuntimeError:
         for file, md5 in files.items():
-            if not check_integrity(folder / file, md5):
+            if not _intact(folder / file, md5):
                 raise DataError(
                     f"{folder / file} is damaged or not the published file (MD5 is not {md5}): delete it, then"
                     f" routefront data {name} --download"
@@ -138,7 +151,7 @@ def _digits(size: int) -> Source:
 def _cifar(name: str, root: Path, size: int | None) -> Source:
     splits = []
     for training in (True, False):
-        found = _CIFARS[name](root, train=training)
+        found = _cifar_class(name)(root, train=training)
         images = np.ascontiguousarray(found.data.transpose(0, 3, 1, 2))
         splits.append(Split(resized(images, size), np.array(found.targets, dtype=np.int64)))
     train, test = splits
@@ -156,7 +169,7 @@ def _svhn(name: str, root: Path, size: int | None) -> Source:
     """The 73,257 training images, without the extra ones; cropped, not flipped (as CoDiNet's paper has it)."""
     splits = []
     for which in ("train", "test"):
-        found = datasets.SVHN(root, split=which)
+        found = _vision().SVHN(root, split=which)
         images = np.ascontiguousarray(found.data)
         splits.append(Split(resized(images, size), np.asarray(found.labels, dtype=np.int64)))
     train, test = splits
@@ -166,6 +179,8 @@ def _svhn(name: str, root: Path, size: int | None) -> Source:
 
 def _mnist(name: str, root: Path, size: int | None) -> Source:
     """The raw files alone: torchvision's class would prefer an unchecked `processed/training.pt`."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
     folder, files = _expected(name, root)
     read = {}
     for file in files:

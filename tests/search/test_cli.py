@@ -176,9 +176,7 @@ def test_bad_studies_are_refused_before_anything_is_written(
     assert not list(root.glob("*/")) if root.exists() else True
 
 
-def test_images_that_are_none_and_a_damaged_study(
-    cli: Run, studies: Path, ray_address: str, tmp_path: Path
-) -> None:
+def test_images_that_are_none_and_a_damaged_study(cli: Run, studies: Path, ray_address: str, tmp_path: Path) -> None:
     import shutil
 
     _road(cli, studies, ray_address)

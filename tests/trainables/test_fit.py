@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ def digits() -> Data:
 
 def _training(name: str, data: Data, epochs: int = 3, **changes: Any) -> Training:
     method = get_method(name)
-    return Training(method, method.configure({**CONFIGS[name], **changes}), data, epochs=epochs, evaluate_at=[1], seed=3)
+    return Training(
+        method, method.configure({**CONFIGS[name], **changes}), data, epochs=epochs, evaluate_at=[1], seed=3
+    )
 
 
 def _without_seconds(report: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def _phases(*shares: float) -> tuple[Phase, ...]:
 def test_phases_share_the_epochs_and_each_gets_one(shares: tuple[float, ...], epochs: int, ends: list[int]) -> None:
     planned = plan(_phases(*shares), epochs)
     assert [last for _, _, last in planned] == ends
-    assert planned[0][1] == 1 and all(b[1] == a[2] + 1 for a, b in zip(planned, planned[1:], strict=False))
+    assert planned[0][1] == 1 and all(b[1] == a[2] + 1 for a, b in itertools.pairwise(planned))
 
 
 def test_fewer_epochs_than_phases_are_refused() -> None:
