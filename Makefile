@@ -6,6 +6,7 @@ DEMO ?= demo
 STAMP := $(shell date +%Y%m%d-%H%M%S)
 NAME ?= digits-$(STAMP)
 BUDGET ?= 2M
+JOBS ?= 2
 export ROUTEFRONT_STUDIES ?= $(CURDIR)/$(DEMO)/studies
 
 .DEFAULT_GOAL := help
@@ -33,7 +34,7 @@ demo: install ## search on real digits, draw the frontier, promote the best unde
 	$(BIN)/routefront predict --model digits@champion --split test
 
 test: install ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: install ## ruff, pyright, import contracts
 	$(BIN)/ruff check .

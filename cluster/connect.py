@@ -51,7 +51,7 @@ def connect(address: str | None = None, *, cpus: int | None = None, preload: Seq
         return ray
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)  # never a stranger's cluster
         return ray
     try:
         ray.init(address=address, **quiet)

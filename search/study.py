@@ -158,6 +158,8 @@ class Study:
         from search.tracking import Tracker
 
         with self.driving() as driver:
+            if driver.exhausted and driver.state.ended:
+                return "finished"  # and nothing needs to be started to see it
             data = data or load_data(self.spec)
             self.check_data(driver.state, data)
             tracker = None

@@ -70,6 +70,27 @@ def _road(cli: Run, studies: Path, ray_address: str) -> None:
         assert record["state"] == "finished" and record["hypervolume"] > 0
 
 
+def test_what_a_finished_study_keeps(cli: Run, studies: Path, ray_address: str) -> None:
+    from search import points
+    from search.driver import kept_checkpoints
+    from search.study import Study
+
+    _road(cli, studies, ray_address)
+    study = Study.load("road", root=studies)
+    state = study.state()
+    for trial in state.trials.values():
+        assert all(len(curve) >= (1 if trial.method == "static" else 9) for curve in trial.curves.values())
+    told = sum(len(c) for t in state.trials.values() for c in t.curves.values())
+    table = points.read(study.folder.points)
+    assert table.num_rows == told and set(table.column("split").to_pylist()) == {"validation"}
+    kept = {f"{p.parent.name}/{p.name}" for p in study.folder.checkpoints.glob("*/epoch-*")}
+    assert kept == kept_checkpoints(state)
+    assert {point.checkpoint for point in study.frontier()} <= kept
+    before = state.count()
+    assert study.launch(address=ray_address) == "finished"  # nothing is run again
+    assert study.state().count() == before
+
+
 @pytest.mark.timeout(240)
 def test_the_whole_road(cli: Run, studies: Path, ray_address: str, tmp_path: Path) -> None:
     _road(cli, studies, ray_address)

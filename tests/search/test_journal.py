@@ -7,7 +7,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -131,18 +133,16 @@ def test_a_gap_and_a_cut_payload_are_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> object:
+def postgres() -> Iterator[str]:
     """The address of a real PostgreSQL server, started here from the system's package."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         pytest.skip("PostgreSQL is not installed (no /usr/lib/postgresql/*/bin/initdb)")
-    folder = tmp_path_factory.mktemp("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="routefront-postgres-"))
     bin_folder, data = found[-1].parent, folder / "data"
     user: dict[str, object] = {}
     if os.geteuid() == 0:  # the server refuses to run as root
         shutil.chown(folder, "postgres")
-        for parent in folder.parents[:2]:
-            parent.chmod(0o755)
         user = {"user": "postgres", "cwd": folder}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -156,6 +156,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> object:
     call(str(bin_folder / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", str(folder / "log"), "start")
     yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
     call(str(bin_folder / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_same_journal_on_postgresql(postgres: str) -> None:
