@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from search.errors import InputError
@@ -69,7 +70,7 @@ def _engine(address: str) -> sa.Engine:
     engine = sa.create_engine(address, future=True)
     if engine.dialect.name == "sqlite":
 
-        @sa.event.listens_for(engine, "connect")
+        @event.listens_for(engine, "connect")
         def pragmas(connection: Any, _: Any) -> None:
             connection.execute("PRAGMA journal_mode=WAL")  # survives a killed process, readers never wait
             connection.execute("PRAGMA synchronous=NORMAL")

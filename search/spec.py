@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from pydantic import (
 )
 
 from search.errors import InputError
+from search.toml import merge, read_toml
 from search.units import parse_seconds
 from spaces.space import Choice, Fixed, Range, Space, nearest
+from spaces.written import narrowed
 
-PRESETS = Path(__file__).parent / "presets"
 SAMPLERS = ("tpe", "random")
 
 
@@ -190,7 +190,7 @@ class StudySpec(_Part):
             method = get_method(name)
             fields = {f.name: f.default for f in dataclasses.fields(method.Config)}
             try:
-                space = method.space.narrowed(overrides, extra=fields)
+                space = narrowed(method.space, overrides, extra=fields)
                 for values in corners(space):
                     method.configure(values)
             except ValueError as error:
@@ -260,47 +260,6 @@ def _first(error: ValidationError) -> str:
     if problem["type"] == "value_error":
         return f"{place}: {message}" if place and place.split(".")[0] not in message else message
     return f"{place} = {value!r}: {message[0].lower()}{message[1:]}"
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as plain values."""
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"no study file at {path}; presets: {', '.join(presets())} (--preset NAME)") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with dotted names replaced: ``{"budget.trials": 3}``."""
-    merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
-    for dotted, value in overrides.items():
-        if value is None:
-            continue
-        first, _, rest = dotted.partition(".")
-        if rest:
-            part = merged.setdefault(first, {})
-            if isinstance(part, dict):
-                part[rest] = value
-        else:
-            merged[first] = value
-    return merged
-
-
-def presets() -> list[str]:
-    """Names of the study files that ship with routefront."""
-    return sorted(path.stem for path in PRESETS.glob("*.toml"))
-
-
-def preset(name: str) -> Path:
-    """The file of a preset."""
-    path = PRESETS / f"{name}.toml"
-    if not path.exists():
-        raise InputError(f"unknown preset {name!r}{nearest(name, presets())}")
-    return path
 
 
 def studies_root(given: Path | None = None) -> Path:

@@ -18,9 +18,9 @@ from search.errors import InputError
 from search.folder import StudyFolder
 from search.front import FrontPoint, front_points
 from search.journal import Journal, sqlite_address
-from search.spec import StudySpec, corners, read_toml, studies_root
+from search.spec import StudySpec, corners, studies_root
 from search.state import StudyState
-from search.toml import to_toml
+from search.toml import read_toml, to_toml
 from spaces.space import Space, nearest
 from trainables.version import code_version
 

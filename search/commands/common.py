@@ -11,13 +11,12 @@ import typer
 from rich.console import Console
 
 
-def _console(stream: TextIO, **options: bool) -> Console:
-    # a pipe has no width; 80 columns would break the tables apart
-    return Console(highlight=False, width=None if stream.isatty() else 120, **options)
+def _width(stream: TextIO) -> int | None:
+    return None if stream.isatty() else 120  # a pipe has no width; 80 columns would break the tables apart
 
 
-out = _console(sys.stdout)
-err = _console(sys.stderr, stderr=True)
+out = Console(highlight=False, width=_width(sys.stdout))
+err = Console(highlight=False, width=_width(sys.stderr), stderr=True)
 
 Studies = Annotated[
     Path | None,

@@ -1,4 +1,4 @@
-"""Commands about studies: search, resume, list, status, stop, frontier, report."""
+"""Commands that look at studies, and stop them: list, status, stop, frontier, report."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from search.commands.common import Json, Studies, Tracking, err, out, print_json, progress
-from search.errors import InputError, RunError
-from search.units import parse_count, parse_seconds, show_seconds
+from search.commands.common import Json, Studies, err, out, print_json, progress
+from search.errors import InputError
+from search.units import parse_count
 
 if TYPE_CHECKING:
     from search.study import Study
 
 Name = Annotated[str, typer.Argument(help="A study, by name or by its folder.")]
-Address = Annotated[str | None, typer.Option(help="A Ray cluster, host:port or 'auto' [default: Ray on this machine].")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command("search")(search)
-    app.command("resume")(resume)
     app.command("list")(list_studies)
     app.command("status")(status)
     app.command("stop")(stop)
@@ -31,181 +28,8 @@ def register(app: typer.Typer) -> None:
     app.command("report")(report)
 
 
-def search(
-    file: Annotated[Path | None, typer.Argument(help="A study file (TOML).", show_default=False)] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="A study file that ships with routefront: digits, cifar10.")
-    ] = None,
-    methods: Annotated[str | None, typer.Option(help="Only these methods, comma-separated.")] = None,
-    trials: Annotated[int | None, typer.Option(help="How many trials.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of one full training.")] = None,
-    time_limit: Annotated[str | None, typer.Option("--time", help="Wall time, for example 20m or 2h.")] = None,
-    name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The study's seed.")] = None,
-    data: Annotated[str | None, typer.Option(help="A data set by name, or a path to images.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
-    address: Address = None,
-    tracking: Tracking = None,
-    studies: Studies = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would run.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Launch a study; a study of that name with the same spec goes on where it was.
-
-    Examples: routefront search --preset digits
-    routefront search study.toml --trials 100 --time 2h --name night
-    """
-    from search.spec import StudySpec
-    from search.spec import preset as preset_file
-    from search.study import Study, load_data
-
-    if (file is None) == (preset is None):
-        raise InputError("give one study file or one --preset, for example: routefront search --preset digits")
-    path = file if file is not None else preset_file(preset or "")
-    spec = StudySpec.read(
-        path,
-        {
-            "name": name,
-            "seed": seed,
-            "budget.trials": trials,
-            "budget.epochs": epochs,
-            "budget.time": time_limit,
-            "data.name": data,
-            "data.image_size": image_size,
-            "resources.workers": workers,
-            "tracking.uri": tracking,
-        },
-    )
-    if methods is not None:
-        spec = _only(spec, [word.strip() for word in methods.split(",") if word.strip()])
-    if dry_run:
-        _dry_run(spec, as_json)
-        return
-    from search.tracking import check_server
-
-    check_server(_tracking_uri(spec.tracking.uri, studies))
-    with progress(f"reading {spec.data.name}", as_json):
-        images = load_data(spec)
-    with progress("preparing the study", as_json):
-        study = Study.create(spec, root=studies, data=images)
-    _launch(study, images, address, studies, as_json)
-
-
-def _only(spec: Any, names: list[str]) -> Any:
-    from search.spec import StudySpec
-    from trainables.registry import get_method
-
-    for word in names:
-        try:
-            get_method(word)
-        except ValueError as error:
-            raise InputError(f"--methods: {error}") from None
-    dump = spec.model_dump()
-    dump["methods"] = {word: spec.methods.get(word, {}) for word in names}
-    return StudySpec.parse(dump, "--methods")
-
-
-def _tracking_uri(given: str | None, studies: Path | None) -> str:
-    from search.spec import studies_root
-    from search.tracking import default_uri
-
-    return given or default_uri(studies_root(studies))
-
-
-def _dry_run(spec: Any, as_json: bool) -> None:
-    record = {
-        "spec": spec.model_dump(mode="json"),
-        "rungs": spec.rung_epochs,
-        "most_epochs": spec.budget.trials * spec.budget.epochs,
-        "space": {m: {n: p.describe() for n, p in s.parameters.items()} for m, s in spec.spaces().items()},
-    }
-    if as_json:
-        print_json(record)
-        return
-    out.print(
-        f"[bold]{spec.name}[/]: {spec.budget.trials} trials of up to {spec.budget.epochs} epochs on {spec.data.name}"
-    )
-    out.print(
-        f"  rungs at epochs {', '.join(map(str, spec.rung_epochs)) or 'none'}; at most {record['most_epochs']} epochs"
-    )
-    for method, space in record["space"].items():
-        out.print(f"  [bold]{method}[/]")
-        for parameter, takes in space.items():
-            out.print(f"    {parameter:<16}{takes}")
-
-
-def resume(
-    study: Name,
-    address: Address = None,
-    time_limit: Annotated[str | None, typer.Option("--time", help="A new limit of wall time in all.")] = None,
-    trials: Annotated[int | None, typer.Option(help="A new number of trials in all.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
-    tracking: Tracking = None,
-    studies: Studies = None,
-    as_json: Json = False,
-) -> None:
-    """Go on after any interruption; nothing finished is run again.
-
-    Example: routefront resume digits
-    """
-    from search.spec import StudySpec, merge
-    from search.study import Study, load_data
-
-    found = Study.load(study, root=studies)
-    changes = {
-        "budget.time": parse_seconds(time_limit) if time_limit else None,
-        "budget.trials": trials,
-        "resources.workers": workers,
-        "tracking.uri": tracking,
-    }
-    spec = StudySpec.parse(merge(found.spec.model_dump(exclude_none=True), changes), "resume")
-    found = Study(spec, found.folder)
-    with progress(f"reading {spec.data.name}", as_json):
-        images = load_data(spec)
-    _launch(found, images, address, studies, as_json)
-
-
-def _launch(study: Study, images: Any, address: str | None, studies: Path | None, as_json: bool) -> None:
-    from search.live import watching
-    from search.tracking import check_server
-
-    uri = _tracking_uri(study.spec.tracking.uri, studies)
-    check_server(uri)
-    err.print(f"study [bold]{study.spec.name}[/] in {study.folder.path}", soft_wrap=True)
-    why = study.launch(
-        address=address,
-        data=images,
-        watch=watching(err),
-        tracking=uri,
-        say=lambda text: err.print(text, soft_wrap=True),
-    )
-    state = study.state()
-    record = _status_record(study, state)
-    if as_json:
-        print_json(record)
-    else:
-        counts = record["trials"]
-        out.print(
-            f"{why}: {counts['finished']} trials finished, {counts['stopped']} stopped, {counts['failed']} failed;"
-            f" {record['front_points']} points on the front, hypervolume {record['hypervolume']:.4f},"
-            f" {record['epochs']:g} epochs in {show_seconds(record['seconds'])}"
-        )
-        _failures(state)
-    if why == "interrupted":
-        err.print(f"interrupted; go on with: routefront resume {study.spec.name}")
-        raise typer.Exit(130)
-    if counts_all_failed(record):
-        raise RunError("every trial failed; `routefront status STUDY` says why")
-
-
-def counts_all_failed(record: dict[str, Any]) -> bool:
-    """Whether a study ended without a single trial that worked."""
-    counts = record["trials"]
-    return counts["total"] > 0 and counts["failed"] == counts["total"]
-
-
-def _failures(state: Any) -> None:
+def failures(state: Any) -> None:
+    """Say on stderr which trials failed and why, the first five of them."""
     failed = [trial for trial in state.trials.values() if trial.state == "failed"]
     for trial in failed[:5]:
         err.print(f"  {trial.id} ({trial.method}) failed: {trial.reason}", markup=False, soft_wrap=True)
@@ -221,7 +45,7 @@ def list_studies(studies: Studies = None, as_json: Json = False) -> None:
     from search.spec import studies_root
     from search.study import all_studies
 
-    records = [_status_record(study, study.state()) for study in all_studies(studies)]
+    records = [status_record(study, study.state()) for study in all_studies(studies)]
     if as_json:
         print_json(records)
         return
@@ -237,7 +61,8 @@ def list_studies(studies: Studies = None, as_json: Json = False) -> None:
     out.print(table)
 
 
-def _status_record(study: Study, state: Any) -> dict[str, Any]:
+def status_record(study: Study, state: Any) -> dict[str, Any]:
+    """A study's state as `routefront status --json` prints it."""
     return {
         "study": study.spec.name,
         "state": study.status(),
@@ -274,14 +99,14 @@ def status(
         return
     while True:
         state = found.state()
-        record = _status_record(found, state)
+        record = status_record(found, state)
         if as_json:
             print_json(record)
         else:
             if watch and out.is_terminal:
                 out.clear()
             out.print(status_table(found.spec, state, record["state"]))
-            _failures(state)
+            failures(state)
         if not watch or record["state"] != "running":
             return
         time.sleep(2)

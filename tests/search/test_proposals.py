@@ -81,10 +81,11 @@ def test_record_is_the_inverse_of_suggest(story: Callable[..., Any]) -> None:
 
 def test_shared_parameters_are_shared_unless_narrowed_for_one_method(story: Callable[..., Any]) -> None:
     from spaces.space import Fixed
+    from spaces.written import narrowed
 
     spaces = story().spec.spaces()
     assert {"lr", "weight_decay"} <= shared(spaces)
-    narrowed = {**spaces, "static": spaces["static"].narrowed({"lr": 0.1})}
+    narrowed = {**spaces, "static": narrowed(spaces["static"], {"lr": 0.1})}
     assert narrowed["static"]["lr"] == Fixed(0.1) and "lr" not in shared(narrowed)
 
 

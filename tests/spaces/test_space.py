@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spaces.space import Choice, Fixed, LogRange, Range, Space, When, parameter_from
+from spaces.space import Choice, Fixed, LogRange, Range, Space, When
+from spaces.written import narrowed, parameter_from
 
 SPACE = Space(
     {
@@ -67,11 +68,11 @@ def test_check_names_the_nearest_parameter_and_the_rule() -> None:
 
 
 def test_narrowing_by_scalar_list_and_table() -> None:
-    space = SPACE.narrowed({"lr": 0.1, "depth": [2, 3], "gamma": {"low": 0.1, "high": 0.2, "log": True}})
+    space = narrowed(SPACE, {"lr": 0.1, "depth": [2, 3], "gamma": {"low": 0.1, "high": 0.2, "log": True}})
     assert space["lr"] == Fixed(0.1)
     assert space["depth"] == Choice((2, 3))
     assert space["gamma"] == Range(0.1, 0.2, log=True, stage=2)
-    assert "only_b" not in SPACE.narrowed({"variant": "a"})
+    assert "only_b" not in narrowed(SPACE, {"variant": "a"})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_narrowing_by_scalar_list_and_table() -> None:
 )
 def test_bad_overrides_are_refused(overrides: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SPACE.narrowed(overrides)
+        narrowed(SPACE, overrides)
 
 
 def test_parameter_from_keeps_one_element_lists_fixed() -> None:

@@ -1,0 +1,188 @@
+"""Commands that run studies: search, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search.commands.common import Json, Studies, Tracking, err, out, print_json, progress
+from search.commands.study import Name, failures, status_record
+from search.errors import InputError, RunError
+from search.units import parse_seconds, show_seconds
+
+if TYPE_CHECKING:
+    from search.study import Study
+
+Address = Annotated[str | None, typer.Option(help="A Ray cluster, host:port or 'auto' [default: Ray on this machine].")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("search")(search)
+    app.command("resume")(resume)
+
+
+def search(
+    file: Annotated[Path | None, typer.Argument(help="A study file (TOML).", show_default=False)] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A study file that ships with routefront: digits, cifar10.")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Only these methods, comma-separated.")] = None,
+    trials: Annotated[int | None, typer.Option(help="How many trials.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of one full training.")] = None,
+    time_limit: Annotated[str | None, typer.Option("--time", help="Wall time, for example 20m or 2h.")] = None,
+    name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The study's seed.")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set by name, or a path to images.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
+    address: Address = None,
+    tracking: Tracking = None,
+    studies: Studies = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Launch a study; a study of that name with the same spec goes on where it was.
+
+    Examples: routefront search --preset digits
+    routefront search study.toml --trials 100 --time 2h --name night
+    """
+    from search.spec import StudySpec
+    from search.study import Study, load_data
+    from search.toml import merge, read_toml
+    from search.toml import preset as preset_file
+
+    if (file is None) == (preset is None):
+        raise InputError("give one study file or one --preset, for example: routefront search --preset digits")
+    path = file if file is not None else preset_file(preset or "")
+    values = merge(
+        read_toml(path),
+        {
+            "name": name,
+            "seed": seed,
+            "budget.trials": trials,
+            "budget.epochs": epochs,
+            "budget.time": time_limit,
+            "data.name": data,
+            "data.image_size": image_size,
+            "resources.workers": workers,
+            "tracking.uri": tracking,
+        },
+    )
+    if methods is not None:
+        words = [word.strip() for word in methods.split(",") if word.strip()]
+        values["methods"] = {word: values.get("methods", {}).get(word, {}) for word in words}
+    spec = StudySpec.parse(values, str(path))
+    if dry_run:
+        _dry_run(spec, as_json)
+        return
+    from search.tracking import check_server
+
+    check_server(_tracking_uri(spec.tracking.uri, studies))
+    with progress(f"reading {spec.data.name}", as_json):
+        images = load_data(spec)
+    with progress("preparing the study", as_json):
+        study = Study.create(spec, root=studies, data=images)
+    _launch(study, images, address, studies, as_json)
+
+
+def _tracking_uri(given: str | None, studies: Path | None) -> str:
+    from search.spec import studies_root
+    from search.tracking import default_uri
+
+    return given or default_uri(studies_root(studies))
+
+
+def _dry_run(spec: Any, as_json: bool) -> None:
+    record = {
+        "spec": spec.model_dump(mode="json"),
+        "rungs": spec.rung_epochs,
+        "most_epochs": spec.budget.trials * spec.budget.epochs,
+        "space": {m: {n: p.describe() for n, p in s.parameters.items()} for m, s in spec.spaces().items()},
+    }
+    if as_json:
+        print_json(record)
+        return
+    out.print(
+        f"[bold]{spec.name}[/]: {spec.budget.trials} trials of up to {spec.budget.epochs} epochs on {spec.data.name}"
+    )
+    out.print(
+        f"  rungs at epochs {', '.join(map(str, spec.rung_epochs)) or 'none'}; at most {record['most_epochs']} epochs"
+    )
+    for method, space in record["space"].items():
+        out.print(f"  [bold]{method}[/]")
+        for parameter, takes in space.items():
+            out.print(f"    {parameter:<16}{takes}")
+
+
+def resume(
+    study: Name,
+    address: Address = None,
+    time_limit: Annotated[str | None, typer.Option("--time", help="A new limit of wall time in all.")] = None,
+    trials: Annotated[int | None, typer.Option(help="A new number of trials in all.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
+    tracking: Tracking = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Go on after any interruption; nothing finished is run again.
+
+    Example: routefront resume digits
+    """
+    from search.spec import StudySpec
+    from search.study import Study, load_data
+    from search.toml import merge
+    from search.tracking import check_server
+
+    found = Study.load(study, root=studies)
+    changes = {
+        "budget.time": parse_seconds(time_limit) if time_limit else None,
+        "budget.trials": trials,
+        "resources.workers": workers,
+        "tracking.uri": tracking,
+    }
+    spec = StudySpec.parse(merge(found.spec.model_dump(exclude_none=True), changes), "resume")
+    found = Study(spec, found.folder)
+    check_server(_tracking_uri(spec.tracking.uri, studies))
+    with progress(f"reading {spec.data.name}", as_json):
+        images = load_data(spec)
+    _launch(found, images, address, studies, as_json)
+
+
+def _launch(study: Study, images: Any, address: str | None, studies: Path | None, as_json: bool) -> None:
+    from search.live import watching
+
+    uri = _tracking_uri(study.spec.tracking.uri, studies)
+    err.print(f"study [bold]{study.spec.name}[/] in {study.folder.path}", soft_wrap=True)
+    why = study.launch(
+        address=address,
+        data=images,
+        watch=watching(err),
+        tracking=uri,
+        say=lambda text: err.print(text, soft_wrap=True),
+    )
+    state = study.state()
+    record = status_record(study, state)
+    if as_json:
+        print_json(record)
+    else:
+        counts = record["trials"]
+        out.print(
+            f"{why}: {counts['finished']} trials finished, {counts['stopped']} stopped, {counts['failed']} failed;"
+            f" {record['front_points']} points on the front, hypervolume {record['hypervolume']:.4f},"
+            f" {record['epochs']:g} epochs in {show_seconds(record['seconds'])}"
+        )
+        failures(state)
+    if why == "interrupted":
+        err.print(f"interrupted; go on with: routefront resume {study.spec.name}")
+        raise typer.Exit(130)
+    if counts_all_failed(record):
+        raise RunError("every trial failed; `routefront status STUDY` says why")
+
+
+def counts_all_failed(record: dict[str, Any]) -> bool:
+    """Whether a study ended without a single trial that worked."""
+    counts = record["trials"]
+    return counts["total"] > 0 and counts["failed"] == counts["total"]

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel built from a copy of the sources, as `pip install .` builds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ignore = shutil.ignore_patterns(".venv", ".git", "demo", "studies", "data", "*.egg-info", "build", "__pycache__")
+    shutil.copytree(ROOT, folder / "source", ignore=ignore)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), "./source"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=100,
+    )
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def test_the_wheel_brings_packages_presets_and_what_mlflow_runs(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    for source in [p for top in ("spaces", "trainables", "search", "cluster") for p in (ROOT / top).rglob("*.py")]:
+        assert source.relative_to(ROOT).as_posix() in names
+    assert {"search/presets/digits.toml", "search/presets/cifar10.toml"} <= names
+    data = {name.split("/share/routefront/")[1] for name in names if "/share/routefront/" in name}
+    assert {"routed_classifier.py", "MLproject", "compose.yaml", "python_env.yaml"} <= data
+    assert not any(name.startswith(("mlflow/", "tests/")) for name in names)
+    entry = next(name for name in names if name.endswith("entry_points.txt"))
+    assert "routefront = search.__main__:main" in wheel.read(entry).decode()
+
+
+def test_the_folder_mlflow_shadows_nothing() -> None:
+    assert not (ROOT / "mlflow" / "__init__.py").exists()
+    code = "import mlflow; assert 'site-packages' in mlflow.__file__"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=100)
+
+
+def test_the_lock_holds_hashes_and_no_addresses() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock and "--hash=sha256:" in lock
+    pinned = re.findall(r"^([a-z0-9._-]+)==", lock, re.MULTILINE | re.IGNORECASE)
+    assert {"ray", "torch", "torchvision", "optuna", "mlflow", "pyarrow", "pytest", "setuptools"} <= set(pinned)
