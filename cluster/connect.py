@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,13 +55,21 @@ def connect(address: str | None = None, *, cpus: int | None = None, preload: Seq
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)  # never a stranger's cluster
         return ray
     try:
+        _knock(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); "
             "start one with `ray start --head`, or leave --address out to run here"
         ) from None
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def worker_slots(ray: Any, cpus_per_trial: float, gpus_per_trial: float, wanted: int) -> int:

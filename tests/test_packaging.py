@@ -19,7 +19,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     ignore = shutil.ignore_patterns(".venv", ".git", "demo", "studies", "data", "*.egg-info", "build", "__pycache__")
     shutil.copytree(ROOT, folder / "source", ignore=ignore)
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), "./source"],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            str(folder),
+            "./source",
+        ],
         cwd=folder,
         check=True,
         capture_output=True,

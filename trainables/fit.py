@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -198,8 +199,8 @@ class Training:
             if state.get("momentum_buffer") is not None:
                 training[f"momentum.{trained[index]}"] = state["momentum_buffer"]
         if self.last_curve is not None:
-            packed = torch.from_numpy(self.last_curve.correct.astype("uint8"))
-            training["correct"] = packed
+            # per-image correctness, one bit each: what comparisons of points near the front need later
+            training["correct_bits"] = torch.from_numpy(np.packbits(self.last_curve.correct, axis=1))
         record = {
             **checkpoints.network_record(self.method, self.network),
             "epoch": self.epoch,

@@ -38,15 +38,13 @@ def promote(
 
     Example: routefront promote digits --max-macs 1M --model digits --alias champion
     """
-    from search.promote import promote_study
     from search.study import Study
 
     found = Study.load(study, root=studies)
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy}: accuracies lie in [0, 1], for example 0.95")
     with progress("measuring again and registering", as_json):
-        record = promote_study(
-            found,
+        record = found.promote(
             model=model,
             alias=alias,
             max_macs=parse_count(max_macs) if max_macs else None,

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cluster.connect import prepare_environment, worker_slots
+
+
+class _Cluster:
+    def __init__(self, **resources: float) -> None:
+        self._resources = resources
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self._resources
+
+
+@pytest.mark.parametrize(
+    ("resources", "cpus", "gpus", "wanted", "slots"),
+    [
+        ({"CPU": 2.0}, 1.0, 0.0, 0, 2),
+        ({"CPU": 2.0}, 0.5, 0.0, 0, 4),
+        ({"CPU": 8.0}, 1.0, 0.0, 3, 3),
+        ({"CPU": 2.0}, 1.0, 0.0, 5, 2),
+        ({"CPU": 16.0, "GPU": 1.0}, 1.0, 0.25, 0, 4),
+    ],
+)
+def test_as_many_trials_as_fit(resources: dict[str, float], cpus: float, gpus: float, wanted: int, slots: int) -> None:
+    assert worker_slots(_Cluster(**resources), cpus, gpus, wanted) == slots
+
+
+def test_a_trial_that_fits_nowhere_is_named() -> None:
+    with pytest.raises(ValueError, match="one needs 1 CPU and 1 GPU, the cluster has 4 CPU and 0 GPU"):
+        worker_slots(_Cluster(CPU=4.0), 1.0, 1.0, 0)
+
+
+def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_AUTH_MODE": "disabled", "TUNE_GLOBAL_CHECKPOINT_S": "7"})
+    prepare_environment(local=True, preload=["json"])
+    assert os.environ["RAY_AUTH_MODE"] == "disabled" and "RAY_AUTH_TOKEN" not in os.environ
+    assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "7" and os.environ["RAY_preload_python_modules"] == "json"
+
+
+def test_a_local_ray_gets_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = set()
+    for _ in range(2):
+        monkeypatch.setattr(os, "environ", {})
+        prepare_environment(local=True)
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        tokens.add(os.environ["RAY_AUTH_TOKEN"])
+    assert len(tokens) == 2
+
+
+def test_a_cluster_that_does_not_answer_is_said_in_one_line() -> None:
+    code = (
+        "from cluster.connect import connect\n"
+        "try:\n    connect('127.0.0.1:9')\nexcept ConnectionError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("no Ray cluster answers at '127.0.0.1:9'"), done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == 1
