@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def front_table(points: list[FrontPoint], dataset: str) -> Table:
     """The front for a terminal."""
-    title = f"frontier on {dataset}: validation accuracy, MACs per image"
+    title = f"frontier on {Path(dataset).name}: validation accuracy, MACs per image"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
     for name, justify in (("accuracy", "right"), ("MACs", "right"), ("of full", "right"), ("method", "left"),
                           ("network", "left"), ("knobs", "left"), ("trial", "left"), ("epoch", "right")):  # fmt: skip
@@ -76,7 +76,7 @@ def _report(study: Study) -> Report:
     facts = {
         "name": study.spec.name,
         "state": study.status(),
-        "dataset": created["data"]["name"],
+        "dataset": Path(created["data"]["name"]).name,  # of a path its last part
         "trials": counts,
         "epochs": state.cost_epochs,
         "seconds": state.elapsed,
@@ -113,7 +113,7 @@ def _trials(state: StudyState) -> list[dict[str, Any]]:
                 "epoch": trial.epoch,
                 "best_accuracy": max((p["accuracy"] for p in shown), default=None),
                 "min_macs": min((p["macs"] for p in shown), default=None),
-                "reason": trial.reason or trial.why,
+                "reason": trial.reason,
             }
         )
     return rows

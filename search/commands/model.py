@@ -1,7 +1,8 @@
-"""Commands about promoted models: promote, predict."""
+"""Commands about promoted models: promote, rollback, history, predict."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,8 @@ ModelName = Annotated[str, typer.Option("--model", help="A registered model: NAM
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("promote")(promote)
+    app.command("rollback")(rollback)
+    app.command("history")(history)
     app.command("predict")(predict)
 
 
@@ -82,6 +85,54 @@ def _uri(tracking: str | None, studies: Path | None) -> str:
         raise InputError("the model registry needs a tracking address; leave --tracking out or give one")
     check_server(uri)
     return uri
+
+
+def rollback(
+    model: Annotated[str, typer.Option(help="The registered model's name.")],
+    alias: Annotated[str, typer.Option(help="The alias to move back.")] = "champion",
+    tracking: Tracking = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Point an alias to the version before its last promotion.
+
+    Example: routefront rollback --model digits --alias champion
+    """
+    from search.registered import rollback as move_back
+
+    with progress("moving the alias", as_json):
+        record = move_back(model, alias, _uri(tracking, studies))
+    if as_json:
+        print_json(record)
+    else:
+        out.print(f"{model}@{alias} is version {record['version']} again (it was {record['previous']})")
+
+
+def history(
+    model: Annotated[str, typer.Option(help="The registered model's name.")],
+    tracking: Tracking = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Which versions a model has had, newest first: when, from which study, on which evidence.
+
+    Example: routefront history --model digits
+    """
+    from search.registered import history as versions_of
+
+    with progress("asking the registry", as_json):
+        versions = versions_of(model, _uri(tracking, studies))
+    if as_json:
+        print_json(versions)
+        return
+    table = Table("version", "aliases", "promoted", "study", "point", "test accuracy", "MACs", box=None, padding=(0, 2))
+    for entry in versions:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["time"]))
+        table.add_row(
+            entry["version"], ", ".join(entry["aliases"]), when, entry.get("study", ""), entry.get("point_id", ""),
+            show_share(float(entry["test_accuracy"])), show_count(float(entry["macs"])),
+        )  # fmt: skip
+    out.print(table)
 
 
 def predict(

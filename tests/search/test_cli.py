@@ -124,6 +124,12 @@ def test_the_whole_road(cli: Run, studies: Path, ray_address: str, tmp_path: Pat
     again = json.loads(cli(*promote)[1])
     assert again["test"] == record["test"]  # the test split was not evaluated a second time
 
+    versions = json.loads(cli("history", "--model", "road", *at, "--json")[1])
+    assert [v["version"] for v in versions] == [record["version"]] and versions[0]["aliases"] == ["champion"]
+    assert versions[0]["study"] == "road" and cli("history", "--model", "road", *at)[0] == 0
+    code, out, err = cli("rollback", "--model", "road", *at)
+    assert code == 2 and not out and "none before it" in err
+
     code, out, _ = cli("status", "road", *at, "--json")
     status = json.loads(out)
     assert {"study", "state", "trials", "epochs", "seconds", "hypervolume", "front_points"} <= set(status)
@@ -242,7 +248,8 @@ def test_methods_describe_and_dry_run(cli: Run, tmp_path: Path) -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    words = "methods describe data search resume list status stop frontier report promote predict doctor".split()
+    words = "methods describe data doctor search resume list status stop frontier report".split()
+    words += "promote rollback history predict".split()
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom search.__main__ import app\n"
         f"for word in {words!r}:\n"
