@@ -29,14 +29,14 @@ def prepare_environment(*, local: bool, preload: Sequence[str] = ()) -> None:
     first trial, while the driver is still busy.
 
     A local Ray is guarded by a token that lives in this process's environment and nowhere else
-    (Ray's own default writes one to the home folder, readable by everybody).
+    (Ray's own default writes one to the home folder, readable by everybody). The mode is left to
+    Ray, which turns it on for a Ray it starts, also where it had been imported before.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if preload:
         os.environ.setdefault("RAY_preload_python_modules", ",".join(preload))
     if local and "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 

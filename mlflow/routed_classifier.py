@@ -54,7 +54,7 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
 
     @torch.inference_mode()
     def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> pd.DataFrame:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        pixels = torch.from_numpy(np.array(images)).to(self.device)
         result = self.network.infer((pixels.float() / 255.0 - self.mean) / self.std, knobs, generator=generator)
         confidence, label = result.logits.softmax(dim=1).max(dim=1)
         exits = result.exits.tolist() if result.exits is not None else None

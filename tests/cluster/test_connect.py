@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_local_ray_gets_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(2):
         monkeypatch.setattr(os, "environ", {})
         prepare_environment(local=True)
-        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert "RAY_AUTH_MODE" not in os.environ  # Ray turns it on for a Ray that it starts
         tokens.add(os.environ["RAY_AUTH_TOKEN"])
     assert len(tokens) == 2
 
@@ -61,3 +62,17 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("no Ray cluster answers at '127.0.0.1:9'"), done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_the_doctor_finds_everything_working_though_ray_was_imported_first(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "search", "doctor"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "ROUTEFRONT_STUDIES": str(tmp_path), "NO_COLOR": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    assert {"Ray", "MLflow", "SQLite", "registry"} <= {words[1] for words in lines if words[0] == "ok"}
+    assert "local cluster ran a task" in done.stdout and "Token" not in done.stderr
