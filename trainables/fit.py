@@ -77,7 +77,7 @@ class Training:
         self.cost_epochs = 0.0
         self.seconds = 0.0
         self.phase: Phase | None = None
-        self.optimiser: torch.optim.SGD | None = None
+        self.optimiser: torch.optim.Optimizer | None = None
         self.last_report: Report | None = None
         self.last_curve: Curve | None = None
 
@@ -100,15 +100,7 @@ class Training:
                     trained.append(parameter)
             if not trained:
                 raise ValueError(f"phase {phase.name!r} trains no parameter of {self.config.network}")
-            recipe = phase.optimiser
-            self.optimiser = torch.optim.SGD(
-                trained,
-                lr=recipe.lr,
-                momentum=recipe.momentum,
-                nesterov=recipe.nesterov,
-                weight_decay=recipe.weight_decay,
-                fused=True,
-            )
+            self.optimiser = phase.optimiser.over(trained)
         self.network.train()
         for name, module in self.network.named_modules():
             if phase.eval_mode and name.startswith(phase.eval_mode):
@@ -124,7 +116,11 @@ class Training:
             raise RuntimeError(f"all {self.epochs} epochs are trained")
         started = time.perf_counter()
         epoch = self.epoch + 1
+        before = self.phase
         phase, first, last = self._enter(epoch)
+        if phase is not before and self.method.begin is not None:
+            with torch.no_grad():
+                self.method.begin(self.network, phase)
         views = self.method.views(self.config)
         terms, rate = self._train_epoch(phase, epoch - first, last - first + 1, views)
         self.epoch = epoch
@@ -157,7 +153,8 @@ class Training:
         rate = phase.optimiser.lr
         stream = batches(self.images, self.labels, self.data, batch_size=size, views=views, generator=self.generator)
         for index, batch in enumerate(stream):
-            rate = phase.optimiser.lr_at((epoch + index / steps) / epochs)
+            batch.share = (epoch + index / steps) / epochs
+            rate = phase.optimiser.lr_at(batch.share)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             batch.images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -196,8 +193,7 @@ class Training:
         training: dict[str, Tensor] = {"generator": self.generator.get_state()}
         trained = [n for n, p in self.network.named_parameters() if p.requires_grad]
         for index, state in self.optimiser.state_dict()["state"].items():
-            if state.get("momentum_buffer") is not None:
-                training[f"momentum.{trained[index]}"] = state["momentum_buffer"]
+            training |= {f"{key}/{trained[index]}": value for key, value in state.items() if value is not None}
         if self.last_curve is not None:
             # per-image correctness, one bit each: what comparisons of points near the front need later
             training["correct_bits"] = torch.from_numpy(np.packbits(self.last_curve.correct, axis=1))
@@ -237,11 +233,18 @@ class Training:
         assert self.optimiser is not None
         trained = [(n, p) for n, p in self.network.named_parameters() if p.requires_grad]
         state = self.optimiser.state_dict()
+        known: dict[str, dict[str, Tensor]] = {}
+        for path, tensor in tensors.items():
+            key, _, name = path.partition("/")
+            known.setdefault(name, {})[key] = tensor
         # the fused optimiser walks raw memory: a buffer must be laid out as its parameter is
         state["state"] = {
-            index: {"momentum_buffer": torch.empty_like(parameter.data).copy_(tensors[f"momentum.{name}"])}
+            index: {
+                key: torch.empty_like(parameter.data).copy_(value) if value.shape == parameter.shape else value
+                for key, value in known[name].items()
+            }
             for index, (name, parameter) in enumerate(trained)
-            if f"momentum.{name}" in tensors
+            if name in known
         }
         self.optimiser.load_state_dict(state)
         self.generator.set_state(tensors["generator"])

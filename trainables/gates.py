@@ -40,6 +40,10 @@ class Router(nn.Module, ABC):
     def macs(self, gate: int) -> tuple[int, int]:
         """MACs per image of one answer: in all, and those in convolutions."""
 
+    def macs_ahead(self) -> tuple[int, int]:
+        """MACs per image of `begin`: in all, and those in convolutions."""
+        return 0, 0
+
 
 class LinearGate(nn.Module):
     """Global average pooling, FC(c to c), ReLU, FC(c to 2).
@@ -167,10 +171,14 @@ def gumbel(logit: Tensor, temperature: float, generator: torch.Generator | None)
     g is standard Gumbel noise; the difference of two such draws is a single logistic draw
     (Jang et al. 2017, arXiv 1611.01144; Maddison et al. 2017, arXiv 1611.00712).
     """
+    return torch.sigmoid((logit + _logistic(logit, generator)) / temperature)
+
+
+def _logistic(logit: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws of the standard logistic distribution: the difference of two standard Gumbel draws."""
     least = torch.finfo(logit.dtype).tiny
     uniform = torch.rand(logit.shape, generator=generator, device=logit.device, dtype=logit.dtype)
-    noise = uniform.clamp(min=least).log() - torch.log1p(-uniform)
-    return torch.sigmoid((logit + noise) / temperature)
+    return uniform.clamp(min=least).log() - torch.log1p(-uniform)
 
 
 def softmax(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
@@ -189,6 +197,21 @@ def straight_through(logit: Tensor, temperature: float, generator: torch.Generat
     return hard_at(soft) + (soft - soft.detach())
 
 
+def gumbel_straight_through(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    r"""A hard sample forward, the gradient of the Gumbel softmax it was taken from backward.
+
+    .. math:: v = 1[S \ge 1/2] + (S - \mathrm{sg}[S]), \quad S = \sigma((z + g_1 - g_0) / T)
+    """
+    soft = gumbel(logit, temperature, generator)
+    return hard_at(soft) + (soft - soft.detach())
+
+
+def bernoulli(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    r"""A hard sample, :math:`v \sim \mathrm{Bernoulli}(\sigma(z / T))`, without a gradient: an action of a policy."""
+    uniform = torch.rand(logit.shape, generator=generator, device=logit.device, dtype=logit.dtype)
+    return (uniform < torch.sigmoid(logit.detach() / temperature)).to(logit.dtype)
+
+
 def hard(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """The hard decision, without noise and without a gradient."""
     return hard_at(torch.sigmoid(logit))
@@ -198,6 +221,8 @@ RELAXATIONS: dict[str, Callable[[Tensor, float, torch.Generator | None], Tensor]
     "gumbel": gumbel,
     "softmax": softmax,
     "straight_through": straight_through,
+    "gumbel_straight_through": gumbel_straight_through,
+    "bernoulli": bernoulli,
     "hard": hard,
 }
 
@@ -210,3 +235,28 @@ def relax(name: str, logit: Tensor, *, temperature: float = 1.0, generator: torc
     if name not in RELAXATIONS:
         raise ValueError(f"relaxation = {name!r}: must be one of {', '.join(RELAXATIONS)}")
     return RELAXATIONS[name](logit, temperature, generator)
+
+
+def image_noise(images: Tensor, seed: int, count: int) -> Tensor:
+    """Uniform draws (B, count) in [0, 1) that follow from each image's pixels and the seed alone.
+
+    An image draws the same in whatever batch, order or process it comes, so that stochastic
+    inference can be repeated. The pixels' bits are hashed by sums of odd multiples modulo 2**64,
+    the draws are SplitMix64 (Steele et al. 2014) of that hash, the seed and the position.
+    """
+    pixels = images.detach().float().flatten(1).contiguous().view(torch.int32).long()
+    odd = torch.arange(pixels.shape[1], device=images.device) * _GOLDEN | 1
+    key = (pixels * _mixed(odd)).sum(dim=1)
+    position = torch.arange(1, count + 1, device=images.device) * _GOLDEN
+    bits = _mixed(_mixed(key + seed * 2 + 1)[:, None] + position)
+    return (bits >> 40 & 0xFFFFFF).float() / (1 << 24)
+
+
+_GOLDEN = -7046029254386353131  # 2**64 over the golden ratio, as a signed number
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """The output function of SplitMix64 on signed 64-bit numbers, whose products wrap around."""
+    bits = (bits ^ (bits >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
+    bits = (bits ^ (bits >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
+    return bits ^ (bits >> 31 & 0x1FFFFFFFF)

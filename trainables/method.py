@@ -59,9 +59,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimiser:
-    """SGD with a schedule in shares of the phase's steps."""
+    """SGD, or Adam with its usual moments, and a schedule in shares of the phase's steps."""
 
     lr: float
+    kind: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
@@ -84,6 +85,23 @@ class Optimiser:
             warmup=config.warmup,
         )
         return dataclasses.replace(recipe, **changes)
+
+    def over(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """The optimiser of these parameters, in its fused form.
+
+        Raises `ValueError` for a kind that is not sgd or adam.
+        """
+        if self.kind == "adam":
+            return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        require(self.kind == "sgd", "kind", self.kind, "an optimiser is sgd or adam")
+        return torch.optim.SGD(
+            parameters,
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
 
     def lr_at(self, share: float) -> float:
         """The learning rate after `share` of the phase's steps, share in [0, 1]."""
@@ -123,13 +141,15 @@ class Phase:
 class Batch:
     """A training batch: the `views` augmented copies of one image are neighbours.
 
-    `images` (L * views, channels, size, size), `labels` (L * views,).
+    `images` (L * views, channels, size, size), `labels` (L * views,). `share` of the phase's steps
+    have been taken before it, in [0, 1), for curricula and annealing.
     """
 
     images: Tensor
     labels: Tensor
     views: int = 1
     generator: torch.Generator | None = None
+    share: float = 0.0
 
 
 def one_phase(config: Any) -> tuple[Phase, ...]:
@@ -161,7 +181,8 @@ class Method:
     `published` is the paper's own setting as a configuration of `space` (it runs first in a
     search). `settings` lists what a sweep asks for; where `calibrate` is given, a setting is
     turned into concrete knobs from all exits' logits (K, n, C) on the calibration images, else
-    the setting is the knobs. `adjust_gradients` may change gradients between backward and step.
+    the setting is the knobs. `begin` may change the network when a phase begins;
+    `adjust_gradients` may change gradients between backward and step.
     """
 
     name: str
@@ -179,6 +200,7 @@ class Method:
     settings: Callable[[Any], Sequence[dict[str, Any]]] = single_setting
     calibrate: Callable[[Mapping[str, Any], Tensor], dict[str, Any]] | None = None
     views: Callable[[Any], int] = one_view
+    begin: Callable[[RoutedNetwork, Phase], None] | None = None
     adjust_gradients: Callable[[RoutedNetwork, Any], None] | None = None
     paper_cost: Callable[[RoutedNetwork], dict[str, Any]] | None = None
 

@@ -129,7 +129,7 @@ def build(config: Config, task: Task) -> GatedResNet:
         task,
         body,
         router,
-        first=0,
+        gated=range(len(body.blocks)),
         skip="own",
         relaxation=config.relaxation,
         temperature=config.temperature,

@@ -104,7 +104,7 @@ def build(config: Config, task: Task) -> GatedResNet:
         task,
         body,
         router,
-        first=1,
+        gated=range(1, len(body.blocks)),
         skip="shortcut" if config.transition == "projection" else "pool",
         relaxation=config.relaxation,
         trailing=trailing,

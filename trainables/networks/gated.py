@@ -5,14 +5,16 @@ Shape legend: B images, S settings, G gates, U units, R rows (distinct activatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.execution import run_either, run_rows, split_rows, take
-from trainables.gates import Router, hard_at, relax
+from trainables.gates import Router, hard_at, image_noise, relax
 from trainables.network import Inference, Knobs, Routed, Task, Unit
 from trainables.networks.resnet import Body, ResidualNetwork, Shape, ZeroPadShortcut
 
@@ -21,6 +23,11 @@ THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
 """What gated methods sweep: from all blocks on, through the papers' 1/2, to almost none."""
 
 THRESHOLD_KNOB = {"threshold": "a block runs where P(run) reaches it: 0 runs all, above 1 none; the papers' is 0.5"}
+SAMPLING_KNOBS = {
+    **THRESHOLD_KNOB,
+    "sampling": "bernoulli: a block runs with its probability, shifted so that 0.5 at the threshold",
+    "seed": "of the sampling: an image always draws the same under it",
+}
 
 
 def thresholds(config: Any) -> tuple[dict[str, Any], ...]:
@@ -28,18 +35,27 @@ def thresholds(config: Any) -> tuple[dict[str, Any], ...]:
     return tuple({"threshold": threshold} for threshold in THRESHOLDS)
 
 
-def threshold_of(knobs: Knobs) -> float:
-    """The threshold among the knobs, 0.5 where none is given.
+def limits_of(images: Tensor, knobs: Knobs, gates: int) -> Tensor:
+    r"""What P(run) of every gate must reach for its block to run: (B, G), or (1, 1) for all alike.
 
-    Raises `ValueError` for another knob or a value that is not a number from 0.
+    It is the threshold :math:`\theta`. With ``sampling="bernoulli"`` it is
+    :math:`\sigma(\mathrm{logit}\,u + \mathrm{logit}\,\theta)`, u uniform per image and gate: the block
+    runs with probability :math:`\sigma(z - \mathrm{logit}\,\theta)`, which is P(run) at 1/2.
+
+    Raises `ValueError` for another knob, a threshold that is not a number from 0, another sampling.
     """
     for name in knobs:
-        if name not in ("threshold", "seed"):  # a seed may be stored with any knobs; nothing is drawn here
-            raise ValueError(f"unknown knob {name!r}; gated networks take threshold")
-    value = knobs.get("threshold", 0.5)
+        if name not in ("threshold", "sampling", "seed"):
+            raise ValueError(f"unknown knob {name!r}; gated networks take threshold, sampling and seed")
+    value, sampling = knobs.get("threshold", 0.5), knobs.get("sampling", "none")
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ValueError(f"threshold = {value!r}: must be a number of at least 0 (above 1 no block runs)")
-    return float(value)
+    if sampling not in ("none", "bernoulli"):
+        raise ValueError(f"sampling = {sampling!r}: must be none or bernoulli")
+    if sampling == "none" or not 0 < value < 1:
+        return images.new_full((1, 1), float(value), dtype=torch.float32)
+    noise = image_noise(images, int(knobs.get("seed", 0)), gates)
+    return torch.sigmoid(torch.logit(noise, eps=1e-7) + math.log(value / (1 - value)))
 
 
 def skip_of(kind: str, shape_in: Shape, shape_out: Shape) -> nn.Module:
@@ -62,11 +78,12 @@ def skip_of(kind: str, shape_in: Shape, shape_out: Shape) -> nn.Module:
 
 
 class GatedResNet(ResidualNetwork):
-    """A residual network in which gate g decides whether block ``first + g`` runs.
+    """A residual network in which gate g decides whether block ``gated[g]`` runs.
 
     A gate reads the (already mixed) input of its block. With F the whole block, S the path around
-    it and v the decision, a block's output is ``v * F(x) + (1 - v) * S(x)``. The blocks before
-    `first` always run.
+    it and v the decision, a block's output is ``v * F(x) + (1 - v) * S(x)``. With
+    ``mixing="branch"`` the gate scales the residual branch alone, ``relu(S(x) + v * F(x))``, F
+    being the layers before the addition (`skip` must be ``shortcut``). The other blocks always run.
 
     `skip` is S: ``own``, ``pool`` (see `skip_of`), or ``shortcut``, the shortcut of the block
     itself, which F and S then share, so that it is computed once for every image and belongs to
@@ -84,33 +101,38 @@ class GatedResNet(ResidualNetwork):
         body: Body,
         router: Router,
         *,
-        first: int,
+        gated: Sequence[int],
         skip: str,
+        mixing: str = "block",
         relaxation: str,
         temperature: float = 1.0,
         trailing: bool = False,
     ) -> None:
         super().__init__(config, task, body)
         self.router = router
-        self.first, self.skip, self.trailing = first, skip, trailing
+        self.gated, self.skip, self.mixing, self.trailing = tuple(gated), skip, mixing, trailing
         self.own_relaxation, self.temperature = relaxation, temperature
-        gated = range(first, len(self.blocks))
-        self.skips = nn.ModuleList(skip_of(skip, self.shapes[k], self.shapes[k + 1]) for k in gated)
-        self._describe(list(gated))
+        self.skips = nn.ModuleList(skip_of(skip, self.shapes[k], self.shapes[k + 1]) for k in self.gated)
+        self._describe()
 
-    def _describe(self, gated: list[int]) -> None:
+    def _describe(self) -> None:
         """Units and MACs; where F and S share the shortcut, its MACs move from the block to the fixed ones."""
+        gated = self.gated
         shared = [self.part_macs(self.block(k).shortcut, k) if self.skip == "shortcut" else 0 for k in gated]
         block_macs = [self.block_macs[k] - macs for k, macs in zip(gated, shared, strict=True)]
         skip_macs = [self.part_macs(skip, k) for skip, k in zip(self.skips, gated, strict=True)]
         routers = [self.router.macs(gate) for gate in range(len(gated) + self.trailing)]
-        self.router_macs = sum(total for total, _ in routers)
-        self.router_conv_macs = sum(convolutions for _, convolutions in routers)
+        ahead = self.router.macs_ahead()
+        self.router_macs = ahead[0] + sum(total for total, _ in routers)
+        self.router_conv_macs = ahead[1] + sum(convolutions for _, convolutions in routers)
         self._costly_skips = [gate for gate, macs in enumerate(skip_macs) if macs]
         units = [Unit(f"block-{k}", "block", macs) for k, macs in zip(gated, block_macs, strict=True)]
         units += [Unit(f"skip-{gated[gate]}", "skip", skip_macs[gate]) for gate in self._costly_skips]
-        units += [Unit(f"router-{self.first + g}", "router", total) for g, (total, _) in enumerate(routers)]
-        fixed = self.stem_macs + self.classifier_macs + sum(self.block_macs[: self.first]) + sum(shared)
+        routed = [*gated, *([len(self.blocks)] if self.trailing else [])]
+        units += [Unit(f"router-{k}", "router", total) for k, (total, _) in zip(routed, routers, strict=True) if total]
+        units += [Unit("policy", "router", ahead[0])] if ahead[0] else []
+        ungated = sum(macs for k, macs in enumerate(self.block_macs) if k not in gated)
+        fixed = self.stem_macs + self.classifier_macs + ungated + sum(shared)
         always = fixed + self.router_macs
         cheapest = sum(min(b, s) for b, s in zip(block_macs, skip_macs, strict=True))
         self.describe_units(units, fixed=fixed, full=always + sum(block_macs), least=always + cheapest)
@@ -127,15 +149,20 @@ class GatedResNet(ResidualNetwork):
 
     def _path(self, decisions: Tensor) -> Tensor:
         """Executed share of every unit (B, U) under decisions (B, G)."""
-        routers = decisions.new_ones(len(decisions), self.gates + self.trailing)
+        always = len(self.units) - self.gates - len(self._costly_skips)  # the routers
+        routers = decisions.new_ones(len(decisions), always)
         return torch.cat([decisions, 1 - decisions[:, self._costly_skips], routers], dim=1)
 
     def _enter(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The features before the first gate and the router's memory."""
-        features = self.stem(inputs)
-        for k in range(self.first):
+        return self._always(self.stem(inputs), 0), self.router.begin(inputs)
+
+    def _always(self, features: Tensor, k: int) -> Tensor:
+        """The blocks from k to the next gated one."""
+        while k < len(self.blocks) and k not in self.gated:
             features = self.block(k)(features)
-        return features, self.router.begin(inputs)
+            k += 1
+        return features
 
     def _leave(self, features: Tensor, memory: Tensor) -> Tensor:
         """Logits behind the last block; a trailing gate answers, and nobody listens."""
@@ -150,13 +177,15 @@ class GatedResNet(ResidualNetwork):
         name = self.relaxation or self.own_relaxation
         return relax(name, logit, temperature=self.temperature, generator=generator)
 
-    def _both(self, gate: int, features: Tensor) -> tuple[Tensor, Tensor]:
-        """What a gate chooses between: around the block, and through it."""
-        block = self.block(self.first + gate)
-        if self.skip == "shortcut":
-            short = block.shortcut(features)
-            return short, block(features, short)
-        return self.skips[gate](features), block(features)
+    def _mix(self, gate: int, features: Tensor, decision: Tensor) -> Tensor:
+        """The features behind a block under decisions (B,) in [0, 1]."""
+        block, share = self.block(self.gated[gate]), decision.to(features.dtype)[:, None, None, None]
+        short = self.skips[gate](features) if self.skip != "shortcut" else block.shortcut(features)
+        if self.mixing == "branch":
+            return F.relu(short + share * block.branch(features))
+        through = block(features, short) if self.skip == "shortcut" else block(features)
+        # lerp is exact at 0 and 1, so that hard decisions give what the hard pass gives
+        return torch.lerp(short, through, share)
 
     def forward(
         self,
@@ -176,9 +205,7 @@ class GatedResNet(ResidualNetwork):
         for gate in range(self.gates):
             logit, memory = self.router(gate, features, memory)
             decision = self._decide(logit, generator) if decisions is None else decisions[:, gate]
-            around, through = self._both(gate, features)
-            # lerp is exact at 0 and 1, so that hard decisions give what the hard pass gives
-            features = torch.lerp(around, through, decision.to(through.dtype)[:, None, None, None])
+            features = self._always(self._mix(gate, features, decision), self.gated[gate] + 1)
             taken.append(decision)
             logits.append(logit)
         output = self._leave(features, memory)
@@ -186,12 +213,17 @@ class GatedResNet(ResidualNetwork):
         aux = {"gate_logits": scores, "probabilities": torch.sigmoid(scores)}
         return Routed((output,), output, chosen, self.path_macs(self._path(chosen)), aux)
 
+    def limits(self, inputs: Tensor, knobs: Knobs) -> Tensor:
+        """What P(run) must reach, (B, G) or (1, 1): see `limits_of`."""
+        return limits_of(inputs, knobs, self.gates)
+
     def _execute(self, gate: int, features: Tensor, chosen: Tensor) -> Tensor:
         """The features (R, ...) behind a block that runs on the chosen rows only."""
-        block, skip = self.block(self.first + gate), self.skips[gate]
+        block, skip = self.block(self.gated[gate]), self.skips[gate]
         if self.skip == "shortcut":
             short = block.shortcut(features)
-            return run_rows(block, chosen, features, short, into=short)
+            around = F.relu(short) if self.mixing == "branch" else short
+            return run_rows(block, chosen, features, short, into=around)
         if isinstance(skip, nn.Identity):
             return run_rows(block, chosen, features, into=features)
         return run_either(block, skip, chosen, features)
@@ -200,22 +232,23 @@ class GatedResNet(ResidualNetwork):
     def sweep(
         self, inputs: Tensor, knobs: Sequence[Knobs], *, generator: torch.Generator | None = None
     ) -> list[Inference]:
-        """The hard pass under several thresholds at once, branching only where decisions differ.
+        """The hard pass under several knobs at once, branching only where decisions differ.
 
         The batch may grow to S * B rows in the worst case: bound memory by the size of the batch.
         """
-        limits = torch.tensor([threshold_of(k) for k in knobs], device=inputs.device)[:, None]
+        each = [self.limits(inputs, k).expand(len(inputs), self.gates) for k in knobs]
+        limits = torch.stack(each).to(inputs.device)
         row_of = torch.arange(len(inputs), device=inputs.device).expand(len(knobs), -1)
         features, memory = self._enter(inputs)
         taken = []
         for gate in range(self.gates):
             logit, memory = self.router(gate, features, memory)
-            wanted = torch.sigmoid(logit)[row_of] >= limits
+            wanted = torch.sigmoid(logit)[row_of] >= limits[:, :, gate]
             doubled, row_of, chosen = split_rows(wanted, row_of, len(features))
             if len(doubled):
                 features = torch.cat([features, take(features, doubled)])
                 memory = torch.cat([memory, memory[doubled]])
-            features = self._execute(gate, features, chosen)
+            features = self._always(self._execute(gate, features, chosen), self.gated[gate] + 1)
             taken.append(wanted)
         logits = self._leave(features, memory)
         decisions = torch.stack(taken, dim=2).to(inputs.dtype)
@@ -226,5 +259,5 @@ class GatedResNet(ResidualNetwork):
         ]
 
     def infer(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
-        """The hard pass under one threshold: a sweep of one setting."""
+        """The hard pass under one set of knobs: a sweep of one setting."""
         return self.sweep(inputs, [knobs], generator=generator)[0]

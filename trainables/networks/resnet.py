@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,7 @@ def shortcut_of(option: str, channels_in: int, channels_out: int, stride: int) -
     return ZeroPadShortcut(channels_out, stride, average=option == "pool")
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module, ABC):
     """A whole residual block: inner layers, `shortcut`, addition and what follows it.
 
     ``forward(inputs, short=None)`` takes the shortcut's output where the caller has it already
@@ -96,6 +97,15 @@ class ResidualBlock(nn.Module):
     """
 
     shortcut: nn.Module
+
+    @abstractmethod
+    def branch(self, inputs: Tensor) -> Tensor:
+        """The inner layers alone, up to the addition."""
+
+    def forward(self, inputs: Tensor, short: Tensor | None = None) -> Tensor:
+        """(B, c, h, w) to the block's output; `short` replaces ``shortcut(inputs)``."""
+        around = self.shortcut(inputs) if short is None else short
+        return F.relu(self.branch(inputs) + around)
 
 
 class BasicBlock(ResidualBlock):
@@ -109,12 +119,9 @@ class BasicBlock(ResidualBlock):
         self.bn2 = nn.BatchNorm2d(channels_out)
         self.shortcut = shortcut_of(shortcut, channels_in, channels_out, stride)
 
-    def forward(self, inputs: Tensor, short: Tensor | None = None) -> Tensor:
-        """(B, c, h, w) to the block's output; `short` replaces ``shortcut(inputs)``."""
-        if short is None:
-            short = self.shortcut(inputs)
-        inner = F.relu(self.bn1(self.conv1(inputs)))
-        return F.relu(self.bn2(self.conv2(inner)) + short)
+    def branch(self, inputs: Tensor) -> Tensor:
+        """See `ResidualBlock`."""
+        return self.bn2(self.conv2(F.relu(self.bn1(self.conv1(inputs)))))
 
 
 class Classifier(nn.Module):
