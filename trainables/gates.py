@@ -40,6 +40,10 @@ class Router(nn.Module, ABC):
     def macs(self, gate: int) -> tuple[int, int]:
         """MACs per image of one answer: in all, and those in convolutions."""
 
+    def outputs(self) -> list[nn.Linear | nn.Conv2d]:
+        """The layers whose outputs are, or differ by, the logits."""
+        return []
+
     def macs_ahead(self) -> tuple[int, int]:
         """MACs per image of `begin`: in all, and those in convolutions."""
         return 0, 0
@@ -101,6 +105,11 @@ class LocalRouter(Router):
         scores = self.gates[gate](features)
         return scores[:, 1] - scores[:, 0], memory
 
+    def outputs(self) -> list[nn.Linear | nn.Conv2d]:
+        """See `Router`."""
+        last = [list(gate.children())[-1] for gate in self.gates]
+        return [layer for layer in last if isinstance(layer, nn.Linear | nn.Conv2d)]
+
     def macs(self, gate: int) -> tuple[int, int]:
         """See `Router`."""
         total = macs_of(self.gates[gate], self._shapes[gate])[0]
@@ -129,6 +138,10 @@ class RecurrentRouter(Router):
         embedded = self.embed[gate](features.mean(dim=(2, 3), keepdim=True)).flatten(1)
         output, cell = self.lstm(embedded, memory.chunk(2, dim=1))
         return self.out(output).squeeze(1), torch.cat([output, cell], dim=1)
+
+    def outputs(self) -> list[nn.Linear | nn.Conv2d]:
+        """See `Router`."""
+        return [self.out]
 
     def macs(self, gate: int) -> tuple[int, int]:
         """See `Router`."""

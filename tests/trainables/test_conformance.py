@@ -27,11 +27,17 @@ TASK = Task(classes=5, size=16, channels=1)
 BATCH = 8
 ROOT = Path(__file__).resolve().parents[2]
 
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+# every method in every variant: the one under test comes first among its record's variants
+CASES = {
+    " ".join(filter(None, (name, variant))): dataclasses.replace(method, variants=(variant, *method.variants))
+    for name, method in METHODS.items()
+    for variant in method.variants
+}
+every_method = pytest.mark.parametrize("method", CASES.values(), ids=list(CASES))
 
 
 def configure(method: Method) -> Any:
-    return method.configure(TINY.get(method.name, DEFAULT))
+    return method.configure({**TINY.get(method.name, DEFAULT), "variant": method.variants[0]})
 
 
 def build(method: Method, task: Task = TASK) -> RoutedNetwork:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.gates import GATES, RELAXATIONS, hard_at, relax, router_of
+from trainables.gates import GATES, RELAXATIONS, hard_at, image_noise, relax, router_of
 
 torch.set_num_threads(1)
 
@@ -116,6 +116,41 @@ def test_straight_through_is_hard_forward_and_soft_backward() -> None:
     (got,) = torch.autograd.grad((weights * decision).sum(), logit)
     (soft,) = torch.autograd.grad((weights * relax("softmax", logit)).sum(), logit)
     assert torch.equal(got, soft)
+
+
+def test_sampled_decisions_run_with_their_probability_and_have_no_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for z in (-1.5, 0.0, 2.0):
+        logit = torch.full((40_000,), z, requires_grad=True)
+        sample = relax("bernoulli", logit, generator=generator)
+        assert not sample.requires_grad and set(sample.unique().tolist()) <= {0.0, 1.0}
+        assert float(sample.mean()) == pytest.approx(float(torch.sigmoid(torch.tensor(z))), abs=0.01)
+
+
+def test_hard_gumbel_samples_carry_the_gradient_of_the_soft_ones() -> None:
+    logit, weights = torch.randn(64, requires_grad=True), torch.randn(64)
+    hard_sample = relax("gumbel_straight_through", logit, generator=torch.Generator().manual_seed(3))
+    soft = relax("gumbel", logit, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(hard_sample, hard_at(soft))
+    (got,) = torch.autograd.grad((weights * hard_sample).sum(), logit)
+    (expected,) = torch.autograd.grad((weights * soft).sum(), logit)
+    assert torch.equal(got, expected)
+
+
+def test_the_noise_of_an_image_follows_from_its_pixels_and_the_seed() -> None:
+    images = torch.randn(50, 3, 8, 8)
+    noise = image_noise(images, 0, 40)
+    assert noise.shape == (50, 40) and noise.min() >= 0 and noise.max() < 1
+    order = torch.randperm(50)
+    assert torch.equal(image_noise(images[order], 0, 40), noise[order])
+    assert torch.equal(image_noise(images[3:4].contiguous(memory_format=torch.channels_last), 0, 40), noise[3:4])
+    assert torch.equal(image_noise(images, 0, 7), noise[:, :7])
+    nearly = images.clone()
+    nearly[:, 0, 0, 0] += 1e-6
+    for other in (image_noise(images, 1, 40), image_noise(nearly, 0, 40), noise.roll(1, 0), noise.roll(1, 1)):
+        assert abs(float(torch.corrcoef(torch.stack([noise.flatten(), other.flatten()]))[0, 1])) < 0.1
+    draws = image_noise(torch.randn(400, 1, 4, 4), 5, 25).flatten().sort().values
+    assert float((draws - torch.linspace(0, 1, 10_000)).abs().max()) < 0.02  # Kolmogorov-Smirnov at 0.1 %
 
 
 def test_hard_decisions_have_no_gradient() -> None:

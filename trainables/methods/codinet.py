@@ -18,9 +18,11 @@ Deviations and choices (the paper is silent or its code differs):
 - The cost c_k of a block is in units of the mean gated block (``cost_unit="block"``), in GFLOPs of
   two per MAC, or as a fraction of all gated blocks. ``cost="target_l1"`` is the public code's
   distance of the summed path length to `target` blocks per image.
-- ``impl="official"``: routers without nonlinearity and path vectors (v, 1 - v), which stretches
-  distances by the square root of 2. The code's noise at inference is not rebuilt, nor its order
-  of outputs.
+- ``relaxation="bernoulli"`` (Table 9): trained with the probabilities themselves, decided by a draw
+  at inference.
+- ``impl="official"``: routers without nonlinearity, path vectors (v, 1 - v), which stretches
+  distances by the square root of 2, and Gumbel noise that stays in stage 2 and at inference (a draw
+  with P(run)); all losses stay in stage 2. Its order of outputs is not rebuilt.
 - The threshold on P(run), 1/2 in the paper, is swept at inference.
 """
 
@@ -37,12 +39,12 @@ from spaces.codinet import PAPER, SPACE
 from trainables.gates import router_of
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
-from trainables.networks.gated import THRESHOLD_KNOB, GatedResNet, thresholds
+from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
 from trainables.networks.resnet import NETWORKS, SHORTCUTS, blocks_per_group, cifar_resnet, kaiming_normal
 
 VARIANTS = ("full", "con_only", "vanilla")
 GATES = ("linear", "ff2", "rnn")
-RELAXATIONS = ("gumbel", "softmax")
+RELAXATIONS = ("gumbel", "softmax", "bernoulli")
 COSTS = ("lookup", "target_l1")
 COST_UNITS = ("block", "gflops", "fraction")
 IMPLEMENTATIONS = ("ours", "official")
@@ -119,6 +121,11 @@ class Config(TrainingConfig):
         return alpha, self.beta if self.variant == "full" else 0.0
 
 
+def training_relaxation(config: Config) -> str:
+    """How stage 1 makes decisions soft; what is drawn only at inference trains with the probability."""
+    return "softmax" if config.relaxation == "bernoulli" else config.relaxation
+
+
 def build(config: Config, task: Task) -> GatedResNet:
     """The network, initialised; every block has a gate."""
     body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
@@ -131,7 +138,7 @@ def build(config: Config, task: Task) -> GatedResNet:
         router,
         gated=range(len(body.blocks)),
         skip="own",
-        relaxation=config.relaxation,
+        relaxation=training_relaxation(config),
         temperature=config.temperature,
     )
     kaiming_normal(network)
@@ -217,9 +224,20 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     assert isinstance(network, GatedResNet)
     routed = network(batch.images, generator=batch.generator)
     terms = {"cross_entropy": F.cross_entropy(routed.output, batch.labels)}
-    if phase.name != STAGE2 or network.config.stage2_losses:
+    if phase.name != STAGE2 or keeps_losses(network.config):
         terms.update(auxiliary_losses(network, routed.decisions, batch.views))
     return terms
+
+
+def keeps_losses(config: Config) -> bool:
+    """Whether stage 2 keeps the losses over paths, as the public code does."""
+    return config.stage2_losses or config.impl == "official"
+
+
+def settings(config: Config) -> tuple[dict[str, Any], ...]:
+    """Thresholds; where decisions are drawn at inference, thresholds of the draw."""
+    drawn = config.relaxation == "bernoulli" or config.impl == "official"
+    return tuple({**each, "sampling": "bernoulli", "seed": 0} if drawn else each for each in thresholds(config))
 
 
 def phases(config: Config) -> tuple[Phase, ...]:
@@ -228,17 +246,20 @@ def phases(config: Config) -> tuple[Phase, ...]:
         name="stage1",
         optimiser=Optimiser.of(config),
         share=1 - config.stage2_share,
-        relaxation=config.relaxation,
+        relaxation=training_relaxation(config),
     )
     if config.stage2_share == 0:
         return (first,)
+    relaxation = "straight_through" if keeps_losses(config) else "hard"
+    if config.relaxation == "bernoulli" or config.impl == "official":
+        relaxation = "gumbel_straight_through"
     second = Phase(
         name=STAGE2,
         optimiser=Optimiser.of(config, lr=config.stage2_lr, schedule="step", decay_at=(0.5,), decay=0.1, warmup=0.0),
         share=config.stage2_share,
         frozen=("router.",),
         eval_mode=("router",),
-        relaxation="straight_through" if config.stage2_losses else "hard",
+        relaxation=relaxation,
     )
     return first, second
 
@@ -269,10 +290,10 @@ METHOD = Method(
     build=build,
     networks=NETWORKS,
     variants=VARIANTS,
-    knobs=THRESHOLD_KNOB,
+    knobs=SAMPLING_KNOBS,
     phases=phases,
     objective=objective,
-    settings=thresholds,
+    settings=settings,
     views=views,
     paper_cost=paper_cost,
 )

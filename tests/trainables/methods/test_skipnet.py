@@ -213,8 +213,10 @@ def test_the_official_trailing_gate_changes_nothing_but_the_cost() -> None:
 def test_the_published_setting_is_configured() -> None:
     config = METHOD.configure(PAPER)
     assert config.gate == "rnn" and config.shortcut == "B"
-    (phase,) = METHOD.phases(config)
-    assert [phase.optimiser.lr_at(share) for share in (0.1, 0.6, 0.9)] == pytest.approx([0.1, 0.01, 0.001])
+    sp, hrl = METHOD.phases(config)
+    assert [sp.optimiser.lr_at(share) for share in (0.1, 0.6, 0.9)] == pytest.approx([0.1, 0.01, 0.001])
+    assert [hrl.optimiser.lr_at(share) for share in (0.0, 0.9)] == [1e-4, 1e-4]
+    assert hrl.share / sp.share == pytest.approx(10_000 / 64_000)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,11 @@ def test_the_published_setting_is_configured() -> None:
     [
         ({"gate": "policy"}, r"gate = 'policy': skipnet takes one of linear, ff1, ff2, rnn"),
         ({"relaxation": "gumbel"}, r"relaxation = 'gumbel': skipnet takes one of straight_through, softmax"),
-        ({"variant": "hrl"}, r"variant = 'hrl'"),
+        ({"variant": "hrl"}, r"variant = 'hrl': skipnet takes one of sp, hrl_sp, hrl_s, rl"),
+        ({"alpha": -1.0}, r"alpha = -1.0: must not be negative"),
+        ({"beta": "two"}, r"beta = 'two'"),
+        ({"discount": 1.5}, r"discount = 1.5"),
+        ({"hrl_sharpen": 0.0}, r"hrl_sharpen = 0.0"),
         ({"transition": "none"}, r"transition = 'none'"),
         ({"rnn_size": 0}, r"rnn_size = 0"),
         ({"network": "resnet-100"}, r"nearest is resnet-98"),
