@@ -69,6 +69,12 @@ class Training:
             network = method.build(config, data.task)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPUs
         self.network = network.to(self.device)
+        if config.compiled and not network.regions():
+            raise ValueError(f"compiled = True: {config.network} of {method.name} has no regions to compile")
+        if config.compiled:
+            torch._dynamo.config.recompile_limit = 64  # blocks of all shapes share one compiled function
+            for region in network.regions():
+                region.compile(dynamic=False)  # in place: names of parameters stay
         self.generator = torch.Generator(self.device).manual_seed(seed + 1)
         self.images, self.labels = to_device(data.train, self.device)
         validation, self.validation_labels = to_device(data.validation, self.device)
@@ -158,7 +164,8 @@ class Training:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             batch.images = batch.images.contiguous(memory_format=torch.channels_last)
-            terms = self.method.objective(self.network, batch, phase)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                terms = self.method.objective(self.network, batch, phase)
             self.optimiser.zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()
             if self.method.adjust_gradients is not None:
@@ -179,7 +186,8 @@ class Training:
         return dict(zip(names, means, strict=True)), rate
 
     def _evaluate(self) -> dict[str, Any]:
-        self.last_curve = curve(self.method, self.network, self.validation, self.validation_labels, seed=self.seed)
+        with torch.compiler.set_stance("force_eager"):  # a sweep's batches have every size
+            self.last_curve = curve(self.method, self.network, self.validation, self.validation_labels)
         self.seconds += self.last_curve.seconds
         return {
             "points": self.last_curve.points,

@@ -29,6 +29,10 @@ class TrainingConfig:
     `width` multiplies the body's channels. `lr_decay_at` are shares of a phase's steps at which
     the learning rate is multiplied by `lr_decay`; `schedule="cosine"` anneals to zero instead.
     `warmup` is the share of the first phase's steps over which the rate rises linearly.
+
+    `precision` is the arithmetic of the training passes: ``float32``, or ``bfloat16`` where autocast
+    allows it (weights, losses and evaluation stay float32). `compiled` has the network's regions
+    compiled by torch.compile, which costs about a minute and needs a C++ compiler on CPUs.
     """
 
     network: str = "resnet-20"
@@ -43,6 +47,8 @@ class TrainingConfig:
     lr_decay_at: tuple[float, ...] = (0.5, 0.75)
     lr_decay: float = 0.1
     warmup: float = 0.0
+    precision: str = "float32"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         require(self.width > 0, "width", self.width, "the channel multiplier must be positive")
@@ -55,6 +61,8 @@ class TrainingConfig:
         require(all(0 < s < 1 for s in self.lr_decay_at), "lr_decay_at", self.lr_decay_at, "shares lie in (0, 1)")
         require(0 < self.lr_decay <= 1, "lr_decay", self.lr_decay, "must be in (0, 1]")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "must be a share in [0, 1)")
+        known = self.precision in ("float32", "bfloat16")
+        require(known, "precision", self.precision, "must be float32 or bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,6 +117,8 @@ class RoutedNetwork(nn.Module, ABC):
 
     def path_macs(self, path: Tensor) -> Tensor:
         """MACs per image, (B,) float64, of executed shares `path` (B, U)."""
+        if self.unit_macs.dtype != torch.float64:  # the network was cast to another type, and its buffers with it
+            self.unit_macs = torch.tensor([u.macs for u in self.units], dtype=torch.float64)
         return self.fixed_macs + path.double() @ self.unit_macs.to(path.device)
 
     @abstractmethod
@@ -147,6 +149,10 @@ class RoutedNetwork(nn.Module, ABC):
     def replay(self, logits: Tensor, knobs: Knobs) -> Inference:
         """The hard pass by arithmetic from all exits' logits (K, B, C), where knobs are calibrated."""
         raise TypeError(f"{type(self).__name__} has no exits to replay")
+
+    def regions(self) -> Sequence[nn.Module]:
+        """Parts of the differentiable pass that repeat, worth compiling once for all of a class."""
+        return ()
 
     def params_by_part(self) -> dict[str, int]:
         """Learned parameters by top-level part."""

@@ -203,6 +203,14 @@ def test_hard_pass_costs_and_answers_what_it_says(method: Method, count: int) ->
 
 
 @every_method
+def test_a_network_of_another_type_counts_the_same(method: Method) -> None:
+    network = undecided(method).bfloat16()
+    result = network.infer(images_of().bfloat16(), knobs_of(method, undecided(method), images_of())[0])
+    assert torch.equal(result.macs, network.fixed_macs + result.path.double() @ network.unit_macs)
+    assert network.unit_macs.tolist() == [unit.macs for unit in network.units]
+
+
+@every_method
 def test_a_sweep_is_a_loop_of_single_passes_that_costs_less(method: Method) -> None:
     network, images = undecided(method), images_of()
     knobs = knobs_of(method, network, images)

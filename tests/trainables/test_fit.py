@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from trainables.checkpoints import CheckpointError
 from trainables.data import Data, default_root, load
 from trainables.fit import Training, fit, plan
 from trainables.method import Optimiser, Phase
+from trainables.network import RoutedNetwork, Task
 from trainables.registry import get_method
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -158,3 +161,50 @@ def test_schedules_are_shares_of_the_phase() -> None:
     assert Optimiser(lr=1.0, schedule="cosine").lr_at(0.5) == pytest.approx(0.5)
     warm = Optimiser(lr=1.0, warmup=0.1)
     assert warm.lr_at(0.0) < warm.lr_at(0.05) < warm.lr_at(0.1) == 1.0
+
+
+@pytest.mark.parametrize("name", ["skipnet", "codinet", "imta"])
+def test_bfloat16_trains_float32_weights(name: str, digits: Data) -> None:
+    training = _training(name, digits, precision="bfloat16")
+    single = _training(name, digits)
+    one, other = training.step(), single.step()
+    assert one["losses"] != other["losses"]
+    for term, value in one["losses"].items():
+        assert value == pytest.approx(other["losses"][term], rel=0.1, abs=0.02)
+    assert all(p.dtype == torch.float32 for p in training.network.parameters())
+    assert all(0 <= point["accuracy"] <= 1 for point in one["curve"]["points"])
+
+
+def test_compiled_regions_train_the_same(digits: Data, tmp_path: Path) -> None:
+    if shutil.which("c++") is None and shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("no C++ compiler here, which torch.compile needs on a CPU")
+    method = get_method("static")
+
+    def build(config: Any, task: Task) -> RoutedNetwork:
+        network = method.build(config, task)
+        blocks = network.regions()
+        network.regions = lambda: blocks[:1]  # type: ignore[method-assign]  # a compilation takes seconds a block
+        return network
+
+    compiled, plain = (
+        Training(
+            dataclasses.replace(method, build=build),
+            method.configure({**CONFIGS["static"], "compiled": on}),
+            digits,
+            epochs=2,
+        )
+        for on in (True, False)
+    )
+    for _ in range(2):
+        one, other = compiled.step(), plain.step()
+        assert one["losses"]["cross_entropy"] == pytest.approx(other["losses"]["cross_entropy"], rel=1e-3)
+    assert list(compiled.network.state_dict()) == list(plain.network.state_dict())
+    compiled.save(tmp_path / "epoch-0002")
+    assert checkpoints.load_network(tmp_path / "epoch-0002")[0].name == "static"
+
+
+def test_what_cannot_be_compiled_is_said(digits: Data) -> None:
+    with pytest.raises(ValueError, match="compiled = True: msdnet-2 of imta has no regions to compile"):
+        _training("imta", digits, compiled=True)
+    with pytest.raises(ValueError, match="precision = 'half': must be float32 or bfloat16"):
+        _training("static", digits, precision="half")

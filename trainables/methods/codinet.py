@@ -187,9 +187,9 @@ def target_loss(decisions: Tensor, target: float) -> Tensor:
     return (decisions.sum() - target * len(decisions)).abs()
 
 
-def block_costs(network: GatedResNet, unit: str) -> Tensor:
+def block_costs(network: GatedResNet, unit: str, like: Tensor) -> Tensor:
     """c_k (N,) of the gated blocks: in mean blocks, GFLOPs of two per MAC, or fractions of their sum."""
-    macs = torch.tensor(network.gated_macs, dtype=torch.float32, device=network.unit_macs.device)
+    macs = torch.tensor(network.gated_macs, dtype=like.dtype, device=like.device)
     return macs / {"block": macs.mean(), "fraction": macs.sum(), "gflops": 0.5e9}[unit]
 
 
@@ -210,7 +210,7 @@ def auxiliary_losses(network: GatedResNet, decisions: Tensor, views: int) -> dic
     if config.gamma > 0 and config.cost == "target_l1":
         terms["cost"] = config.gamma * target_loss(decisions, config.target)
     elif config.gamma > 0:
-        terms["cost"] = config.gamma * cost_loss(decisions, block_costs(network, config.cost_unit))
+        terms["cost"] = config.gamma * cost_loss(decisions, block_costs(network, config.cost_unit, decisions))
     return terms
 
 

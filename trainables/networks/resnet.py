@@ -207,6 +207,10 @@ class ResidualNetwork(RoutedNetwork):
         assert isinstance(block, ResidualBlock)
         return block
 
+    def regions(self) -> list[nn.Module]:
+        """See `RoutedNetwork`: the blocks."""
+        return list(self.blocks)
+
     def part_macs(self, part: nn.Module, k: int) -> int:
         """MACs per image of a part that reads what enters block k."""
         return macs_of(part, self.shapes[k])[0]

@@ -150,7 +150,7 @@ def test_gradients_stay_finite_where_paths_coincide(shape: tuple[int, int, int])
 def test_the_cost_adds_gamma_times_c_to_every_gradient() -> None:
     network = build(network="resnet-14")
     decisions = torch.rand(4, 6, requires_grad=True)
-    costs = block_costs(network, "block")
+    costs = block_costs(network, "block", torch.zeros(1))
     (gradient,) = torch.autograd.grad(0.3 * cost_loss(decisions, costs), decisions)
     assert torch.allclose(gradient, 0.3 * costs.expand(4, -1) / 4)
 
@@ -159,9 +159,9 @@ def test_cost_units() -> None:
     network = build(Task(), network="resnet-110")
     macs = torch.tensor(network.gated_macs, dtype=torch.float64)
     assert float(macs.mean()) == pytest.approx(4_674_901.33, abs=0.01)
-    assert float(block_costs(network, "block").sum()) == pytest.approx(54, rel=1e-6)
-    assert float(block_costs(network, "fraction").sum()) == pytest.approx(1, rel=1e-6)
-    assert float(block_costs(network, "gflops")[0]) == pytest.approx(2 * 4_718_592 / 1e9)
+    assert float(block_costs(network, "block", torch.zeros(1)).sum()) == pytest.approx(54, rel=1e-6)
+    assert float(block_costs(network, "fraction", torch.zeros(1)).sum()) == pytest.approx(1, rel=1e-6)
+    assert float(block_costs(network, "gflops", torch.zeros(1))[0]) == pytest.approx(2 * 4_718_592 / 1e9)
 
 
 def batch(seed: int = 0, views: int = 4) -> Batch:
@@ -215,7 +215,7 @@ def test_terms_are_weighted_losses_of_the_relaxed_paths() -> None:
     losses = METHOD.objective(network, batch(), phase)
     assert torch.allclose(losses["consistency"], 0.3 * consistency_loss(paths, 0.2))
     assert torch.allclose(losses["diversity"], 0.7 * diversity_loss(paths, 0.5))
-    assert torch.allclose(losses["cost"], 0.05 * cost_loss(decisions, block_costs(network, "block")))
+    assert torch.allclose(losses["cost"], 0.05 * cost_loss(decisions, block_costs(network, "block", torch.zeros(1))))
 
 
 def test_official_paths_are_longer_by_the_square_root_of_two() -> None:
