@@ -58,7 +58,7 @@ def _saved(state: StudyState) -> str:
     if not saved["shared"]:
         return ""
     return (
-        f" | {saved['shared']} trials began behind a shared first stage:"
+        f" | first stages shared by {saved['shared']}:"
         f" {saved['epochs_saved']:g} epochs and {show_seconds(saved['seconds_saved'])} saved"
     )
 

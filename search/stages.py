@@ -23,7 +23,7 @@ from trainables import stages
 from trainables.checkpoints import CheckpointError
 from trainables.registry import get_method
 
-_DRAWS = 4  # until a second stage is found that its first stage has not had
+_DRAWS = 4  # until a pair of stages is found that was not trained together yet
 
 
 def device_of(spec: StudySpec) -> str:
@@ -91,18 +91,18 @@ def propose_again(
     ready = candidates(spec, spaces, state)
     if not ready:
         return None
-    stage = ready[min(rng.randrange(len(ready)), rng.randrange(len(ready)))]
-    trainer = state.trials[stage.trial]
-    space = spaces[trainer.method]
-    kept = {n: v for n, v in trainer.config.items() if n == "method" or space[n].stage == 1}
-    fixed, _ = record(trainer.config, spaces, last_stage=1)
     for draw in range(_DRAWS):
+        stage = ready[min(rng.randrange(len(ready)), rng.randrange(len(ready)))]
+        trainer = state.trials[stage.trial]
+        space = spaces[trainer.method]
+        kept = {n: v for n, v in trainer.config.items() if n == "method" or space[n].stage == 1}
+        fixed, _ = record(trainer.config, spaces, last_stage=1)
         drawn, how = asked(spec, spaces, state, seed_of(spec.seed, number, "later stages", draw), fixed)
         config = {**drawn, **kept}
         if any(trial.seed == trainer.seed and trial.config == config for trial in state.trials.values()):
             continue
         if stage_key(spec, state, config, trainer.seed) != stage.key:
-            return None
+            continue  # a parameter that is marked as of a later stage and is none
         return config, f"behind the first {stage.epoch} epochs of {trainer.id}; the rest {how}", stage
     return None
 
