@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from trainables import checkpoints, stages
 from trainables.checkpoints import CheckpointError
 from trainables.data import Data, default_root, load
 from trainables.fit import Training
+from trainables.method import config_dict
 from trainables.registry import all_methods, get_method
 
 EPOCHS = 4
@@ -70,6 +73,43 @@ def test_going_on_behind_a_stage_is_bit_equal_to_training_it_oneself(digits: Dat
     other = _training(digits, stage2_lr=0.01)
     stages.restore(other, root / key)
     assert _told(other.step()) != _told(rest[0])  # the second stage is the trial's own
+
+
+def _with_stages() -> Iterator[tuple[str, str]]:
+    """(method, variant) of everything registered that has a second stage with parameters of its own."""
+    for name, method in all_methods().items():
+        for variant in method.variants:
+            config = _tiny(name, variant)
+            if stages.last_epoch(method, config, EPOCHS) is not None and _later(name, config):
+                yield name, variant
+
+
+def _tiny(name: str, variant: str, **values: Any) -> Any:
+    method = get_method(name)
+    small = {"network": "resnet-8", "width": 0.25, "batch_size": 32, "views": 2}
+    fields = {field.name for field in dataclasses.fields(method.Config)}
+    known = {k: v for k, v in small.items() if k in fields and (k != "network" or v in method.networks)}
+    return method.configure({**known, **({"variant": variant} if variant else {}), **values})
+
+
+def _later(name: str, config: Any) -> list[str]:
+    space, values = get_method(name).space, config_dict(config)
+    return [n for n in space.active(values) if space[n].stage > 1 and not isinstance(space[n], Fixed)]
+
+
+@pytest.mark.parametrize(("name", "variant"), list(_with_stages()))
+def test_every_method_with_stages_can_share_its_first(name: str, variant: str, digits: Data, tmp_path: Path) -> None:
+    method, rng = get_method(name), random.Random(1)
+    drawn = [{n: method.space[n].sample(rng) for n in _later(name, _tiny(name, variant))} for _ in range(2)]
+    one, other = (Training(method, _tiny(name, variant, **values), digits, epochs=EPOCHS, seed=5) for values in drawn)
+    while not stages.ends(one):
+        one.step()
+    key = stages.publish(one, tmp_path, "t0000")
+    straight = [other.step() for _ in range(EPOCHS)]
+    shared = Training(method, other.config, digits, epochs=EPOCHS, seed=5)
+    stages.restore(shared, tmp_path / key)
+    rest = [shared.step() for _ in range(EPOCHS - shared.epoch)]
+    assert rest and [_told(r) for r in rest] == [_told(r) for r in straight[-len(rest) :]]
 
 
 def test_the_stage_does_not_depend_on_when_curves_are_made(digits: Data, stored: tuple[Path, str]) -> None:
