@@ -126,8 +126,13 @@ def _told(story: Callable[..., Any], **stages: Any) -> tuple[Any, dict[str, Any]
     return s, spaces
 
 
-def test_a_finished_first_stage_is_proposed_again_with_later_stages_drawn_anew(story: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("observe", ["score", "objectives"])
+def test_a_finished_first_stage_is_proposed_again_with_later_stages_drawn_anew(
+    story: Callable[..., Any], observe: str
+) -> None:
     s, spaces = _told(story)
+    sampler = s.spec.sampler.model_copy(update={"observe": observe})
+    s.spec = s.spec.model_copy(update={"sampler": sampler})
     state = s.state
     for number in range(3, 9):
         proposal = propose_again(s.spec, spaces, state, number)
