@@ -3,7 +3,7 @@
 Same seeds, same number of trials, one worker. Trials that begin behind a stage cost fewer epochs, so
 the hypervolume is printed twice: at the end, and when both had trained as many epochs as the shorter one.
 
-    python tests/benchmarks/bench_stages.py --trials 24 --seeds 3
+    python tests/benchmarks/bench_stages.py --trials 24 --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def main() -> None:
     """Print one line per search."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {options.trials} trials, 1 worker")
     print("seed  share  began behind  epochs trained  epochs saved  s saved  hypervolume  at equal epochs  s in all")
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             runs = {share: _search(seed, share, options.trials, Path(folder)) for share in SHARES}
             least = min(run["state"].cost_epochs for run in runs.values())
             for share, run in runs.items():
