@@ -137,6 +137,8 @@ class Chronicle:
             "routefront.method": p["config"]["method"],
             "routefront.why": p["why"][:_LONGEST_TAG],
         }
+        if p.get("stage"):
+            change.tags["routefront.first_stage_of"] = p["stage"]["trial"]
 
     def _on_start(self, event: Event) -> None:
         assert event.trial is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from search.journal import Event, Journal
 from search.proposals import propose, seed_of
 from search.rows import point_rows
 from search.spec import StudySpec
+from search.stages import SharedStages, propose_again
 from search.state import StudyState, Trial
 
 Listener = Callable[[Event, StudyState], None]
@@ -26,6 +29,7 @@ Listener = Callable[[Event, StudyState], None]
 DRIVERS: dict[str, Driver] = {}
 
 _FLUSH_ROWS = 500
+_log = logging.getLogger("routefront.search")
 
 
 class Driver:
@@ -38,6 +42,7 @@ class Driver:
     def __init__(self, folder: StudyFolder, spec: StudySpec, journal: Journal, state: StudyState, workers: int) -> None:
         self.folder, self.spec, self.journal, self.state, self.workers = folder, spec, journal, state, workers
         self.spaces = spec.spaces()
+        self.stages = SharedStages(folder, spec, self.spaces, state)
         self.listeners: list[Listener] = []
         self.stopping = ""
         self._lock = threading.RLock()
@@ -59,31 +64,47 @@ class Driver:
     def ask(self) -> Trial | None:
         """The next trial to run; None when there is none at the moment (see `exhausted`).
 
-        Unfinished trials of an earlier session come first, each with its checkpoint.
+        Unfinished trials of an earlier session come first, each with its checkpoint; one whose first
+        stage another trial is just training again lets a new one go first.
         """
         with self._lock:
             running = sum(not self.state.trials[name].over for name in self._handed)
             if self.stopping or running >= self.workers:
                 return None
             for trial in self.state.live:
-                if trial.id not in self._handed:
-                    self._handed.add(trial.id)
-                    return trial
-            if self.exhausted:
-                return None
-            number = len(self.state.trials)
-            config, why = propose(self.spec, self.spaces, self.state, number)
-            payload = {
-                "number": number,
-                "config": config,
-                "seed": seed_of(self.spec.seed, number, "training"),
-                "why": why,
-                "seen": self.state.seq,
-            }
-            name = f"t{number:04d}"
-            self.record("ask", payload, name)
-            self._handed.add(name)
-            return self.state.trials[name]
+                if trial.id not in self._handed and not self.stages.waits(trial):
+                    return self._hand(trial)
+            return None if self._spent else self._hand(self._proposed())
+
+    def _proposed(self) -> Trial:
+        number = len(self.state.trials)
+        again = propose_again(self.spec, self.spaces, self.state, number)
+        config, why = again[:2] if again else propose(self.spec, self.spaces, self.state, number)
+        payload: dict[str, Any] = {
+            "number": number,
+            "config": config,
+            "seed": seed_of(self.spec.seed, number, "training"),
+            "why": why,
+            "seen": self.state.seq,
+        }
+        if again:
+            stage = again[2]
+            payload |= {"seed": self.state.trials[stage.trial].seed, "stage": asdict(stage)}
+        name = f"t{number:04d}"
+        self.record("ask", payload, name)
+        return self.state.trials[name]
+
+    def _hand(self, trial: Trial) -> Trial:
+        self._handed.add(trial.id)
+        reason = self.stages.loss(trial)
+        if reason:
+            self._stage_lost(trial, reason)
+        return trial
+
+    def _stage_lost(self, trial: Trial, reason: str) -> None:
+        assert trial.behind is not None
+        self.record("stage", {"key": trial.behind.key, "action": "lost", "why": reason}, trial.id)
+        _log.warning("%s; %s trains it again", reason, trial.id)
 
     @property
     def time_over(self) -> bool:
@@ -96,7 +117,11 @@ class Driver:
         if self.stopping:
             return True
         waiting = any(trial.id not in self._handed for trial in self.state.live)
-        return not waiting and (len(self.state.trials) >= self.spec.budget.trials or self.time_over)
+        return not waiting and self._spent
+
+    @property
+    def _spent(self) -> bool:
+        return len(self.state.trials) >= self.spec.budget.trials or self.time_over
 
     def started(self, name: str) -> None:
         """A worker took the trial up (again, after its worker died)."""
@@ -118,6 +143,12 @@ class Driver:
                 self.failed(name, result["error"], result.get("traceback", ""))
                 return "stop"
             epoch = result["epoch"]
+            if trial.behind and not trial.stage_lost and not trial.shared:
+                reason = result.get("stage_lost", "")
+                if not reason and epoch <= trial.behind.epoch:  # its worker died after it had said so
+                    reason = f"first stage {trial.behind.key[:12]} could not be read by its worker"
+                if reason:
+                    self._stage_lost(trial, reason)
             if epoch > trial.epoch:
                 self.record("report", {k: result[k] for k in _REPORT_KEYS if k in result}, name)
                 if "curve" in result:
@@ -133,6 +164,7 @@ class Driver:
         self.record("decision", {"epoch": epoch, "action": decision.action, "why": decision.why}, trial.id)
         if trial.over:
             self.prune(trial)
+            self._drop_stages()
         if trial.over or len(self._rows) >= _FLUSH_ROWS:
             self.flush()
 
@@ -173,6 +205,12 @@ class Driver:
                     if f"{other.id}/{folder.name}" not in keep:
                         shutil.rmtree(folder, ignore_errors=True)
 
+    def _drop_stages(self) -> None:
+        for stage in self.stages.surplus():
+            why = f"not among the best {self.spec.stages.keep}"
+            self.record("stage", {"key": stage.key, "action": "dropped", "why": why}, stage.trial)
+            self.stages.remove(stage.key)
+
     def end(self, why: str) -> None:
         """Say why the session ends; the points of many small files become one."""
         self.flush()
@@ -187,7 +225,7 @@ class Driver:
 
 _REPORT_KEYS = (
     "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
-    "params", "macs_full", "worker",
+    "params", "macs_full", "worker", "stage",
 )  # fmt: skip
 
 

@@ -28,6 +28,11 @@ class StudyFolder:
         return self.path / "checkpoints"
 
     @property
+    def stages(self) -> Path:
+        """Finished first stages, by their keys (`trainables.stages.FOLDER`)."""
+        return self.checkpoints / "stages"
+
+    @property
     def ray(self) -> Path:
         """Ray's scratch."""
         return self.path / "ray"

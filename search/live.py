@@ -49,6 +49,17 @@ def summary(spec: StudySpec, state: StudyState) -> str:
         f" {counts['failed']} failed of {spec.budget.trials} trials | hypervolume {state.hypervolume:.4f},"
         f" {len(state.front())} points | {state.cost_epochs:g} epochs in {show_seconds(state.elapsed_now())}"
         + (f", about {show_seconds(left)} left" if left is not None else "")
+        + _saved(state)
+    )
+
+
+def _saved(state: StudyState) -> str:
+    saved = state.saved()
+    if not saved["shared"]:
+        return ""
+    return (
+        f" | first stages shared by {saved['shared']}:"
+        f" {saved['epochs_saved']:g} epochs and {show_seconds(saved['seconds_saved'])} saved"
     )
 
 
@@ -74,6 +85,8 @@ def status_table(spec: StudySpec, state: StudyState, what: str, rows: int = 12) 
     colours = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red", "asked": "dim"}
     for trial in sorted([*live, *others], key=lambda t: t.number):
         epoch = f"{trial.epoch}/{spec.budget.epochs}"
+        if trial.shared and trial.behind:
+            epoch += f", {trial.behind.epoch} of {trial.behind.trial}"
         words = trial.reason if trial.state == "failed" else _best(trial)
         table.add_row(
             trial.id, trial.method, str(trial.config.get("network", "")), epoch,
@@ -142,12 +155,16 @@ def trial_story(study: Study, name: str) -> dict[str, Any]:
 
 def _says(kind: str, payload: dict[str, Any]) -> str:
     if kind == "ask":
-        return f"asked for, knowing events up to {payload['seen']}"
+        stage = payload.get("stage")
+        behind = f", to begin behind epoch {stage['epoch']} of {stage['trial']}" if stage else ""
+        return f"asked for, knowing events up to {payload['seen']}{behind}"
     if kind == "start":
         return "a worker took it up"
     if kind == "report":
         losses = ", ".join(f"{name} {value:.4g}" for name, value in payload["losses"].items())
         text = f"epoch {payload['epoch']} ({payload['phase']}, {payload['seconds']:.1f} s): {losses}"
+        if payload.get("stage"):
+            text += f"; first stage {payload['stage'][:12]} stored"
         if "curve" in payload:
             points = payload["curve"]["points"]
             best = max(points, key=lambda p: p["accuracy"])
@@ -155,6 +172,9 @@ def _says(kind: str, payload: dict[str, Any]) -> str:
                 f"; curve of {len(points)} points, best {show_share(best['accuracy'])} at {show_count(best['macs'])}"
             )
         return text
+    if kind == "stage":
+        what = "has to be trained again" if payload["action"] == "lost" else "is not kept"
+        return f"first stage {payload['key'][:12]} {what}: {payload['why']}"
     if kind == "decision":
         return f"epoch {payload['epoch']}: {payload['action']} ({payload['why']})"
     if kind == "failed":

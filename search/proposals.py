@@ -40,12 +40,21 @@ def propose(spec: StudySpec, spaces: Mapping[str, Space], state: StudyState, num
         name = methods[number]
         config = published(name, spaces[name], get_method(name).published, random.Random(seed))
         return config, "the paper's own setting, as far as the space allows it"
+    return asked(spec, spaces, state, seed)
+
+
+def asked(
+    spec: StudySpec, spaces: Mapping[str, Space], state: StudyState, seed: int, fixed: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], str]:
+    """What the sampler proposes, and why; `fixed` holds Optuna's parameters that are not drawn, by name."""
     scored = spec.sampler.observe == "score"
     told = _tell_scores(spaces, state) if scored else _tell_objectives(spaces, state, spec.sampler.startup)
     study = optuna.create_study(
         directions=["maximize"] if scored else ["minimize", "minimize"], sampler=_sampler(spec, seed)
     )
     study.add_trials(told)
+    if fixed:
+        study.enqueue_trial(dict(fixed))
     config = suggest(study.ask(), spaces)
     done = sum(t.state is TrialState.COMPLETE for t in told)
     random_yet = spec.sampler.name == "random" or done < spec.sampler.startup

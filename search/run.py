@@ -42,6 +42,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
         driver.folder.stop.unlink()
     driver.record("session", {"host": os.uname().nodename, "pid": os.getpid(), "workers": driver.workers})
     driver.recover_points()
+    driver.stages.tidy()
     folder = str(driver.folder.path)
     tuner = tune.Tuner(
         _trainable(tune, driver, data),

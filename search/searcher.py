@@ -35,6 +35,7 @@ class CurveSearcher(Searcher):
         values = {k: v for k, v in trial.config.items() if k != "method"}
         return {
             **self._constants,
+            **driver.stages.orders(trial, self._constants["evaluate_at"]),
             "trial": trial.id,
             "method": trial.method,
             "config": values,

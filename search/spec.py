@@ -96,6 +96,18 @@ class SamplerSpec(_Part):
         return value
 
 
+class StageSpec(_Part):
+    """Whether trials share finished first stages (`search.stages`).
+
+    With probability `share` a proposal keeps the first stage of an earlier trial, drawn among the
+    `keep` best that are finished, and varies only what comes later.
+    """
+
+    enabled: bool = True
+    share: float = Field(default=0.25, ge=0, le=1)
+    keep: int = Field(default=8, ge=1)
+
+
 class ResourceSpec(_Part):
     """What a trial gets, and how many run at once (0: as many as fit)."""
 
@@ -131,6 +143,7 @@ class StudySpec(_Part):
     budget: BudgetSpec = BudgetSpec()
     rungs: RungSpec = RungSpec()
     sampler: SamplerSpec = SamplerSpec()
+    stages: StageSpec = StageSpec()
     resources: ResourceSpec = ResourceSpec()
     tracking: TrackingSpec = TrackingSpec()
     journal: str | None = None

@@ -5,9 +5,12 @@ Kinds of events and their payloads:
 ========== =====================================================================================
 created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version
 session    host, pid, workers: a driver began to work
-ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of)
+ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
+           the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds}
 start      host: a worker took the trial up
-report     what `fit` reports (epoch, losses, curve ...), checkpoint (name of its folder)
+report     what `fit` reports (epoch, losses, curve ...), checkpoint (name of its folder), stage (the
+           key of the first stage that this epoch ended and that is stored now)
+stage      key, action (lost: the trial trains it again; dropped: its checkpoint was removed), why
 decision   epoch, action (continue, stop, finish), why
 failed     reason
 ended      why: a driver stopped working in good order
@@ -32,9 +35,25 @@ from search.journal import Event
 LIVE, OVER = ("asked", "running"), ("finished", "stopped", "failed")
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A finished first stage: who trained it, its last epoch, what it cost in epochs (views counted) and seconds."""
+
+    key: str
+    trial: str
+    epoch: int
+    cost_epochs: float
+    seconds: float
+
+
 @dataclass(slots=True)
 class Trial:
-    """One training as the journal tells it. `curves` by epoch; `state` asked, running or over."""
+    """One training as the journal tells it. `curves` by epoch; `state` asked, running or over.
+
+    `behind` is the first stage that it was proposed to begin behind; with `stage_lost` it trains
+    that stage itself. `shared` says that it did begin behind it: its `epoch` counts the stage's
+    epochs, its `cost_epochs` and `seconds` do not.
+    """
 
     id: str
     number: int
@@ -57,6 +76,9 @@ class Trial:
     decided: dict[int, str] = field(default_factory=dict)
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     phases: dict[int, str] = field(default_factory=dict)
+    behind: Stage | None = None
+    stage_lost: bool = False
+    shared: bool = False
 
     @property
     def method(self) -> str:
@@ -91,6 +113,7 @@ class StudyState:
         self.seq = 0
         self.created: dict[str, Any] = {}
         self.trials: dict[str, Trial] = {}
+        self.stages: dict[str, Stage] = {}
         self.promotions: list[dict[str, Any]] = []
         self.history: list[History] = []
         self.archive: Archive | None = None
@@ -140,6 +163,8 @@ class StudyState:
         p = event.payload
         assert event.trial is not None
         self.trials[event.trial] = Trial(event.trial, p["number"], p["config"], p["seed"], p["why"], event.time)
+        if p.get("stage"):
+            self.trials[event.trial].behind = Stage(**p["stage"])
 
     def _on_start(self, event: Event) -> None:
         trial = self._trial(event)
@@ -150,6 +175,8 @@ class StudyState:
     def _on_report(self, event: Event) -> None:
         trial, p = self._trial(event), event.payload
         epoch = p["epoch"]
+        if trial.behind is not None and trial.epoch == 0:
+            trial.shared = not trial.stage_lost and epoch > trial.behind.epoch
         trial.epoch = epoch
         trial.cost_epochs, trial.seconds = p["cost_epochs"], trial.seconds + p["seconds"]
         trial.params, trial.macs_full = p.get("params", 0), p.get("macs_full", 0)
@@ -162,12 +189,19 @@ class StudyState:
             if p.get("checkpoint"):
                 trial.checkpoints[epoch] = p["checkpoint"]
             self._extend_front(trial, epoch)
+        if p.get("stage"):
+            self.stages[p["stage"]] = Stage(p["stage"], trial.id, epoch, trial.cost_epochs, trial.seconds)
         self._log()
 
     def _extend_front(self, trial: Trial, epoch: int) -> None:
         assert self.archive is not None
         for index, point in enumerate(trial.curves[epoch]):
             self.archive.add(1.0 - point["accuracy"], point["macs"], (trial.id, epoch, index))
+
+    def _on_stage(self, event: Event) -> None:
+        self.stages.pop(event.payload["key"], None)
+        if event.payload["action"] == "lost":
+            self._trial(event).stage_lost = True
 
     def _on_decision(self, event: Event) -> None:
         trial, p = self._trial(event), event.payload
@@ -205,6 +239,17 @@ class StudyState:
         """Epochs of training spent, views counted."""
         return sum(trial.cost_epochs for trial in self.trials.values())
 
+    def saved(self) -> dict[str, Any]:
+        """What shared first stages saved: trials that began behind one, epochs of cost, seconds."""
+        begun = [trial.behind for trial in self.trials.values() if trial.shared and trial.behind]
+        return {
+            "finished": len(self.stages),
+            "shared": len(begun),
+            "epochs_saved": sum(stage.cost_epochs for stage in begun),
+            "seconds_saved": sum(stage.seconds for stage in begun),
+            "trained_again": sum(trial.stage_lost for trial in self.trials.values()),
+        }
+
     @property
     def live(self) -> list[Trial]:
         """Trials that are asked for and not over, oldest first."""
@@ -234,5 +279,6 @@ class StudyState:
     def digest(self) -> str:
         """SHA-256 over everything that later decisions depend on."""
         trials = {name: asdict(trial) for name, trial in sorted(self.trials.items())}
-        content = {"trials": trials, "front": self.front(), "created": self.created}
+        stages = {key: asdict(stage) for key, stage in sorted(self.stages.items())}
+        content = {"trials": trials, "stages": stages, "front": self.front(), "created": self.created}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

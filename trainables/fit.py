@@ -232,6 +232,10 @@ class Training:
                 )
         if record["data"]["hash"] != self.data.hash:
             raise checkpoints.CheckpointError(f"checkpoint {folder} was trained on other data ({record['data']})")
+        self.load(folder, record)
+
+    def load(self, folder: Path, record: dict[str, Any]) -> None:
+        """Take over the state in a checkpoint that is known to fit; `record` is its JSON part."""
         self.network.load_state_dict(checkpoints.read_tensors(folder, checkpoints.NETWORK))
         tensors = checkpoints.read_tensors(folder, checkpoints.TRAINING)
         self.epoch, self.seconds = record["epoch"], record["seconds"]

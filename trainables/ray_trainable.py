@@ -4,6 +4,9 @@ Ray's checkpoints are not used. After every epoch, and before its report is retu
 writes ``<checkpoints>/<trial>/epoch-NNNN`` with the report inside; an actor that starts a trial
 goes on from the newest whole one and returns that report again, so that a worker that died
 between writing and reporting loses nothing (the driver ignores a report it knows).
+
+A trial that was given a finished first stage begins behind it, and one that ends its own first
+stage stores it (`trainables.stages`); both only where the driver said so.
 """
 
 from __future__ import annotations
@@ -19,14 +22,17 @@ import torch
 import torch._dynamo  # optimisers import it in their first step, seconds that an idle worker has and a trial has not
 from ray import tune
 
-from trainables import checkpoints
+from trainables import checkpoints, stages
 from trainables.data import Data
 from trainables.fit import Training
 from trainables.registry import get_method
 
 
 class RoutedTrainable(tune.Trainable):
-    """One trial. `config`: trial, method, config, seed, epochs, evaluate_at, checkpoints, threads, device."""
+    """One trial. `config`: trial, method, config, seed, epochs, evaluate_at, checkpoints, threads, device.
+
+    Also `stage`, the key of a first stage to begin behind, and `publish`, whether to store its own.
+    """
 
     def setup(self, config: dict[str, Any], data: Data | None = None) -> None:
         """Remember the data; the network is built in the first step, where a failure can be reported."""
@@ -43,6 +49,8 @@ class RoutedTrainable(tune.Trainable):
         self._trial = config
         self._training: Training | None = None
         self._folder = Path(config["checkpoints"]) / config["trial"]
+        self._stages = Path(config["checkpoints"]) / stages.FOLDER
+        self._lost = ""
 
     def step(self) -> dict[str, Any]:
         """One epoch's report; an exception becomes a report with `error`, which costs no retry.
@@ -59,31 +67,49 @@ class RoutedTrainable(tune.Trainable):
     def _step(self) -> dict[str, Any]:
         if self._training is None:
             torch.set_num_threads(int(self._trial.get("threads", 1)))
-            method = get_method(self._trial["method"])
-            self._training = Training(
-                method,
-                method.configure(self._trial["config"]),
-                self._data,
-                epochs=self._trial["epochs"],
-                seed=self._trial["seed"],
-                evaluate_at=self._trial["evaluate_at"],
-                device=self._trial.get("device", "cpu"),
-            )
+            self._training = self._build()
             known = checkpoints.newest(self._folder)
             if known is not None:
                 self._training.restore(known)
                 return self._result(self._training.last_report or {}, known)
+            if self._trial.get("stage"):
+                self._begin_behind(self._trial["stage"])
         report = self._training.step()
         folder = checkpoints.epoch_folder(self._folder, report["epoch"])
         self._training.save(folder, {"trial": self._trial["trial"]})
         self._drop_before(report["epoch"])
         return self._result(report, folder)
 
+    def _build(self) -> Training:
+        method = get_method(self._trial["method"])
+        return Training(
+            method,
+            method.configure(self._trial["config"]),
+            self._data,
+            epochs=self._trial["epochs"],
+            seed=self._trial["seed"],
+            evaluate_at=self._trial["evaluate_at"],
+            device=self._trial.get("device", "cpu"),
+        )
+
+    def _begin_behind(self, stage: str) -> None:
+        """Take a finished first stage over; where it cannot be, train it and say why in the next report."""
+        assert self._training is not None
+        try:
+            stages.restore(self._training, self._stages / stage)
+        except checkpoints.CheckpointError as error:
+            self._lost = str(error)
+            self._training = self._build()
+
     def _result(self, report: dict[str, Any], folder: Path) -> dict[str, Any]:
         assert self._training is not None
         network = self._training.network
+        more: dict[str, Any] = {"stage_lost": self._lost} if self._lost else {}
+        if self._trial.get("publish") and stages.ends(self._training):
+            more["stage"] = stages.publish(self._training, self._stages, self._trial["trial"])
         return {
             **report,
+            **more,
             "checkpoint": f"{folder.parent.name}/{folder.name}",
             "params": sum(p.numel() for p in network.parameters()),
             "macs_full": network.macs_full,

@@ -111,6 +111,8 @@ def _dry_run(spec: Any, as_json: bool) -> None:
     out.print(
         f"  rungs at epochs {', '.join(map(str, spec.rung_epochs)) or 'none'}; at most {record['most_epochs']} epochs"
     )
+    if spec.stages.enabled:
+        out.print(f"  {spec.stages.share:.0%} of the proposals begin behind a finished first stage, where there is one")
     for method, space in record["space"].items():
         out.print(f"  [bold]{method}[/]")
         for parameter, takes in space.items():

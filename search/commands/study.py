@@ -71,6 +71,7 @@ def status_record(study: Study, state: Any) -> dict[str, Any]:
         "seconds": state.elapsed,
         "hypervolume": state.hypervolume,
         "front_points": len(state.front()),
+        "stages": state.saved(),
         "budget": study.spec.budget.model_dump(),
         "dataset": state.created["data"]["name"],
         "folder": str(study.folder.path),

@@ -1,0 +1,169 @@
+"""First stages that trials share: which are proposed again, who begins behind one, which are kept.
+
+What is proposed is a pure function of the study's seed, the number of the ask and the state, like
+`search.proposals`. `trainables.stages` says what names a stage and how a worker stores it; here only
+the driver decides who uses it, and every decision is an event.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from search.folder import StudyFolder
+from search.optuna_space import record
+from search.proposals import asked, observations, seed_of
+from search.spec import StudySpec
+from search.state import Stage, StudyState, Trial
+from spaces.space import Fixed, Space
+from trainables import stages
+from trainables.checkpoints import CheckpointError
+from trainables.registry import get_method
+
+_DRAWS = 4  # until a pair of stages is found that was not trained together yet
+
+
+def device_of(spec: StudySpec) -> str:
+    """The kind of device that trains the study's trials."""
+    return "cuda" if spec.resources.gpus_per_trial else "cpu"
+
+
+def stage_key(spec: StudySpec, state: StudyState, config: Mapping[str, Any], seed: int) -> str | None:
+    """The key of a configuration's first stage in this study; None where there is nothing to share."""
+    method = get_method(config["method"])
+    values = {name: value for name, value in config.items() if name != "method"}
+    try:
+        return stages.key(
+            method,
+            method.configure(values),
+            epochs=spec.budget.epochs,
+            seed=seed,
+            data_hash=state.created["data"]["hash"],
+            device=device_of(spec),
+        )
+    except ValueError:
+        return None  # a setting that its method refuses: its trial will say so
+
+
+def varies_later(space: Space, config: Mapping[str, Any]) -> bool:
+    """Whether a later stage has parameters to draw where the first one is kept."""
+    return any(space[name].stage > 1 and not isinstance(space[name], Fixed) for name in space.active(config))
+
+
+def candidates(spec: StudySpec, spaces: Mapping[str, Space], state: StudyState) -> list[Stage]:
+    """The finished first stages that may be proposed again, best first, at most `stages.keep`.
+
+    The score of a stage is the best one of its trainer and of the trials that began behind it.
+    """
+    scores = observations(state)
+    best = {stage.key: scores.get(stage.trial, -math.inf) for stage in state.stages.values()}
+    for trial in state.trials.values():
+        if trial.shared and trial.behind and trial.behind.key in best:
+            best[trial.behind.key] = max(best[trial.behind.key], scores.get(trial.id, -math.inf))
+    found = []
+    for stage in state.stages.values():
+        trainer = state.trials[stage.trial]
+        if trainer.method not in spaces or not varies_later(spaces[trainer.method], trainer.config):
+            continue
+        if stage_key(spec, state, trainer.config, trainer.seed) == stage.key:  # else other code trained it
+            found.append((-best[stage.key], trainer.number, stage))
+    return [stage for _, _, stage in sorted(found, key=lambda entry: entry[:2])][: spec.stages.keep]
+
+
+def propose_again(
+    spec: StudySpec, spaces: Mapping[str, Space], state: StudyState, number: int
+) -> tuple[dict[str, Any], str, Stage] | None:
+    """Now and then (`stages.share`) the first stage of an earlier trial with later stages drawn anew.
+
+    Returns (configuration, why, stage), or None where ask `number` is an ordinary one. Of two stages
+    drawn among the candidates the better one is taken. The trial has the seed of the stage's
+    trainer, for the stage is that seed's; a pair of configuration and seed that was trained
+    already is never proposed, so repeats of a configuration are on seeds of their own.
+    """
+    rng = random.Random(seed_of(spec.seed, number, "share"))
+    if not spec.stages.enabled or rng.random() >= spec.stages.share:
+        return None
+    if spec.sampler.published and number < len(spaces):
+        return None
+    ready = candidates(spec, spaces, state)
+    if not ready:
+        return None
+    for draw in range(_DRAWS):
+        stage = ready[min(rng.randrange(len(ready)), rng.randrange(len(ready)))]
+        trainer = state.trials[stage.trial]
+        space = spaces[trainer.method]
+        kept = {n: v for n, v in trainer.config.items() if n == "method" or space[n].stage == 1}
+        fixed, _ = record(trainer.config, spaces, last_stage=1)
+        drawn, how = asked(spec, spaces, state, seed_of(spec.seed, number, "later stages", draw), fixed)
+        config = {**drawn, **kept}
+        if any(trial.seed == trainer.seed and trial.config == config for trial in state.trials.values()):
+            continue
+        if stage_key(spec, state, config, trainer.seed) != stage.key:
+            continue  # a parameter that is marked as of a later stage and is none
+        return config, f"behind the first {stage.epoch} epochs of {trainer.id}; the rest {how}", stage
+    return None
+
+
+class SharedStages:
+    """The stored first stages of a study that is being driven: what workers are told, what is whole, what goes."""
+
+    def __init__(self, folder: StudyFolder, spec: StudySpec, spaces: Mapping[str, Space], state: StudyState) -> None:
+        self._folder, self._spec, self._spaces, self._state = folder, spec, spaces, state
+
+    def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
+        """What a trial's worker is told: behind which stage it begins, whether it stores its own, when it is evaluated.
+
+        The curves of a stage that is trained again were shown by its first trainer.
+        """
+        behind = trial.behind
+        return {
+            "stage": behind.key if behind and not trial.stage_lost else None,
+            "publish": self._spec.stages.enabled and varies_later(self._spaces[trial.method], trial.config),
+            "evaluate_at": [epoch for epoch in evaluate_at if behind is None or epoch > behind.epoch],
+        }
+
+    def waits(self, trial: Trial) -> bool:
+        """Whether another trial is at this moment training again the stage that a trial is to begin behind."""
+        behind = trial.behind
+        if behind is None or trial.stage_lost or trial.epoch or behind.key in self._state.stages:
+            return False
+        return any(
+            other.behind and other.behind.key == behind.key and other.stage_lost and other.epoch < behind.epoch
+            for other in self._state.live
+        )
+
+    def loss(self, trial: Trial) -> str:
+        """Why a trial cannot begin behind its stage and has to train it again; empty where it can."""
+        behind = trial.behind
+        if behind is None or trial.stage_lost or trial.epoch:
+            return ""
+        if any((self._folder.checkpoints / trial.id).glob("epoch-*")):
+            return ""  # it has begun, its report was lost on the way
+        if stage_key(self._spec, self._state, trial.config, trial.seed) != behind.key:
+            return f"first stage {behind.key[:12]} was trained by other code"
+        try:
+            stages.check(self._folder.stages / behind.key)
+        except CheckpointError as error:
+            return str(error)
+        return ""
+
+    def surplus(self) -> list[Stage]:
+        """Stages that are no candidates any more and that no trial waits to begin behind."""
+        if len(self._state.stages) <= self._spec.stages.keep:
+            return []
+        keep = {stage.key for stage in candidates(self._spec, self._spaces, self._state)}
+        keep |= {trial.behind.key for trial in self._state.live if trial.behind}
+        return [stage for stage in self._state.stages.values() if stage.key not in keep]
+
+    def remove(self, key: str) -> None:
+        """Remove a stage's checkpoint."""
+        shutil.rmtree(self._folder.stages / key, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what a killed worker left half-written and what the state does not know."""
+        for path in self._folder.stages.glob("*"):
+            if path.name not in self._state.stages:
+                shutil.rmtree(path, ignore_errors=True)
