@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.execution import run_either, run_rows, split_rows, take
+from trainables.execution import others, run_either, run_rows, split_rows, take
 
 torch.set_num_threads(1)
 
@@ -32,22 +32,26 @@ def mask(text: str) -> Tensor:
     return torch.tensor([c == "1" for c in text])
 
 
+def rows(text: str) -> Tensor:
+    return mask(text).nonzero().squeeze(1)
+
+
 def test_no_chosen_row_computes_nothing() -> None:
     module, inputs = Recorder(1), torch.randn(3, 2)
-    assert run_rows(module, mask("000"), inputs, into=inputs) is inputs
+    assert run_rows(module, rows("000"), inputs, into=inputs) is inputs
     assert module.calls == []
 
 
 def test_all_chosen_rows_copy_nothing() -> None:
     module, inputs = Recorder(1), torch.randn(3, 2)
-    run_rows(module, mask("111"), inputs, into=inputs)
+    run_rows(module, rows("111"), inputs, into=inputs)
     assert module.calls[0] is inputs
 
 
 def test_only_chosen_rows_are_computed() -> None:
     module, inputs = Recorder(1), torch.randn(4, 2)
     expected = inputs + torch.tensor([1.0, 0, 0, 1])[:, None]
-    assert torch.equal(run_rows(module, mask("1001"), inputs, into=inputs.clone()), expected)
+    assert torch.equal(run_rows(module, rows("1001"), inputs, into=inputs.clone()), expected)
     assert len(module.calls[0]) == 2
 
 
@@ -55,7 +59,7 @@ def test_only_chosen_rows_are_computed() -> None:
 def test_either_module_runs_on_its_own_rows(chosen: str) -> None:
     one, other, inputs = Recorder(1), Recorder(-1), torch.randn(4, 2, 3, 3)
     sign = torch.where(mask(chosen), 1.0, -1.0)[:, None, None, None]
-    assert torch.equal(run_either(one, other, mask(chosen), inputs), inputs + sign)
+    assert torch.equal(run_either(one, other, rows(chosen), inputs), inputs + sign)
     assert sum(len(c) for c in one.calls) == chosen.count("1")
     assert sum(len(c) for c in other.calls) == chosen.count("0")
     if chosen in ("0000", "1111"):
@@ -64,10 +68,16 @@ def test_either_module_runs_on_its_own_rows(chosen: str) -> None:
 
 def test_rows_keep_their_memory_format() -> None:
     tensor = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)
-    rows = torch.tensor([2, 0])
-    assert torch.equal(take(tensor, rows), tensor[rows])
-    assert take(tensor, rows).is_contiguous(memory_format=torch.channels_last)
-    assert take(tensor.contiguous(), rows).is_contiguous()
+    some = torch.tensor([2, 0])
+    assert torch.equal(take(tensor, some), tensor[some])
+    assert take(tensor, some).is_contiguous(memory_format=torch.channels_last)
+    assert take(tensor.contiguous(), some).is_contiguous()
+    assert take(torch.randn(4, 0), some).shape == (2, 0)
+
+
+def test_the_other_rows_are_those_that_were_not_chosen() -> None:
+    for text in ("0000", "1111", "0101"):
+        assert others(rows(text), 4).tolist() == (~mask(text)).nonzero().squeeze(1).tolist()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -77,7 +87,9 @@ def test_splitting_gives_every_row_one_decision(seed: int) -> None:
     row_of = torch.randint(count, (settings, images), generator=generator)
     row_of[0], row_of[1, 0] = torch.arange(images), count - 1  # every row is somebody's
     wanted = torch.rand(settings, images, generator=generator) < 0.5
-    doubled, new_row_of, chosen = split_rows(wanted, row_of, count)
+    doubled, new_row_of, running = split_rows(wanted, row_of, count)
+    chosen = torch.zeros(count + len(doubled), dtype=torch.bool).index_fill(0, running, True)
+    assert running.tolist() == sorted(set(running.tolist()))
     origin = torch.cat([torch.arange(count), doubled])
     assert torch.equal(chosen[new_row_of], wanted)
     assert torch.equal(origin[new_row_of], row_of)
@@ -85,8 +97,8 @@ def test_splitting_gives_every_row_one_decision(seed: int) -> None:
 
 
 def test_one_setting_never_splits() -> None:
-    doubled, row_of, chosen = split_rows(mask("0110")[None], torch.arange(4)[None], 4)
-    assert len(doubled) == 0 and row_of.tolist() == [[0, 1, 2, 3]] and torch.equal(chosen, mask("0110"))
+    doubled, row_of, running = split_rows(mask("0110")[None], torch.arange(4)[None], 4)
+    assert len(doubled) == 0 and row_of.tolist() == [[0, 1, 2, 3]] and torch.equal(running, rows("0110"))
 
 
 def test_agreeing_settings_share_their_rows() -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.execution import run_either, run_rows, split_rows, take
+from trainables.execution import overwriting, run_either, run_rows, split_rows, take
 from trainables.gates import Router, hard_at, image_noise, relax
 from trainables.network import Inference, Knobs, Routed, Task, Unit
 from trainables.networks.resnet import Body, ResidualNetwork, Shape, ZeroPadShortcut
@@ -111,6 +111,7 @@ class GatedResNet(ResidualNetwork):
         super().__init__(config, task, body)
         self.router = router
         self.gated, self.skip, self.mixing, self.trailing = tuple(gated), skip, mixing, trailing
+        self._ungated = [k not in self.gated for k in range(len(self.blocks))]
         self.own_relaxation, self.temperature = relaxation, temperature
         self.skips = nn.ModuleList(skip_of(skip, self.shapes[k], self.shapes[k + 1]) for k in self.gated)
         self._describe()
@@ -159,8 +160,8 @@ class GatedResNet(ResidualNetwork):
 
     def _always(self, features: Tensor, k: int) -> Tensor:
         """The blocks from k to the next gated one."""
-        while k < len(self.blocks) and k not in self.gated:
-            features = self.block(k)(features)
+        while k < len(self._ungated) and self._ungated[k]:
+            features = overwriting(self.block(k))(features)
             k += 1
         return features
 
@@ -217,16 +218,16 @@ class GatedResNet(ResidualNetwork):
         """What P(run) must reach, (B, G) or (1, 1): see `limits_of`."""
         return limits_of(inputs, knobs, self.gates)
 
-    def _execute(self, gate: int, features: Tensor, chosen: Tensor) -> Tensor:
-        """The features (R, ...) behind a block that runs on the chosen rows only."""
+    def _execute(self, gate: int, features: Tensor, rows: Tensor) -> Tensor:
+        """The features (R, ...) behind a block that runs on some rows (k,) only; they may be overwritten."""
         block, skip = self.block(self.gated[gate]), self.skips[gate]
+        if isinstance(skip, nn.Identity) and (self.skip != "shortcut" or isinstance(block.shortcut, nn.Identity)):
+            return run_rows(block, rows, features, into=F.relu(features) if self.mixing == "branch" else features)
         if self.skip == "shortcut":
             short = block.shortcut(features)
             around = F.relu(short) if self.mixing == "branch" else short
-            return run_rows(block, chosen, features, short, into=around)
-        if isinstance(skip, nn.Identity):
-            return run_rows(block, chosen, features, into=features)
-        return run_either(block, skip, chosen, features)
+            return run_rows(block, rows, features, short, into=around)
+        return run_either(block, skip, rows, features)
 
     @torch.no_grad()
     def sweep(
@@ -238,25 +239,48 @@ class GatedResNet(ResidualNetwork):
         """
         each = [self.limits(inputs, k).expand(len(inputs), self.gates) for k in knobs]
         limits = torch.stack(each).to(inputs.device)
+        if len(knobs) == 1:
+            logits, decisions = self._pass(inputs, limits[0])
+            return [self._inference(logits, decisions)]
         row_of = torch.arange(len(inputs), device=inputs.device).expand(len(knobs), -1)
         features, memory = self._enter(inputs)
         taken = []
         for gate in range(self.gates):
             logit, memory = self.router(gate, features, memory)
             wanted = torch.sigmoid(logit)[row_of] >= limits[:, :, gate]
-            doubled, row_of, chosen = split_rows(wanted, row_of, len(features))
+            doubled, row_of, rows = split_rows(wanted, row_of, len(features))
             if len(doubled):
                 features = torch.cat([features, take(features, doubled)])
-                memory = torch.cat([memory, memory[doubled]])
-            features = self._always(self._execute(gate, features, chosen), self.gated[gate] + 1)
+                memory = torch.cat([memory, take(memory, doubled)])
+            features = self._always(self._execute(gate, features, rows), self.gated[gate] + 1)
             taken.append(wanted)
         logits = self._leave(features, memory)
         decisions = torch.stack(taken, dim=2).to(inputs.dtype)
-        paths = [self._path(each) for each in decisions]
-        return [
-            Inference(logits[rows], path, self.path_macs(path), each)
-            for rows, path, each in zip(row_of, paths, decisions, strict=True)
-        ]
+        return [self._inference(logits[rows], each) for rows, each in zip(row_of, decisions, strict=True)]
+
+    def _pass(self, inputs: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and decisions (B, G) of one setting: nothing branches, rows are images."""
+        features, memory = self._enter(inputs)
+        taken, alone = [], len(inputs) == 1
+        both = torch.arange(1, device=inputs.device)
+        few = both[:0], both
+        thresholds = limits[0].tolist() if alone else limits.unbind(1)
+        for gate, least in enumerate(thresholds):
+            logit, memory = self.router(gate, features, memory)
+            if alone:  # a number and no masks: at one image, calls are what a gate costs
+                decision = torch.sigmoid(logit).item() >= least
+                rows = few[decision]
+            else:
+                decision = torch.sigmoid(logit) >= least
+                rows = decision.nonzero().squeeze(1)
+            features = self._always(self._execute(gate, features, rows), self.gated[gate] + 1)
+            taken.append(decision)
+        decisions = inputs.new_tensor([taken]) if alone else torch.stack(taken, dim=1).to(inputs.dtype)
+        return self._leave(features, memory), decisions
+
+    def _inference(self, logits: Tensor, decisions: Tensor) -> Inference:
+        path = self._path(decisions)
+        return Inference(logits, path, self.path_macs(path), decisions)
 
     def infer(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
         """The hard pass under one set of knobs: a sweep of one setting."""

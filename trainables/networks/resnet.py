@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.execution import overwriting
 from trainables.macs import macs_of
 from trainables.network import Inference, Knobs, Routed, RoutedNetwork, Task, Unit
 
@@ -229,7 +230,7 @@ class StaticResNet(ResidualNetwork):
     def _logits(self, inputs: Tensor) -> Tensor:
         features = self.stem(inputs)
         for block in self.blocks:
-            features = block(features)
+            features = overwriting(block)(features)
         return self.classifier(features)
 
     def _path(self, inputs: Tensor) -> Tensor:
