@@ -35,7 +35,8 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         folder = Path(context.artifacts["model"])
         self.serving = json.loads((folder / "serving.json").read_text())
         self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
-        self.network = _load_network(folder, folder.parents[1] / "code", self.serving["code_version"]).to(self.device)
+        code, version = folder.parents[1] / "code", self.serving["code_version"]
+        self.network = _load_network(folder, code, version, self.device)
         shape = (1, -1, 1, 1)
         self.mean = torch.tensor(self.serving["normalisation"]["mean"], device=self.device).view(shape)
         self.std = torch.tensor(self.serving["normalisation"]["std"], device=self.device).view(shape)
@@ -113,23 +114,32 @@ def _alike(value: Any, example: Any) -> bool:
     return isinstance(value, type(example))
 
 
-def _load_network(folder: Path, code: Path, version: str) -> Any:
-    """The network in eval mode, built by the code that the model brought.
+def _load_network(folder: Path, code: Path, version: str, device: torch.device) -> Any:
+    """The network prepared for inference, built by the code that the model brought.
 
     A process that has imported `trainables` already (routefront itself, or another model) keeps
     its own; where that is another version, the bundled one is imported beside it.
     """
     if "trainables" not in sys.modules or _version() == version or not code.is_dir():
-        return importlib.import_module("trainables.checkpoints").load_network(folder)[1]
+        return _prepared(folder, device)
     kept = _take_out()
     sys.path.insert(0, str(code))
     importlib.invalidate_caches()
     try:
-        return importlib.import_module("trainables.checkpoints").load_network(folder)[1]
+        return _prepared(folder, device)
     finally:
         sys.path.remove(str(code))
         _take_out()
         sys.modules.update(kept)
+
+
+def _prepared(folder: Path, device: torch.device) -> Any:
+    network = importlib.import_module("trainables.checkpoints").load_network(folder, device)[1]
+    try:
+        fused = importlib.import_module("trainables.fused")
+    except ModuleNotFoundError:  # promoted before networks were prepared
+        return network
+    return fused.prepared(network)
 
 
 def _version() -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.fused import prepared
 from trainables.method import Method
 from trainables.network import Inference, Knobs, RoutedNetwork
 
@@ -114,9 +115,9 @@ def curve(
         raise ValueError(f"{len(labels)} validation image(s) cannot be halved to calibrate exit thresholds")
     try:
         if method.calibrate is not None:
-            tallies, knobs, order = _calibrated(method, network, images, labels, asked, batch_size)
+            tallies, knobs, order = _calibrated(method, prepared(network), images, labels, asked, batch_size)
         else:
-            tallies, knobs, order = _swept(network, images, labels, asked, batch_size, seed)
+            tallies, knobs, order = _swept(prepared(network), images, labels, asked, batch_size, seed)
     finally:
         network.train(training)
     points = [
@@ -177,8 +178,9 @@ def evaluate(
     tally = _Tally()
     generator = torch.Generator(images.device).manual_seed(int(knobs.get("seed", seed)))
     try:
+        fast = prepared(network)
         for batch, truth in zip(_batches(images, batch_size), _batches(labels, batch_size), strict=True):
-            tally.add(network.infer(batch, knobs, generator=generator), truth)
+            tally.add(fast.infer(batch, knobs, generator=generator), truth)
     finally:
         network.train(training)
     point = tally.point({}, knobs, len(network.exits))

@@ -40,17 +40,55 @@ def put(rows: Tensor, values: Tensor, into: Tensor) -> Tensor:
     return into.index_copy_(0, rows, values.to(into.dtype))
 
 
-def run_rows(module: Callable[..., Tensor], rows: Tensor, *inputs: Tensor, into: Tensor) -> Tensor:
+def sums_of(features: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Sums over positions (R, c) of features (R, c, h, h); in float32 at least, or in `dtype`."""
+    dtype = dtype or torch.promote_types(features.dtype, torch.float32)
+    # the channels of channels-last features lie side by side and are added as they are read
+    return features.permute(0, 2, 3, 1).flatten(1, 2).sum(1, dtype=dtype)
+
+
+class Sums:
+    """`sums_of` the features, computed when asked for and renewed for the rows that changed."""
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def of(self, features: Tensor) -> Tensor:
+        """The sums (R, c) of the features as they are now."""
+        if self._kept is None:
+            self._kept = sums_of(features)
+        return self._kept
+
+    def forget(self) -> None:
+        """All rows have changed."""
+        self._kept = None
+
+    def renew(self, rows: Tensor, features: Tensor) -> None:
+        """Rows (k,) have become `features` (k, c, h, h)."""
+        if self._kept is not None:
+            self._kept.index_copy_(0, rows, sums_of(features))
+
+
+def run_rows(
+    module: Callable[..., Tensor], rows: Tensor, *inputs: Tensor, into: Tensor, sums: Sums | None = None
+) -> Tensor:
     """`into` with its rows (k,) replaced by the module's output on those rows of `inputs`.
 
     `into` (R, ...) has the shape of the output and is overwritten. Where no row is chosen nothing is
     computed; where all are, nothing is copied. A module with an ``overwrite`` gets the rows to keep.
+    `sums` are told what changed.
     """
     if not len(rows):
         return into
+    module = overwriting(module)
     if len(rows) == len(into):
-        return overwriting(module)(*inputs)
-    return put(rows, overwriting(module)(*(take(each, rows) for each in inputs)), into)
+        if sums is not None:
+            sums.forget()
+        return module(*inputs)
+    outputs = module(*(take(each, rows) for each in inputs))
+    if sums is not None:
+        sums.renew(rows, outputs)  # while they are in the cache
+    return put(rows, outputs, into)
 
 
 def others(rows: Tensor, count: int) -> Tensor:

@@ -26,6 +26,7 @@ from trainables.networks.resnet import ResidualBlock
 
 LAST = torch.channels_last
 
+
 def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
     r"""Weight and bias of a convolution with the batch norm behind it, computed in float64.
 

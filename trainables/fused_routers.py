@@ -8,9 +8,15 @@ Shape legend: B images, c channels, h height (= width).
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.execution import sums_of
 from trainables.gates import LinearGate, LocalRouter, RecurrentRouter, Router
 
 
@@ -19,58 +25,100 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _affine_of_mean(weight: Tensor, bias: Tensor, features: Tensor) -> Tensor:
-    """``weight @ mean + bias`` (B, d), the mean over positions of features (B, c, h, h)."""
-    scale = 1 / (features.shape[2] * features.shape[3])
-    if len(features) == 1:  # products with vectors cost half the call
-        return torch.addmv(bias, weight, features[0].flatten(1).sum(1, dtype=weight.dtype), alpha=scale)[None]
-    # channels-last features are read in order
-    sums = features.permute(0, 2, 3, 1).flatten(1, 2).sum(1, dtype=weight.dtype)
-    return torch.addmm(bias, sums, weight.t(), alpha=scale)
+class PoolingRouter(Router):
+    """A router that reads nothing but the mean over positions.
 
-
-class FusedLinear:
-    """A linear gate; the two outputs become one, their difference.
-
-    .. math:: z = (w_1 - w_0) \\cdot \\mathrm{relu}(W \\bar x + b) + b_1 - b_0
+    ``forward(gate, features, memory, sums)`` takes the sums (B, c) where the caller has them. `alone`
+    returns, for one image on a CPU, what answers its gates one after the other by arithmetic of
+    numpy, whose calls cost less: ``ask(gate, features, changed)`` is P(run); where the features have
+    not changed since the last gate they are not read again.
     """
 
-    def __init__(self, gate: LinearGate) -> None:
-        self.weight, self.bias = _wide(gate.fc1.weight), _wide(gate.fc1.bias)
-        last, shift = _wide(gate.fc2.weight), _wide(gate.fc2.bias)
-        self.difference, self.shift = last[1] - last[0], shift[1:] - shift[:1]
-        self.plain = gate.plain
+    pools = True
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Features (B, c, h, h) to z (B,)."""
-        hidden = _affine_of_mean(self.weight, self.bias, features)
-        return torch.addmv(self.shift, hidden if self.plain else hidden.relu_(), self.difference)
-
-
-class FusedLocalRouter(Router):
-    """Independent linear gates."""
-
-    def __init__(self, router: LocalRouter) -> None:
+    def __init__(self, original: Router) -> None:
         super().__init__()
-        self._costs = [router.macs(gate) for gate in range(len(router.gates))]
-        self._gates = [FusedLinear(gate) for gate in router.gates if isinstance(gate, LinearGate)]
+        self._macs = original.macs
 
-    def forward(self, gate: int, features: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    @abstractmethod
+    def answer(self, gate: int, sums: Tensor, scale: float, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Z (B,) and the memory, from sums (B, c) that `scale` makes means."""
+
+    @abstractmethod
+    def teller(self) -> Callable[[int, np.ndarray], float]:
+        """For one image: z from the gate's number and the mean (c,)."""
+
+    def forward(self, gate: int, features: Tensor, memory: Tensor, sums: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `Router`."""
-        return self._gates[gate](features), memory
+        sums = sums_of(features) if sums is None else sums
+        return self.answer(gate, sums, 1 / (features.shape[2] * features.shape[3]), memory)
+
+    def alone(self) -> Callable[[int, Tensor, bool], float]:
+        """See above; the answers belong to one image."""
+        tell, mean = self.teller(), np.zeros(0)
+
+        def ask(gate: int, features: Tensor, changed: bool) -> float:
+            nonlocal mean
+            if changed:
+                each = features[0].flatten(1)
+                mean = each.sum(1, dtype=torch.float32).numpy()
+                mean *= 1 / each.shape[1]
+            z = tell(gate, mean)
+            # rounded as the tensors of many images are: 1 is reached where float32 reaches it
+            return float(np.float32(0.0 if z < -100 else 1 / (1 + math.exp(-z))))
+
+        return ask
 
     def macs(self, gate: int) -> tuple[int, int]:
         """See `Router`."""
-        return self._costs[gate]
+        return self._macs(gate)
 
 
-class FusedRecurrentRouter(Router):
-    """The recurrent gate; its 1 x 1 convolutions read sums."""
+class FusedLinearRouter(PoolingRouter):
+    r"""Independent linear gates; the two outputs of each become one, their difference.
+
+    .. math:: z = (w_1 - w_0) \cdot \mathrm{relu}(W \bar x + b) + b_1 - b_0
+    """
+
+    def __init__(self, router: LocalRouter) -> None:
+        super().__init__(router)
+        self._gates: list[tuple[Tensor, Tensor, Tensor, Tensor, bool]] = []
+        for gate in router.gates:
+            assert isinstance(gate, LinearGate)
+            last, shift = _wide(gate.fc2.weight), _wide(gate.fc2.bias)
+            first = _wide(gate.fc1.weight), _wide(gate.fc1.bias)
+            self._gates.append((*first, last[1] - last[0], shift[1:] - shift[:1], gate.plain))
+        if not self._gates[0][0].is_cpu:
+            return
+        self._numbers = [(*(t.numpy() for t in g[:3]), float(g[3]), g[4]) for g in self._gates]
+
+    def answer(self, gate: int, sums: Tensor, scale: float, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PoolingRouter`."""
+        weight, bias, difference, shift, plain = self._gates[gate]
+        hidden = torch.addmm(bias, sums, weight.t(), alpha=scale)
+        return torch.addmv(shift, hidden if plain else hidden.relu_(), difference), memory
+
+    def teller(self) -> Callable[[int, np.ndarray], float]:
+        """See `PoolingRouter`."""
+        numbers = self._numbers
+
+        def tell(gate: int, mean: np.ndarray) -> float:
+            weight, bias, difference, shift, plain = numbers[gate]
+            hidden = weight.dot(mean)
+            hidden += bias
+            if not plain:
+                np.maximum(hidden, 0, out=hidden)
+            return float(hidden.dot(difference)) + shift
+
+        return tell
+
+
+class FusedRecurrentRouter(PoolingRouter):
+    """The recurrent gate; its 1 x 1 convolutions are products with means."""
 
     def __init__(self, router: RecurrentRouter) -> None:
-        super().__init__()
-        self._costs = [router.macs(gate) for gate in range(len(router.embed))]
-        self._embed = []
+        super().__init__(router)
+        self._embed: list[tuple[Tensor, Tensor]] = []
         for layer in router.embed:
             assert isinstance(layer, nn.Conv2d) and layer.bias is not None
             self._embed.append((_wide(layer.weight).flatten(1), _wide(layer.bias)))
@@ -78,22 +126,48 @@ class FusedRecurrentRouter(Router):
         self._hidden = cell.hidden_size
         self._cell = [_wide(p) for p in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)]
         self._out = _wide(router.out.weight)[0], _wide(router.out.bias)
+        if not self._cell[0].is_cpu:
+            return
+        self._numbers = [(weight.numpy(), bias.numpy()) for weight, bias in self._embed]
+        # rows in the order input, forget, output, candidate; sigmoid(x) = (1 + tanh(x / 2)) / 2
+        scale = torch.tensor([0.5, 0.5, 0.5, 1.0]).repeat_interleave(self._hidden)
+        order = torch.arange(4 * self._hidden).view(4, -1)[[0, 1, 3, 2]].flatten()
+        weight, bias = torch.cat(self._cell[:2], dim=1), self._cell[2] + self._cell[3]
+        self._gates = (weight[order] * scale[:, None]).numpy(), (bias[order] * scale).numpy()
 
     def begin(self, images: Tensor) -> Tensor:
         """See `RecurrentRouter`."""
         return images.new_zeros(len(images), 2 * self._hidden, dtype=self._cell[0].dtype)
 
-    def forward(self, gate: int, features: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Router`."""
-        weight, bias = self._embed[gate]
-        state = memory.split(self._hidden, 1)
-        output, cell = torch.lstm_cell(_affine_of_mean(weight, bias, features), state, *self._cell)
-        vector, shift = self._out
+    def answer(self, gate: int, sums: Tensor, scale: float, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PoolingRouter`."""
+        (weight, bias), (vector, shift) = self._embed[gate], self._out
+        embedded = torch.addmm(bias, sums, weight.t(), alpha=scale)
+        output, cell = torch.lstm_cell(embedded, memory.split(self._hidden, 1), *self._cell)
         return torch.addmv(shift, output, vector), torch.cat([output, cell], dim=1)
 
-    def macs(self, gate: int) -> tuple[int, int]:
-        """See `Router`."""
-        return self._costs[gate]
+    def teller(self) -> Callable[[int, np.ndarray], float]:
+        """See `PoolingRouter`."""
+        size, (weight, bias) = self._hidden, self._gates
+        vector, shift = self._out[0].numpy(), float(self._out[1])
+        inner = np.zeros(weight.shape[1], weight.dtype)  # what the LSTM reads: the embedding and its own output
+        embedded, output = inner[:-size], inner[-size:]
+        cell, gates = np.zeros(size, weight.dtype), np.zeros(4 * size, weight.dtype)
+        sigmoids = gates[: 3 * size]
+        enter, keep, leave, candidate = (gates[i * size : (i + 1) * size] for i in range(4))
+
+        def tell(gate: int, mean: np.ndarray) -> float:
+            embed, offset = self._numbers[gate]
+            np.add(embed.dot(mean), offset, out=embedded)
+            np.add(weight.dot(inner), bias, out=gates)
+            np.tanh(gates, out=gates)
+            np.multiply(np.add(sigmoids, 1, out=sigmoids), 0.5, out=sigmoids)
+            np.multiply(cell, keep, out=cell)
+            np.add(cell, np.multiply(enter, candidate, out=candidate), out=cell)
+            np.multiply(np.tanh(cell, out=output), leave, out=output)
+            return float(output.dot(vector)) + shift
+
+        return tell
 
 
 def prepared_router(router: Router) -> Router | None:
@@ -101,5 +175,5 @@ def prepared_router(router: Router) -> Router | None:
     if type(router) is RecurrentRouter:
         return FusedRecurrentRouter(router)
     if type(router) is LocalRouter and all(type(gate) is LinearGate for gate in router.gates):
-        return FusedLocalRouter(router)
+        return FusedLinearRouter(router)
     return None

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.execution import overwriting, run_either, run_rows, split_rows, take
+from trainables.execution import Sums, overwriting, run_either, run_rows, split_rows, take
 from trainables.gates import Router, hard_at, image_noise, relax
 from trainables.network import Inference, Knobs, Routed, Task, Unit
+from trainables.networks.hard_pass import hard_pass
 from trainables.networks.resnet import Body, ResidualNetwork, Shape, ZeroPadShortcut
 
 SKIPS = ("own", "shortcut", "pool")
@@ -111,9 +112,10 @@ class GatedResNet(ResidualNetwork):
         super().__init__(config, task, body)
         self.router = router
         self.gated, self.skip, self.mixing, self.trailing = tuple(gated), skip, mixing, trailing
-        self._ungated = [k not in self.gated for k in range(len(self.blocks))]
+        self.follows = tuple(k + 1 in self.gated or k + 1 == len(self.blocks) for k in self.gated)
         self.own_relaxation, self.temperature = relaxation, temperature
         self.skips = nn.ModuleList(skip_of(skip, self.shapes[k], self.shapes[k + 1]) for k in self.gated)
+        self.stays = tuple(self._stays(k, way) for k, way in zip(self.gated, self.skips, strict=True))
         self._describe()
 
     def _describe(self) -> None:
@@ -138,6 +140,11 @@ class GatedResNet(ResidualNetwork):
         cheapest = sum(min(b, s) for b, s in zip(block_macs, skip_macs, strict=True))
         self.describe_units(units, fixed=fixed, full=always + sum(block_macs), least=always + cheapest)
 
+    def _stays(self, k: int, way: nn.Module) -> bool:
+        """Whether features that skip block k stay exactly what they are."""
+        around = self.block(k).shortcut if self.skip == "shortcut" else way
+        return isinstance(around, nn.Identity) and self.mixing == "block"
+
     @property
     def gates(self) -> int:
         """G, the number of decisions."""
@@ -154,18 +161,18 @@ class GatedResNet(ResidualNetwork):
         routers = decisions.new_ones(len(decisions), always)
         return torch.cat([decisions, 1 - decisions[:, self._costly_skips], routers], dim=1)
 
-    def _enter(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def enter(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The features before the first gate and the router's memory."""
-        return self._always(self.stem(inputs), 0), self.router.begin(inputs)
+        return self.ungated(self.stem(inputs), 0), self.router.begin(inputs)
 
-    def _always(self, features: Tensor, k: int) -> Tensor:
+    def ungated(self, features: Tensor, k: int) -> Tensor:
         """The blocks from k to the next gated one."""
-        while k < len(self._ungated) and self._ungated[k]:
+        while k < len(self.blocks) and k not in self.gated:
             features = overwriting(self.block(k))(features)
             k += 1
         return features
 
-    def _leave(self, features: Tensor, memory: Tensor) -> Tensor:
+    def leave(self, features: Tensor, memory: Tensor) -> Tensor:
         """Logits behind the last block; a trailing gate answers, and nobody listens."""
         if self.trailing:
             self.router(self.gates, features, memory)
@@ -201,15 +208,15 @@ class GatedResNet(ResidualNetwork):
         ``aux["gate_logits"]`` and ``aux["probabilities"]`` (B, G) are z and P(run), whatever was
         decided. These networks take no price.
         """
-        features, memory = self._enter(inputs)
+        features, memory = self.enter(inputs)
         taken, logits = [], []
         for gate in range(self.gates):
             logit, memory = self.router(gate, features, memory)
             decision = self._decide(logit, generator) if decisions is None else decisions[:, gate]
-            features = self._always(self._mix(gate, features, decision), self.gated[gate] + 1)
+            features = self.ungated(self._mix(gate, features, decision), self.gated[gate] + 1)
             taken.append(decision)
             logits.append(logit)
-        output = self._leave(features, memory)
+        output = self.leave(features, memory)
         chosen, scores = torch.stack(taken, dim=1), torch.stack(logits, dim=1)
         aux = {"gate_logits": scores, "probabilities": torch.sigmoid(scores)}
         return Routed((output,), output, chosen, self.path_macs(self._path(chosen)), aux)
@@ -218,16 +225,22 @@ class GatedResNet(ResidualNetwork):
         """What P(run) must reach, (B, G) or (1, 1): see `limits_of`."""
         return limits_of(inputs, knobs, self.gates)
 
-    def _execute(self, gate: int, features: Tensor, rows: Tensor) -> Tensor:
+    def execute(self, gate: int, features: Tensor, rows: Tensor, sums: Sums | None = None) -> Tensor:
         """The features (R, ...) behind a block that runs on some rows (k,) only; they may be overwritten."""
-        block, skip = self.block(self.gated[gate]), self.skips[gate]
-        if isinstance(skip, nn.Identity) and (self.skip != "shortcut" or isinstance(block.shortcut, nn.Identity)):
-            return run_rows(block, rows, features, into=F.relu(features) if self.mixing == "branch" else features)
-        if self.skip == "shortcut":
-            short = block.shortcut(features)
-            around = F.relu(short) if self.mixing == "branch" else short
-            return run_rows(block, rows, features, short, into=around)
-        return run_either(block, skip, rows, features)
+        k, skip = self.gated[gate], self.skips[gate]
+        block = self.block(k)
+        if self.stays[gate]:
+            features = run_rows(block, rows, features, into=features, sums=sums)
+        else:
+            if sums is not None:
+                sums.forget()
+            if self.skip == "shortcut":
+                short = block.shortcut(features)
+                around = F.relu(short) if self.mixing == "branch" else short
+                features = run_rows(block, rows, features, short, into=around)
+            else:
+                features = run_either(block, skip, rows, features)
+        return features
 
     @torch.no_grad()
     def sweep(
@@ -240,10 +253,9 @@ class GatedResNet(ResidualNetwork):
         each = [self.limits(inputs, k).expand(len(inputs), self.gates) for k in knobs]
         limits = torch.stack(each).to(inputs.device)
         if len(knobs) == 1:
-            logits, decisions = self._pass(inputs, limits[0])
-            return [self._inference(logits, decisions)]
+            return [self._inference(*hard_pass(self, inputs, limits[0]))]
         row_of = torch.arange(len(inputs), device=inputs.device).expand(len(knobs), -1)
-        features, memory = self._enter(inputs)
+        features, memory = self.enter(inputs)
         taken = []
         for gate in range(self.gates):
             logit, memory = self.router(gate, features, memory)
@@ -252,31 +264,11 @@ class GatedResNet(ResidualNetwork):
             if len(doubled):
                 features = torch.cat([features, take(features, doubled)])
                 memory = torch.cat([memory, take(memory, doubled)])
-            features = self._always(self._execute(gate, features, rows), self.gated[gate] + 1)
+            features = self.ungated(self.execute(gate, features, rows), self.gated[gate] + 1)
             taken.append(wanted)
-        logits = self._leave(features, memory)
+        logits = self.leave(features, memory)
         decisions = torch.stack(taken, dim=2).to(inputs.dtype)
         return [self._inference(logits[rows], each) for rows, each in zip(row_of, decisions, strict=True)]
-
-    def _pass(self, inputs: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and decisions (B, G) of one setting: nothing branches, rows are images."""
-        features, memory = self._enter(inputs)
-        taken, alone = [], len(inputs) == 1
-        both = torch.arange(1, device=inputs.device)
-        few = both[:0], both
-        thresholds = limits[0].tolist() if alone else limits.unbind(1)
-        for gate, least in enumerate(thresholds):
-            logit, memory = self.router(gate, features, memory)
-            if alone:  # a number and no masks: at one image, calls are what a gate costs
-                decision = torch.sigmoid(logit).item() >= least
-                rows = few[decision]
-            else:
-                decision = torch.sigmoid(logit) >= least
-                rows = decision.nonzero().squeeze(1)
-            features = self._always(self._execute(gate, features, rows), self.gated[gate] + 1)
-            taken.append(decision)
-        decisions = inputs.new_tensor([taken]) if alone else torch.stack(taken, dim=1).to(inputs.dtype)
-        return self._leave(features, memory), decisions
 
     def _inference(self, logits: Tensor, decisions: Tensor) -> Inference:
         path = self._path(decisions)
