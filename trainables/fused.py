@@ -42,7 +42,7 @@ def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor,
     if norm.affine:
         scale = scale * norm.weight.detach().double()
     bias = (bias - norm.running_mean.double()) * scale
-    return weight * scale[:, None, None, None], bias + norm.bias.detach().double() if norm.affine else bias
+    return weight * scale[:, None, None, None], (bias + norm.bias.detach().double() if norm.affine else bias)
 
 
 def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
@@ -69,7 +69,7 @@ class FusedConv(nn.Conv2d):
         nn.Module.__init__(self)  # a Conv2d to whoever counts MACs; its tensors are plain attributes, quick to reach
         for name in nn.Conv2d.__constants__:
             setattr(self, name, getattr(convolution, name))
-        self.relu = relu
+        self.relu, self.dtype = relu, dtype
         weight, bias = folded(convolution, norm)
         self.weight, self.bias = weight.to(dtype).contiguous(memory_format=LAST), bias.to(dtype)
         self._geometry = list(self.padding), list(self.stride), list(self.dilation), self.groups
@@ -82,13 +82,13 @@ class FusedConv(nn.Conv2d):
     def _size(self, extent: int, axis: int) -> int:
         padding, stride, dilation, _ = self._geometry
         reach = dilation[axis] * (self.kernel_size[axis] - 1) + 1
-        return (extent + 2 * padding[axis] - reach) // stride[axis] + 1
+        return (extent + 2 * int(padding[axis]) - reach) // stride[axis] + 1
 
     def forward(self, input: Tensor, into: Tensor | None = None, *, bare: bool = False) -> Tensor:
         """(B, c, h, h) to (B, c', h', h'); `into` has the shape of the output; `bare` leaves the ReLU out."""
         relu = self.relu and not bare
-        if input.dtype != self.bias.dtype:
-            input = input.to(self.bias.dtype)
+        if input.dtype != self.dtype:
+            input = input.to(self.dtype)
         if self.packed is None:
             output = F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)  # pyright: ignore[reportArgumentType]
             output = output if into is None else into.add_(output)
@@ -127,17 +127,17 @@ class FusedBlock(ResidualBlock):
 
     def forward(self, inputs: Tensor, short: Tensor | None = None) -> Tensor:
         """See `ResidualBlock`; neither argument is changed."""
-        if short is None and not self._identity:
-            return self.overwrite(inputs)
-        return self.overwrite(inputs, (inputs if short is None else short).clone())
+        around = self.shortcut(inputs) if short is None else short
+        return self.overwrite(inputs, around.clone() if around is inputs or around is short else around)
 
     def overwrite(self, inputs: Tensor, short: Tensor | None = None) -> Tensor:
         """`forward` whose output takes the place of `short`, or of `inputs` where they are the shortcut."""
-        if short is None:
-            short = inputs if self._identity else self.shortcut(inputs)
+        around = short
+        if around is None:
+            around = inputs if self._identity else self.shortcut(inputs)
         for layer in self._inner:
             inputs = layer(inputs)
-        return self._last(inputs, short.to(inputs.dtype))
+        return self._last(inputs, around.to(inputs.dtype))
 
 
 def _layers_of(block: ResidualBlock) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -156,8 +156,10 @@ def _layers_of(block: ResidualBlock) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 
 
 def _foldable(module: nn.Module | None) -> bool:
-    plain = type(module) is nn.Conv2d
-    return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)  # pyright: ignore
+    """Whether a module is a plain convolution; one with hooks (spectral norm, say) may be more than its weight."""
+    if type(module) is not nn.Conv2d or module._forward_pre_hooks or module._forward_hooks:
+        return False
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 def _same(block: ResidualBlock) -> bool:
@@ -193,7 +195,7 @@ class _Preparation:
                 for name, tensor in store.items():
                     if tensor is not None and tensor.dtype == torch.float32:
                         cast = tensor.detach().to(self.dtype)
-                        store[name] = nn.Parameter(cast, False) if store is module._parameters else cast
+                        store[name] = nn.Parameter(cast, False) if store is module._parameters else cast  # pyright: ignore
         return module
 
     def sequence(self, layers: list[nn.Module]) -> nn.Module:

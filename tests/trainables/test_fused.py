@@ -248,6 +248,28 @@ def test_blocks_are_known_by_what_they_compute(kind: type[Bottleneck], fused: bo
     compare(lived_in(routed), images_of(5))
 
 
+def test_a_block_leaves_its_arguments_alone_unless_it_is_told_to_use_them() -> None:
+    for empty in (nn.Identity(), nn.Sequential()):
+        network = gated(skip="shortcut")
+        network.block(0).shortcut = empty
+        block, inputs = prepared(network).blocks[0], torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last)
+        assert isinstance(block, FusedBlock)
+        kept, expected = inputs.clone(), network.block(0)(inputs).detach()
+        for output in (block(inputs), block(inputs, inputs)):
+            assert torch.equal(inputs, kept) and torch.allclose(output, expected, atol=1e-5)
+        assert torch.allclose(block.overwrite(inputs), expected, atol=1e-5)
+        compare(network, images_of(3))
+
+
+def test_convolutions_with_hooks_stay_what_they_are() -> None:
+    network, seen = gated(), []
+    network.block(1).conv1.register_forward_hook(lambda *_: seen.append(1))  # pyright: ignore
+    fast = prepared(network)
+    assert [isinstance(block, FusedBlock) for block in fast.blocks] == [True, False, *[True] * 4]
+    fast.infer(images_of(2), {"threshold": 0.0})
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("onednn", [True, False])
 def test_one_convolution(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not onednn:
