@@ -16,6 +16,7 @@ from trainables import checkpoints
 from trainables.data import Data, batches, normalise, to_device
 from trainables.evaluation import Curve, curve
 from trainables.method import Method, Phase
+from trainables.networks.imagenet import load_pretrained
 
 Report = dict[str, Any]
 
@@ -122,6 +123,8 @@ class Training:
             raise RuntimeError(f"all {self.epochs} epochs are trained")
         started = time.perf_counter()
         epoch = self.epoch + 1
+        if self.epoch == 0 and getattr(self.config, "pretrained", ""):  # a restored network has its weights already
+            load_pretrained(self.network, self.config.pretrained)
         before = self.phase
         phase, first, last = self._enter(epoch)
         if phase is not before and self.method.begin is not None:

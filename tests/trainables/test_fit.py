@@ -208,3 +208,27 @@ def test_what_cannot_be_compiled_is_said(digits: Data) -> None:
         _training("imta", digits, compiled=True)
     with pytest.raises(ValueError, match="precision = 'half': must be float32 or bfloat16"):
         _training("static", digits, precision="half")
+
+
+def test_pretrained_weights_are_read_once_and_never_again(digits: Data, tmp_path: Path) -> None:
+    import torchvision
+
+    task = dataclasses.replace(digits.task, size=32)
+    larger = load("digits", root=default_root(), image_size=32, limit=40)
+    assert larger.task == task
+    values = {"network": "resnet-18-imagenet", "width": 1.0, "batch_size": 40, "lr": 1e-6}
+    weights = torchvision.models.resnet18(weights=None).state_dict()
+    weights["conv1.weight"] = weights["conv1.weight"][:, :1]
+    file = tmp_path / "weights.pth"
+    torch.save(weights, file)
+    training = _training("static", larger, epochs=2, **values, pretrained=str(file))
+    training.step()
+    assert torch.allclose(training.network.get_parameter("stem.0.weight"), weights["conv1.weight"], atol=1e-3)
+    training.save(tmp_path / "epoch-0001")
+    file.unlink()
+    resumed = _training("static", larger, epochs=2, **values, pretrained=str(file))
+    resumed.restore(tmp_path / "epoch-0001")
+    resumed.step()
+    assert checkpoints.load_network(tmp_path / "epoch-0001")[0].name == "static"
+    with pytest.raises(ValueError, match="no such file"):
+        _training("static", larger, epochs=2, **values, pretrained=str(file)).step()
