@@ -225,7 +225,7 @@ class Driver:
 
 _REPORT_KEYS = (
     "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
-    "params", "macs_full", "worker", "stage",
+    "params", "macs_full", "worker", "stage", "diagnostics",
 )  # fmt: skip
 
 

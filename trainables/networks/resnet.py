@@ -201,6 +201,11 @@ class ResidualNetwork(RoutedNetwork):
         self.classifier_macs = macs_of(body.classifier, self.shapes[-1])[0]
         self.block_macs = tuple(self.part_macs(block, k) for k, block in enumerate(body.blocks))
 
+    def unit_groups(self) -> tuple[int, ...]:
+        """Blocks whose outputs have one shape are a group; a unit's number is that of its block."""
+        shapes = list(dict.fromkeys(self.shapes[1:]))
+        return tuple(shapes.index(self.shapes[int(unit.name.rpartition("-")[2]) + 1]) for unit in self.units)
+
     def block(self, k: int) -> ResidualBlock:
         """Block k."""
         block = self.blocks[k]
