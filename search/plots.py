@@ -171,7 +171,8 @@ def _hover(row: Mapping[str, Any]) -> str:
     )
 
 
-def _layout(figure: go.Figure, height: int, x: str, y: str) -> go.Figure:
+def layout(figure: go.Figure, height: int, x: str, y: str) -> go.Figure:
+    """The look that all figures of a page share; axis titles x and y."""
     axis: dict[str, Any] = {"zeroline": False, "gridcolor": "#C8CED6", "automargin": True}
     figure.update_layout(
         height=height,
@@ -211,7 +212,7 @@ def frontier_figure(points: pa.Table, front: Sequence[Mapping[str, Any]]) -> tup
         _add(figure, method, macs, accuracy, mode="lines", line=line, opacity=0.6, hoverinfo="skip")
     if rows:
         _add_front(figure, rows, right)
-    _layout(figure, 520, "MACs per image (log scale)", "validation accuracy")
+    layout(figure, 520, "MACs per image (log scale)", "validation accuracy")
     figure.update_layout(legend_title={"text": "accuracy against MACs", "side": "top"})
     ticks = log_ticks(left, right, 6)
     texts = [show_count(tick) for tick in ticks]
@@ -252,7 +253,7 @@ def hypervolume_figure(history: Sequence[Mapping[str, Any]]) -> go.Figure:
     line = {"color": STYLES["skipnet"][0], "width": 2.5, "shape": "hv"}
     x, y = [float(h["epochs"]) for h in history], [float(h["hypervolume"]) for h in history]
     figure.add_scatter(x=x, y=y, mode="lines", line=line, text=texts, hovertemplate="%{text}<extra></extra>")
-    _layout(figure, 340, "cost (epochs trained)", "hypervolume")
+    layout(figure, 340, "cost (epochs trained)", "hypervolume")
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(rangemode="tozero")
     return figure

@@ -69,10 +69,13 @@ def kl_histogram(kl: Tensor) -> list[int]:
 
 
 def agreement(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Scalars of ``kl`` and ``same`` (copies, n): images whose path stayed, mean KL and its histogram, by copy."""
+    """Scalars of ``kl`` and ``same`` (copies, n): images whose path stayed, mean KL and its histogram, by copy;
+    the bins are (lowest, highest power of ten, how many).
+    """
     kl, same = tensors["kl"], tensors["same"]
     return {
         "consistency": dict(zip(COPIES, same.sum(dim=1).tolist(), strict=True)),
         "kl_aug": dict(zip(COPIES, kl.mean(dim=1).tolist(), strict=True)),
+        "kl_bins": [KL_LOW, KL_HIGH, KL_BINS],
         "kl_histogram": {how: kl_histogram(values) for how, values in zip(COPIES, kl, strict=True)},
     }
