@@ -25,12 +25,12 @@ def exit_figure(trial: TrialPaths) -> go.Figure:
     bars = {"color": color, "opacity": 0.45}
     figure.add_bar(x=exits, y=record["exit_frac"], name="leave here", marker=bars, hovertemplate=hover)
     for name, key, dash in (
-        ("accuracy on all images", "exit_acc", "solid"),
-        ("accuracy on those that leave", "exit_acc_given_exit", "dot"),
+        ("accuracy, all images", "exit_acc", "solid"),
+        ("accuracy, those that leave", "exit_acc_given_exit", "dot"),
     ):
         line = {"color": color, "dash": dash, "width": 2}
         figure.add_scatter(x=exits, y=record[key], name=name, mode="lines+markers", line=line, hovertemplate=hover)
-    layout(figure, 330, "exit", "share of images")
+    layout(figure, 320, "exit", "share of images", top=8)
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(range=[0, 1.03], tickformat=".0%", dtick=0.25)
     return figure
@@ -39,12 +39,12 @@ def exit_figure(trial: TrialPaths) -> go.Figure:
 def exit_shares(trial: TrialPaths, names: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """(classes, shares (classes, K)), those that leave latest first; at most `MOST_CLASSES`, taken evenly."""
     counts = np.array(trial.record["class_by_exit"], dtype=float)
-    some = np.flatnonzero(counts.sum(axis=1))
+    some = np.flatnonzero(counts.sum(axis=1)).tolist()
     shares = counts[some] / counts[some].sum(axis=1, keepdims=True)
     order = np.argsort(-(shares @ np.arange(shares.shape[1])), kind="stable")
     if len(order) > MOST_CLASSES:
         order = order[np.linspace(0, len(order) - 1, MOST_CLASSES).round().astype(int)]
-    return [str(names[some[i]]) for i in order], shares[order]
+    return [str(names[some[i]]) for i in order.tolist()], shares[order]
 
 
 def exit_colours(count: int) -> list[str]:
@@ -72,8 +72,8 @@ def class_exit_figure(trial: TrialPaths, names: Sequence[str]) -> go.Figure:
             textposition="none",
             hovertemplate=f"%{{text}} at exit {i + 1}<extra></extra>",
         )
-    layout(figure, 130 + 21 * len(classes), "share of the class", "")
+    layout(figure, 110 + 21 * len(classes), "share of the class", "", top=8)
     figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_yaxes(tickvals=list(range(len(classes))), ticktext=labels, showgrid=False)
-    figure.update_xaxes(range=[0, 1], tickformat=".0%", dtick=0.25)
+    figure.update_xaxes(range=[0, 1.03], tickformat=".0%", dtick=0.25)
     return figure

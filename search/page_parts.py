@@ -11,6 +11,7 @@ from search import plots
 # The buttons are named one by one: plotly's own set has one that leads to its web site.
 _BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]
 _CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [_BUTTONS]}
+_PANEL = {"displayModeBar": False, "responsive": True}
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2128;--soft:#57606a;--line:#d8dee4;--paper:#fff;--panel:#f6f8fa;--link:#0b62a3}
@@ -36,8 +37,8 @@ summary{cursor:pointer;overflow-wrap:anywhere}
 pre{overflow-x:auto;font-size:.85rem;margin:.5rem 0 0}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px}
 figure{margin:0}img{max-width:100%}figcaption{font-size:.9rem;overflow-wrap:anywhere}
-.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem 1.5rem}
-.panels>*{min-width:0}.small{grid-template-columns:repeat(auto-fit,minmax(min(100%,16rem),1fr))}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem 1.5rem}
+.panels>*{min-width:0}.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr))}
 .key{display:flex;flex-wrap:wrap;gap:.25rem 1rem;list-style:none;margin:.25rem 0 .75rem;padding:0;font-size:.9rem}
 .key svg{vertical-align:middle;margin-right:.35em}
 .grid{display:block;width:100%;max-width:32rem;image-rendering:pixelated;border-radius:4px;margin:.15rem 0 .5rem}
@@ -47,11 +48,17 @@ figure{margin:0}img{max-width:100%}figcaption{font-size:.9rem;overflow-wrap:anyw
 """
 
 
-def plot(figure: Any, name: str, label: str, *, first: bool = False, caption: str = "") -> str:
+def plot(figure: Any, name: str, label: str, *, first: bool = False) -> str:
     """A plotly figure as HTML; the `first` of a page brings plotly itself."""
     body = figure.to_html(full_html=False, include_plotlyjs=first, config=_CONFIG, div_id=name)
-    above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure aria-label="{escape(label)}">{above}{body}</figure>'
+    return f'<figure aria-label="{escape(label)}">{body}</figure>'
+
+
+def panel(figure: Any, name: str, label: str, caption: str) -> str:
+    """A small figure under its caption, for a grid of them: no buttons, and a finger on it scrolls the page."""
+    figure.update_layout(dragmode=False)
+    body = figure.to_html(full_html=False, include_plotlyjs=False, config=_PANEL, div_id=name)
+    return f'<figure aria-label="{escape(label)}"><figcaption>{escape(caption)}</figcaption>{body}</figure>'
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

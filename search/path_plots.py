@@ -72,7 +72,7 @@ def skip_figure(trial: TrialPaths) -> go.Figure:
         hovertemplate="%{text}<extra></extra>",
         marker={"color": style(trial.method)[0]},
     )
-    layout(figure, 230, "block", "share that skips it")
+    layout(figure, 220, "block", "share that skips", top=26)
     for edge in group_edges(groups):
         figure.add_vline(edge, line={"color": "#7C8591", "width": 1, "dash": "dot"})
     for middle, name in group_middles(groups):
@@ -105,7 +105,7 @@ def class_rows(trial: TrialPaths, names: Sequence[str]) -> list[dict[str, Any]]:
 def class_label(row: Mapping[str, Any]) -> str:
     """A class with its accuracy, short enough for an axis."""
     name = str(row["name"])
-    return f"{name if len(name) <= 14 else name[:13] + '…'}  {100 * row['acc']:.0f} %"
+    return f"{name if len(name) <= 14 else name[:13] + '…'} · {100 * row['acc']:.0f} %"
 
 
 def class_figure(trial: TrialPaths, names: Sequence[str]) -> go.Figure:
@@ -131,29 +131,37 @@ def class_figure(trial: TrialPaths, names: Sequence[str]) -> go.Figure:
         ],
         hovertemplate="%{text}<extra></extra>",
     )
-    layout(figure, 110 + 21 * len(rows), f"blocks that run, of {trial.blocks}", "")
+    layout(figure, 70 + 21 * len(rows), f"blocks that run, of {trial.blocks}", "", top=8)
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=[escape(class_label(row)) for row in rows])
     figure.update_yaxes(range=[-0.7, len(rows) - 0.3])
-    lows, highs = [row["low"] for row in rows], [row["high"] for row in rows]
-    figure.update_xaxes(range=class_range(lows, highs), nticks=7, tickformat="~g")
+    low, high = class_range(rows, trial.blocks)
+    figure.update_xaxes(range=[low, high], dtick=max(1, -(-int(high - low) // 7)), tick0=0)
     return figure
 
 
-def class_range(lows: Sequence[float], highs: Sequence[float]) -> list[float]:
-    """Limits that hold all quartiles with at least two blocks between them."""
-    low, high = min(lows, default=0.0), max(highs, default=1.0)
-    extra = max(0.3, (2 - (high - low)) / 2)
-    return [low - extra, high + extra]
+def class_range(rows: Sequence[Mapping[str, Any]], blocks: int) -> tuple[float, float]:
+    """Limits that hold all medians and quartiles, at least four blocks apart where there are as many."""
+    low = min((min(row["low"], row["median"]) for row in rows), default=0.0)
+    high = max((max(row["high"], row["median"]) for row in rows), default=float(blocks))
+    extra = max(0.3, (4 - (high - low)) / 2)
+    return max(low - extra, -0.3), min(high + extra, blocks + 0.3)
 
 
-def square(places: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[float]:
-    """Limits that hold all panels of a t-SNE: the same for every panel and both axes."""
-    most = max(float(np.abs(xy).max()) for _, xy in places.values())
-    return [-1.06 * most, 1.06 * most]
+def common(places: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[list[float], list[float]]:
+    """Limits (x, y) that hold all panels of a t-SNE: every panel has the same."""
+    together = np.concatenate([xy for _, xy in places.values()])
+    margin = 0.04 * float(np.ptp(together, axis=0).max())
+    low, high = (together.min(axis=0) - margin).tolist(), (together.max(axis=0) + margin).tolist()
+    return [low[0], high[0]], [low[1], high[1]]
 
 
 def tsne_figure(
-    trial: TrialPaths, rows: np.ndarray, xy: np.ndarray, limits: Sequence[float], names: Sequence[str], by: str
+    trial: TrialPaths,
+    rows: np.ndarray,
+    xy: np.ndarray,
+    limits: tuple[list[float], list[float]],
+    names: Sequence[str],
+    by: str,
 ) -> go.Figure:
     """One panel: images by the t-SNE of their relaxed decisions, coloured `by` class or length."""
     labels = trial.arrays["label"][rows]
@@ -174,14 +182,22 @@ def tsne_figure(
             xs, ys = [x[i] for i in mine], [y[i] for i in mine]
             figure.add_scatter(x=xs, y=ys, mode="markers", marker={**marker, "color": color}, **shown)
     else:
-        bar = {"thickness": 10, "outlinewidth": 0, "orientation": "h", "y": -0.02, "yanchor": "top", "nticks": 5}
+        bar = {"thickness": 10, "outlinewidth": 0, "orientation": "h", "y": -0.01, "yanchor": "top", "nticks": 5}
         marker |= {"color": np.round(length, 2).tolist(), "colorscale": [list(stop) for stop in LENGTH_SCALE]}
         hover = "%{marker.color:.2f} blocks<extra></extra>"
         figure.add_scatter(x=x, y=y, mode="markers", marker={**marker, "colorbar": bar}, hovertemplate=hover)
-    layout(figure, 400, "", "")
-    figure.update_layout(legend={"font": {"size": 12}, "itemsizing": "constant"})
-    figure.update_xaxes(range=list(limits), showticklabels=False, title=None)
-    figure.update_yaxes(range=list(limits), showticklabels=False, title=None)
+    layout(figure, 380, "", "", top=8)
+    figure.update_layout(margin={"b": 46})  # of every panel, so that the two of a trial have one size
+    frame = {
+        "showticklabels": False,
+        "showgrid": False,
+        "automargin": False,
+        "title": None,
+        "showline": True,
+        "linecolor": "#7C8591",
+    }
+    figure.update_xaxes(range=limits[0], mirror=True, **frame)
+    figure.update_yaxes(range=limits[1], mirror=True, **frame)
     return figure
 
 
@@ -205,11 +221,11 @@ def kl_figure(trials: Sequence[TrialPaths], how: str) -> go.Figure:
             hovertemplate=f"{escape(trial.label)}<br>%{{y:.1%}} near %{{x:.1e}}<extra></extra>",
             showlegend=False,
         )
-    layout(figure, 240, "KL (nats, log scale)", "share of images")
+    layout(figure, 220, "KL (nats, log scale)", "share of images", top=8)
     low, high, _ = trials[0].record["kl_bins"]
     powers = range(low, high + 1, 2)
     texts = [("≤" if power == low else "") + f"10<sup>{power}</sup>" for power in powers]
-    figure.update_xaxes(type="log", tickvals=[10.0**p for p in powers], ticktext=texts, range=[low, high])
+    figure.update_xaxes(type="log", tickvals=[10.0**p for p in powers], ticktext=texts, range=[low - 0.3, high])
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", nticks=5)
     return figure
 
@@ -270,5 +286,8 @@ def variants_window(fronts: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -
     accuracy = np.concatenate([front[3] for front in fronts])
     best = [float(front[3].max()) for front in fronts]
     floor = max(float(accuracy.min()), min(best) - 4 * max(max(best) - min(best), 0.02))
+    shown = macs[accuracy >= floor]
     margin = max(0.05 * (float(accuracy.max()) - floor), 0.004)
-    return macs.min() / 1.15, macs.max() * 1.15, max(0.0, floor - margin), min(1.0, float(accuracy.max()) + margin)
+    # a marker at 100 % is to be seen whole
+    top = min(1.0 + margin / 2, float(accuracy.max()) + margin)
+    return shown.min() / 1.15, shown.max() * 1.15, max(0.0, floor - margin), top

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from search import path_plots
 from search.exit_plots import exit_colours, exit_shares
@@ -32,7 +32,7 @@ def draw_paths(points: pa.Table, paths: Paths, folder: Path) -> list[Path]:
         "variants.png": _variants(points) if len(points) else None,
         "skip-ratio.png": _rows(gated, _skipping, 1.9),
         "exits.png": _exits(exiting, paths.classes),
-        "classes.png": _rows(paths.trials, lambda axes, t: _by_class(axes, t, paths.classes), 3.2),
+        "classes.png": _rows(paths.trials, lambda axes, t: _by_class(axes, t, paths.classes), 3.0, columns=2),
         "tsne.png": _tsne(paths),
         "kl.png": _copies(paths.trials) if paths.trials else None,
         "easy-hard.png": _images(paths),
@@ -60,16 +60,21 @@ def _titled(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10, loc="left", parse_math=False)
 
 
-def _rows(trials: Sequence[TrialPaths], draw: Callable[[Axes, TrialPaths], None], height: float) -> Figure | None:
-    """One panel a trial, one below the other."""
+def _rows(
+    trials: Sequence[TrialPaths], draw: Callable[[Axes, TrialPaths], None], height: float, columns: int = 1
+) -> Figure | None:
+    """One panel a trial, row by row, each `height` inches high."""
     if not trials:
         return None
-    figure = _figure(height * len(trials))
-    panels = figure.subplots(len(trials), 1, squeeze=False)
-    for axes, trial in zip(panels[:, 0], trials, strict=True):
+    rows = -(-len(trials) // columns)
+    figure = _figure(height * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, trial in zip(panels, trials, strict=False):
         draw(axes, trial)
         _plain(axes)
         _titled(axes, trial.label)
+    for axes in panels[len(trials) :]:
+        axes.set_axis_off()
     return figure
 
 
@@ -79,7 +84,8 @@ def _skipping(axes: Axes, trial: TrialPaths) -> None:
     for edge in path_plots.group_edges(groups):
         axes.axvline(edge, color="#7C8591", linewidth=1, linestyle=":")
     for middle, name in path_plots.group_middles(groups):
-        axes.text(middle, 0.97, name, ha="center", va="top", fontsize=8, color="#57606A")
+        behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        axes.text(middle, 0.97, name, ha="center", va="top", fontsize=8, color="#57606A", bbox=behind)
     every = -(-len(ratios) // 20)
     numbers = [name.rpartition("-")[2] for name in trial.record["blocks"]]
     axes.set_xticks(range(0, len(ratios), every), numbers[::every])
@@ -96,8 +102,12 @@ def _by_class(axes: Axes, trial: TrialPaths, names: Sequence[str]) -> None:
     places = range(len(rows))
     axes.errorbar(medians, places, xerr=[below, above], fmt=marker, color=color, capsize=3, linewidth=1.5)
     axes.set_yticks(places, [path_plots.class_label(row) for row in rows], fontsize=8, parse_math=False)
-    limits = path_plots.class_range([row["low"] for row in rows], [row["high"] for row in rows])
-    axes.set(xlim=limits, ylim=(-0.7, len(rows) - 0.3), xlabel=f"blocks that run, of {trial.blocks}")
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    axes.set(
+        xlim=path_plots.class_range(rows, trial.blocks),
+        ylim=(-0.7, len(rows) - 0.3),
+        xlabel=f"blocks that run, of {trial.blocks}",
+    )
 
 
 def _tsne(paths: Paths) -> Figure | None:
@@ -119,7 +129,8 @@ def _tsne(paths: Paths) -> Figure | None:
         for axes, what in ((left, "by class"), (right, "by path length")):
             _titled(axes, f"{trial.label}\n{what}")
             axes.set(xticks=[], yticks=[], aspect="equal")
-    panels[0, 0].set(xlim=path_plots.square(places), ylim=path_plots.square(places))
+    across, up = path_plots.common(places)
+    panels[0, 0].set(xlim=across, ylim=up)
     if len(paths.classes) <= len(path_plots.CLASS_COLOURS):
         for name, color in zip(paths.classes, path_plots.CLASS_COLOURS, strict=False):
             panels[-1, 0].scatter([], [], s=20, color=color, label=name)
@@ -132,8 +143,10 @@ def _tsne(paths: Paths) -> Figure | None:
 def _copies(trials: Sequence[TrialPaths]) -> Figure:
     looks = path_plots.looks(trials)
     names = list(trials[0].record["kl_histogram"])
-    figure = _figure(6.2)
-    panels = figure.subplots(-(-len(names) // 2), 2, sharex=True, squeeze=False).ravel()
+    columns = 2
+    rows = -(-(len(names) + 1) // columns)  # the last panel holds the legend
+    figure = _figure(2.2 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         for trial in trials:
             color, dash = looks[trial.trial]
@@ -141,15 +154,12 @@ def _copies(trials: Sequence[TrialPaths]) -> Figure:
             line = {"color": color, "linestyle": _DASHES[dash], "linewidth": 1.6, "drawstyle": "steps-mid"}
             axes.plot(path_plots.kl_middles(trial), shares, label=trial.label, **line)
         axes.set(xscale="log", ylabel="share of images")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         _plain(axes)
-        _titled(axes, name)
+        _titled(axes, f"{name}: KL in nats")
     for axes in panels[len(names) :]:
         axes.set_axis_off()
-    for axes in panels[max(0, len(names) - 2) : len(names)]:
-        axes.set_xlabel("KL (nats)")
-        axes.tick_params(labelbottom=True)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8)
+    panels[len(names)].legend(*panels[0].get_legend_handles_labels(), loc="center left", fontsize=8)
     return figure
 
 
@@ -176,7 +186,7 @@ def _variants(points: pa.Table) -> Figure:
 def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure | None:
     if not trials:
         return None
-    figure = _figure(3.4 * len(trials))
+    figure = _figure(3.8 * len(trials))
     panels = figure.subplots(len(trials), 2, squeeze=False)
     for (left, right), trial in zip(panels, trials, strict=True):
         record, color = trial.record, style(trial.method)[0]
@@ -187,16 +197,18 @@ def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure | Non
         left.plot(exits, given, "o:", color=color, label="accuracy, those that leave")
         left.set(ylim=(0, 1.03), xlabel="exit", ylabel="share of images")
         left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        left.legend(fontsize=8)
+        left.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16))
         names, shares = exit_shares(trial, classes)
         begin = np.zeros(len(names))
         for i, colour in enumerate(exit_colours(shares.shape[1])):
             right.barh(range(len(names)), shares[:, i], left=begin, color=colour, label=f"exit {i + 1}")
             begin += shares[:, i]
-        right.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+        short = [name if len(name) <= 16 else name[:15] + "…" for name in names]
+        right.set_yticks(range(len(names)), short, fontsize=8, parse_math=False)
         right.set(xlim=(0, 1), xlabel="share of the class")
         right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        right.legend(fontsize=8, ncols=min(len(exits), 4), loc="lower left", bbox_to_anchor=(0, 1))
+        small = {"fontsize": 7, "handlelength": 1.0, "columnspacing": 0.9}
+        right.legend(ncols=min(len(exits), 5), loc="upper left", bbox_to_anchor=(-0.1, -0.16), **small)
         _plain(left)
         _plain(right)
         _titled(left, trial.label)
@@ -207,7 +219,7 @@ def _images(paths: Paths) -> Figure | None:
     trials = [trial for trial in paths.trials if "index" in trial.arrays]
     if not trials or paths.images is None:
         return None
-    figure = _figure(1.9 * len(trials))
+    figure = _figure(1.35 * len(trials))
     panels = figure.subplots(len(trials), 2, squeeze=False)
     for row, trial in zip(panels, trials, strict=True):
         for axes, rows, word in zip(row, extremes(trial), ("shortest", "longest"), strict=True):

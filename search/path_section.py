@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from search import path_plots
 from search.exit_plots import class_exit_figure, exit_figure
-from search.page_parts import method_name, plot, table
+from search.page_parts import method_name, panel, plot, table
 from search.paths import Paths, TrialPaths, extremes
 from search.units import knobs_text, show_count, show_share
 
 _COLUMNS = 10
+_EXACT = 16  # pixels of an edge up to which pictures are stored without loss
 _DASHES = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 _COPY_NAMES = {
     "crop": "random crop", "hflip": "horizontal flip", "vflip": "vertical flip",
@@ -52,8 +53,7 @@ def _section(title: str, about: str, body: str) -> str:
 def _panels(title: str, about: str, name: str, panels: Sequence[tuple[TrialPaths, object]]) -> str:
     """Figures of single trials side by side, where there is room."""
     drawn = [
-        plot(figure, f"{name}-{i}", f"{title}: {trial.label}", caption=trial.label)
-        for i, (trial, figure) in enumerate(panels)
+        panel(figure, f"{name}-{i}", f"{title}: {trial.label}", trial.label) for i, (trial, figure) in enumerate(panels)
     ]
     return _section(title, about, f'<div class="panels">{"".join(drawn)}</div>' if drawn else "")
 
@@ -78,7 +78,6 @@ def _summary(trials: Sequence[TrialPaths]) -> str:
                 method_name({"method": trial.method, "variant": trial.variant}),
                 escape(trial.network),
                 escape(trial.trial),
-                escape(knobs_text(record["knobs"])),
                 show_share(record["acc"]),
                 show_count(record["macs"]),
                 f"{record['K']:.2f} of {trial.blocks}",
@@ -86,14 +85,15 @@ def _summary(trials: Sequence[TrialPaths]) -> str:
                 str(record["n_paths"]),
                 *copies,
                 f"{record['kl_aug']['mixture']:.3g}",
+                escape(knobs_text(record["knobs"])),
             )
         )
-    heads = ("Method", "Network", "Trial", "Knobs", "#Accuracy", "#MACs", "#Blocks run (K)", "#Computation",
-             "#Paths", "#Crop", "#H. flip", "#V. flip", "#Rotation", "#Mixed", "#KL (mixed)")  # fmt: skip
+    heads = ("Method", "Network", "Trial", "#Accuracy", "#MACs", "#Blocks run (K)", "#Computation",
+             "#Paths", "#Crop", "#H. flip", "#V. flip", "#Rotation", "#Mixed", "#KL (mixed)", "Knobs")  # fmt: skip
     about = (
-        "The best trials of every method and variant that were trained in full, those on the front first, at one"
-        " setting each. Crop to mixed: the share of the images whose path an augmented copy takes too; KL: of the"
-        " predictions for the image from those for the copy, in nats. Computation counts blocks, one that always"
+        "The most accurate trial of every method and variant among those trained in full, then others on the front,"
+        " at one setting each. Crop to mixed: the share of the images whose path an augmented copy takes too; KL: of"
+        " the predictions for the image from those for the copy, in nats. Computation counts blocks, one that always"
         " runs included."
     )
     return _section("Paths of the best trials", about, table("Paths of the best trials", heads, rows))
@@ -103,9 +103,9 @@ def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
     about = "Where images leave, how right the exits are, and which classes leave early."
     body = ""
     for i, trial in enumerate(trials):
-        one = plot(exit_figure(trial), f"exits-{i}", f"Exits of {trial.label}", caption=f"{trial.label}: exits")
+        one = panel(exit_figure(trial), f"exits-{i}", f"Exits of {trial.label}", f"{trial.label}: exits")
         label = f"Exits by class of {trial.label}"
-        other = plot(class_exit_figure(trial, classes), f"class-exits-{i}", label, caption=f"{trial.label}: by class")
+        other = panel(class_exit_figure(trial, classes), f"class-exits-{i}", label, f"{trial.label}: by class")
         body += f'<div class="panels">{one}{other}</div>'
     return _section("Exits", about, body)
 
@@ -122,19 +122,30 @@ def _tsne(paths: Paths) -> str:
     places = paths.places
     if not places:
         return ""
-    limits = path_plots.square(places)
+    limits = path_plots.common(places)
     panels = []
     for i, trial in enumerate(t for t in paths.trials if t.trial in places):
         rows, xy = places[trial.trial]
         for by, what in (("class", "by class"), ("length", "by path length")):
             figure = path_plots.tsne_figure(trial, rows, xy, limits, paths.classes, by)
             caption = f"{trial.label}: {what}"
-            panels.append(plot(figure, f"tsne-{by}-{i}", f"t-SNE of the paths of {caption}", caption=caption))
+            panels.append(panel(figure, f"tsne-{by}-{i}", f"t-SNE of the paths of {caption}", caption))
     about = (
         "t-SNE of the relaxed decisions, P(run) of every gate: a point is an image. All panels have the same axes."
         " The path length is the expected number of blocks that run."
     )
-    return _section("Paths by t-SNE", about, f'<div class="panels">{"".join(panels)}</div>')
+    return _section("Paths by t-SNE", about, f'{_class_key(paths.classes)}<div class="panels">{"".join(panels)}</div>')
+
+
+def _class_key(classes: Sequence[str]) -> str:
+    """The colours of the classes, where there are not more classes than colours."""
+    if len(classes) > len(path_plots.CLASS_COLOURS):
+        return ""
+    entries = [
+        f'<li><span class="dot" style="background:{color}"></span>{escape(str(name))}</li>'
+        for name, color in zip(classes, path_plots.CLASS_COLOURS, strict=False)
+    ]
+    return f'<ul class="key">{"".join(entries)}</ul>'
 
 
 def _key(trials: Sequence[TrialPaths]) -> str:
@@ -148,7 +159,7 @@ def _key(trials: Sequence[TrialPaths]) -> str:
 
 def _copies(trials: Sequence[TrialPaths]) -> str:
     panels = [
-        plot(path_plots.kl_figure(trials, how), f"kl-{how}", f"KL between image and copy: {name}", caption=name)
+        panel(path_plots.kl_figure(trials, how), f"kl-{how}", f"KL between image and copy: {name}", name)
         for how, name in _COPY_NAMES.items()
     ]
     about = "How far the predictions for an augmented copy are from those for the image: further right is further off."
@@ -178,9 +189,11 @@ def _picture(images: np.ndarray, label: str) -> str:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(mosaic(images), "RGBA").save(file, "png", optimize=True)
+    # photographs of 32 pixels take a fifth of what PNG needs, and nobody sees the difference; digits stay exact
+    exact = {"lossless": True, "exact": True} if images.shape[-1] <= _EXACT else {"quality": 90}
+    Image.fromarray(mosaic(images), "RGBA").save(file, "webp", **exact)
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<img class="grid" alt="{escape(label)}" src="data:image/png;base64,{data}">'
+    return f'<img class="grid" alt="{escape(label)}" src="data:image/webp;base64,{data}">'
 
 
 def _images(paths: Paths) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_TRIALS = 6
 """A page shows the paths of at most so many trials."""
-MOST_EMBEDDED, ALL_EMBEDDED = 2_000, 4_000
+MOST_EMBEDDED, ALL_EMBEDDED = 2_000, 3_000
 """Points of one t-SNE, and of all of a page together."""
 
 
@@ -67,12 +67,12 @@ class Paths:
 def chosen(state: StudyState, most: int = MOST_TRIALS) -> list[Trial]:
     """The trials whose paths are shown: they took decisions, and their last epoch was measured.
 
-    The best of every method and variant first (those on the front before others, then by accuracy),
-    so that variants can be compared; then what else is on the front.
+    The most accurate of every method and variant first, so that variants can be compared; then the
+    most accurate others on the front.
     """
     front = {name for name, _, _ in state.front()}
     able = [t for t in state.trials.values() if t.diagnostics is not None and t.diagnostics["decisions"] > 0]
-    able.sort(key=lambda t: (t.id not in front, -(t.diagnostics or {})["acc"], t.number))
+    able.sort(key=lambda t: (-(t.diagnostics or {})["acc"], t.number))
     firsts: dict[tuple[str, str], Trial] = {}
     for trial in able:
         firsts.setdefault((trial.method, _variant(trial)), trial)
@@ -142,7 +142,7 @@ def spread(entry: Mapping[str, Any], shares: Sequence[float] = (0.25, 0.75)) -> 
 def embedded(trials: Sequence[TrialPaths]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """t-SNE of the relaxed decisions of every trial that has some: {trial: (rows (m,), places (m, 2))}.
 
-    Seeded; at most `MOST_EMBEDDED` images a trial, taken evenly. Left out are networks with exits
+    Seeded; at most `MOST_EMBEDDED` images a trial, drawn at random. Left out are networks with exits
     (their path is one number), and trials whose decisions are the same for every image.
     """
     able = [t for t in trials if "relaxed" in t.arrays and "exit" not in t.arrays and _differ(t.arrays["relaxed"])]
@@ -150,7 +150,7 @@ def embedded(trials: Sequence[TrialPaths]) -> dict[str, tuple[np.ndarray, np.nda
     found = {}
     for trial in able:
         count = len(trial.arrays["relaxed"])
-        rows = np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
+        rows = np.sort(np.random.default_rng(0).permutation(count)[:most])
         found[trial.trial] = (rows, _tsne(trial.arrays["relaxed"][rows].astype(np.float32)))
     return found
 

@@ -94,7 +94,8 @@ def _window(cloud: Mapping[str, np.ndarray], front: Sequence[Mapping[str, Any]])
         low = max(low, high - 4 * max(high - np.median(best), 0.02))
         low = min(low, *best)
     margin = max(0.06 * (high - low), 0.005)
-    return [macs.min() / 1.15, macs.max() * 1.15], [max(0.0, low - margin), min(1.0, high + margin)]
+    # a marker at 100 % is to be seen whole
+    return [macs.min() / 1.15, macs.max() * 1.15], [max(0.0, low - margin), min(1.0 + margin / 3, high + margin)]
 
 
 def _ordered(methods: Sequence[str] | np.ndarray) -> list[str]:
@@ -171,12 +172,13 @@ def _hover(row: Mapping[str, Any]) -> str:
     )
 
 
-def layout(figure: go.Figure, height: int, x: str, y: str) -> go.Figure:
-    """The look that all figures of a page share; axis titles x and y."""
+def layout(figure: go.Figure, height: int, x: str, y: str, top: int = 40) -> go.Figure:
+    """The look that all figures of a page share; axis titles x and y; `top` pixels for the buttons."""
     axis: dict[str, Any] = {"zeroline": False, "gridcolor": "#C8CED6", "automargin": True}
     figure.update_layout(
         height=height,
-        margin={"l": 8, "r": 12, "t": 40, "b": 8},  # the top is where the buttons are
+        template=go.layout.Template(),  # plotly's own would weigh seven kilobytes a figure
+        margin={"l": 8, "r": 12, "t": top, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},

@@ -35,7 +35,7 @@ from trainables.splits import Data
 ROUTED = ("block", "column", "path")
 """Kinds of units that a path consists of; routers, paths around a block and classifiers do not count."""
 MOST_IMAGES = 10_000
-"""As many as the papers' test sets have; of larger splits every n/10,000-th image."""
+"""As many as the papers' test sets have; of larger splits so many are drawn, by the seed."""
 
 
 @dataclass(slots=True)
@@ -104,8 +104,8 @@ def diagnose(
     setting = usual_setting(method, network.config) if setting is None else setting
     device = network.unit_macs.device
     images, labels = to_device(data.validation, device)
-    step = max(1.0, len(labels) / MOST_IMAGES)
-    index = torch.arange(min(len(labels), MOST_IMAGES), device=device).mul(step).long()
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:MOST_IMAGES]
+    index = drawn.sort().values.to(device)
     images, labels = images[index], labels[index]
     mode = network.training
     network.eval()

@@ -18,7 +18,7 @@ from PIL import Image
 from search import path_plots, points
 from search.exit_plots import class_exit_figure, exit_colours, exit_figure, exit_shares
 from search.folder import StudyFolder
-from search.page_parts import plot
+from search.page_parts import panel
 from search.path_pngs import draw_paths
 from search.path_section import mosaic, path_sections
 from search.paths import Paths, TrialPaths, chosen, embedded, extremes, paths_of, spread
@@ -162,7 +162,7 @@ def test_quartiles_come_from_the_histogram() -> None:
 def test_classes_are_drawn_by_accuracy(paths: Paths) -> None:
     rows = path_plots.class_rows(paths.trials[0], ["x", "y", "a class of a very long name", "empty"])
     assert [row["name"] for row in rows] == ["x", "y", "a class of a very long name"]
-    assert [path_plots.class_label(row) for row in rows][1:] == ["y  60 %", "a class of a …  70 %"]
+    assert [path_plots.class_label(row) for row in rows][1:] == ["y · 60 %", "a class of a … · 70 %"]
     entry = paths.trials[0].record["skip_by_class"][0]
     assert rows[0]["median"] == 9 - entry["median"] and rows[0]["low"] <= rows[0]["median"] <= rows[0]["high"]
     figure = path_plots.class_figure(paths.trials[0], ["x", "y", "z", "w"])
@@ -218,7 +218,7 @@ def test_exits_and_their_classes(paths: Paths) -> None:
 
 
 def test_figures_are_small(paths: Paths) -> None:
-    assert len(plot(path_plots.skip_figure(paths.trials[0]), "name", "label")) < 12_000
+    assert len(panel(path_plots.skip_figure(paths.trials[0]), "name", "label", "caption")) < 4_000
 
 
 def test_t_sne_is_seeded_and_keeps_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,12 +229,15 @@ def test_t_sne_is_seeded_and_keeps_its_bounds(monkeypatch: pytest.MonkeyPatch) -
     one, other = embedded(trials), embedded(trials)
     assert set(one) == {"t1", "t2"} and len(one["t1"][0]) == 30 and one["t1"][1].shape == (30, 2)
     assert (one["t1"][1] == other["t1"][1]).all()
-    low, high = path_plots.square(one)
-    assert low < min(xy.min() for _, xy in one.values()) and max(xy.max() for _, xy in one.values()) < high
+    limits = path_plots.common(one)
+    for _, xy in one.values():
+        for axis, (low, high) in enumerate(limits):
+            assert low < xy[:, axis].min() and xy[:, axis].max() < high
 
 
 def test_the_png_files(paths: Paths, tmp_path: Path) -> None:
-    written = draw_paths(points._table(made(20)), dataclasses.replace(paths, classes=["$", "b", "_c", "d"]), tmp_path)
+    few = dataclasses.replace(paths, trials=[paths.trials[0], paths.trials[2]], classes=["$", "b", "_c", "d"])
+    written = draw_paths(points._table(made(20)), few, tmp_path)
     assert {file.name for file in written} == {
         "variants.png", "skip-ratio.png", "exits.png", "classes.png", "tsne.png", "kl.png", "easy-hard.png",
     }  # fmt: skip
