@@ -173,21 +173,17 @@ def tsne_figure(
         for label in range(len(names)):
             mine = np.flatnonzero(labels == label)
             color = CLASS_COLOURS[label % len(CLASS_COLOURS)]
-            name = escape(str(names[label]))
-            shown = {
-                "name": name,
-                "showlegend": len(names) <= len(CLASS_COLOURS),
-                "hovertemplate": f"{name}<extra></extra>",
-            }
+            hover = f"{escape(str(names[label]))}<extra></extra>"
             xs, ys = [x[i] for i in mine], [y[i] for i in mine]
-            figure.add_scatter(x=xs, y=ys, mode="markers", marker={**marker, "color": color}, **shown)
+            figure.add_scatter(x=xs, y=ys, mode="markers", marker={**marker, "color": color}, hovertemplate=hover)
     else:
         bar = {"thickness": 10, "outlinewidth": 0, "orientation": "h", "y": -0.01, "yanchor": "top", "nticks": 5}
         marker |= {"color": np.round(length, 2).tolist(), "colorscale": [list(stop) for stop in LENGTH_SCALE]}
         hover = "%{marker.color:.2f} blocks<extra></extra>"
         figure.add_scatter(x=x, y=y, mode="markers", marker={**marker, "colorbar": bar}, hovertemplate=hover)
     layout(figure, 380, "", "", top=8)
-    figure.update_layout(margin={"b": 46})  # of every panel, so that the two of a trial have one size
+    # a colour bar adds ten pixels of its own: with these margins the two panels of a trial have one size
+    figure.update_layout(showlegend=False, margin={"b": 56 if by == "class" else 46})
     frame = {
         "showticklabels": False,
         "showgrid": False,

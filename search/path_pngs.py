@@ -72,7 +72,7 @@ def _rows(
     for axes, trial in zip(panels, trials, strict=False):
         draw(axes, trial)
         _plain(axes)
-        _titled(axes, trial.label)
+        _titled(axes, trial.label if columns == 1 else trial.label.replace(", ", "\n", 1))
     for axes in panels[len(trials) :]:
         axes.set_axis_off()
     return figure

@@ -269,6 +269,49 @@ def test_the_best_of_every_variant_is_chosen_first(story: type) -> None:
     assert [t.id for t in chosen(state, most=2)] == ["t0003", "t0002"]
 
 
+def test_their_checkpoints_are_kept(story: type) -> None:
+    from search.driver import kept_checkpoints
+
+    s = story(("codinet",))
+    for number, (variant, accuracy, macs) in enumerate((("full", 0.9, 5e6), ("full", 0.8, 6e6), ("vanilla", 0.7, 7e6))):
+        name = s.ask(number, "codinet", variant=variant)
+        s.report(name, 9, [(accuracy, macs)], diagnostics=record(acc=accuracy))
+    s.report(s.ask(3, "codinet", variant="vanilla"), 9, [(0.6, 8e6)], diagnostics=record(acc=0.6))
+    assert kept_checkpoints(s.state) == {f"t000{i}/epoch-0009" for i in range(3)}  # two fronts, and the best vanilla
+
+
+def test_mlflow_gets_scalars_and_the_whole(story: type) -> None:
+    from search.chronicle import Chronicle
+
+    s = story(("imta",))
+    measured = record(exits=3)
+    s.report(s.ask(0, "imta"), 9, [(0.9, 5e6)], diagnostics=measured)
+    chronicle = Chronicle()
+    for event in s.events:
+        chronicle.apply(event)
+    change = chronicle.changes["t0000"]
+    metrics = {name: value for name, value, _, step in change.metrics if step == 9}
+    assert metrics["diagnostics/K"] == measured["K"] and metrics["diagnostics/n_paths"] == 7
+    assert metrics["diagnostics/consistency/crop"] == 0.5 and metrics["diagnostics/kl_aug/mixture"] == 0.125
+    assert metrics["diagnostics/skip_ratio/block-3"] == measured["skip_ratio"][3]
+    assert metrics["diagnostics/exit_frac/1"] == 1 / 3 and "diagnostics/exit_acc_given_exit/3" not in metrics
+    document = change.files["diagnostics.json"]
+    assert (document["trial"], document["split"]) == ("t0000", "validation")
+    assert document["skip_by_class"] == measured["skip_by_class"]
+
+
+def test_the_study_file_switches_them_off() -> None:
+    from search.run import _constants
+    from search.spec import StudySpec
+
+    class Driver:
+        spec = StudySpec.parse({"name": "off", "diagnostics": False, "methods": {"static": {}}})
+
+    assert _constants(Driver())["diagnostics"] is False  # type: ignore[arg-type]
+    on = StudySpec.parse({"name": "off", "methods": {"static": {}}})
+    assert on.diagnostics and on.fingerprint() == Driver.spec.fingerprint()
+
+
 @pytest.fixture
 def study(story: type, tmp_path: Path) -> Iterator[tuple[Study, Any]]:
     yield Study(told(story).spec, StudyFolder(tmp_path)), told(story).state
