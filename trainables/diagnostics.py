@@ -49,8 +49,8 @@ class Diagnostics:
 def usual_setting(method: Method, config: Any) -> dict[str, Any]:
     """The setting that diagnostics are taken at: threshold 1/2 where it is swept, else the curve's middle."""
     settings = list(method.settings(config))
-    papers = {"threshold": 0.5}
-    return dict(papers) if papers in settings else dict(settings[len(settings) // 2])
+    papers = [setting for setting in settings if setting.get("threshold") == 0.5]
+    return dict(papers[0] if papers else settings[len(settings) // 2])
 
 
 def routed_blocks(network: RoutedNetwork) -> list[int]:

@@ -19,7 +19,7 @@ from trainables.data import Data, normalise
 from trainables.diagnostics import Diagnostics, diagnose, routed_blocks, unpacked, usual_setting
 from trainables.fit import Training
 from trainables.method import Method
-from trainables.network import RoutedNetwork, Task
+from trainables.network import RoutedNetwork, Task, Unit
 from trainables.registry import METHODS, get_method
 from trainables.splits import Augment, Split
 
@@ -57,21 +57,31 @@ def data() -> Data:
     )
 
 
-def undecided(method: Method, data: Data) -> RoutedNetwork:
+CASES = {
+    **{name: (name, {}) for name in METHODS},
+    "skipnet with a gate behind the last block": ("skipnet", {"impl": "official"}),
+    "codinet with drawn decisions": ("codinet", {"relaxation": "bernoulli"}),
+}
+
+
+def undecided(method: Method, data: Data, **config: Any) -> RoutedNetwork:
     """A network whose routers disagree about images, as trained ones do."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        network = method.build(method.configure(TINY.get(method.name, {"network": "resnet-8"})), data.task)
+        network = method.build(
+            method.configure({**TINY.get(method.name, {"network": "resnet-8"}), **config}), data.task
+        )
         for name, parameter in network.named_parameters():
             if name.startswith("router"):
                 nn.init.normal_(parameter, std=3.0)
     return network.eval()
 
 
-@pytest.fixture(scope="module", params=list(METHODS))
+@pytest.fixture(scope="module", params=list(CASES))
 def found(request: pytest.FixtureRequest, data: Data) -> tuple[RoutedNetwork, Diagnostics]:
-    method = get_method(request.param)
-    network = undecided(method, data)
+    name, config = CASES[request.param]
+    method = get_method(name)
+    network = undecided(method, data, **config)
     return network, diagnose(method, network, data, seed=5, batch_size=16)
 
 
@@ -197,6 +207,8 @@ def test_the_setting_is_the_papers_where_there_is_one() -> None:
     for name in ("skipnet", "codinet"):
         method = get_method(name)
         assert usual_setting(method, method.configure({})) == {"threshold": 0.5}
+    drawn = usual_setting(method, method.configure({"relaxation": "bernoulli"}))
+    assert drawn == {"threshold": 0.5, "sampling": "bernoulli", "seed": 0}
     imta = get_method("imta")
     settings = imta.settings(imta.configure({}))
     assert usual_setting(imta, imta.configure({})) == settings[len(settings) // 2]
@@ -209,6 +221,8 @@ def test_groups_are_resolutions(data: Data) -> None:
     groups = dict(zip([unit.name for unit in network.units], network.unit_groups(), strict=True))
     assert [groups[f"block-{k}"] for k in range(6)] == [0, 0, 1, 1, 2, 2]
     assert groups["skip-2"] == groups["router-3"] == 1
+    network.units = (Unit("policy", "router", 1), Unit("router-6", "router", 1))  # one ahead, one behind all blocks
+    assert network.unit_groups() == (0, 2)
 
 
 def test_relaxed_decisions_are_what_gates_said(data: Data) -> None:
