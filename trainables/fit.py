@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trainables import checkpoints
 from trainables.data import Data, batches, normalise, to_device
+from trainables.diagnostics import Diagnostics, diagnose, usual_setting
 from trainables.evaluation import Curve, curve
 from trainables.method import Method, Phase
 from trainables.networks.imagenet import load_pretrained
@@ -45,8 +46,9 @@ class Training:
     """One trial in training: `step` trains an epoch and reports it, `save` and `restore` carry it on.
 
     `epochs` is the length of the whole training (schedules are shares of it), `evaluate_at` the
-    epochs whose report carries a curve (the last one always does). The same seed, data and
-    configuration give the same reports on one thread of one machine.
+    epochs whose report carries a curve (the last one always does); with `diagnostics` the last
+    report carries them too (`trainables.diagnostics`). The same seed, data and configuration give
+    the same reports on one thread of one machine.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Training:
         seed: int = 0,
         evaluate_at: Collection[int] = (),
         device: torch.device | str = "cpu",
+        diagnostics: bool = False,
     ) -> None:
         self.method, self.config, self.data, self.seed = method, config, data, seed
+        self.diagnostics = diagnostics
         self.device = torch.device(device)
         self.plan = plan(method.phases(config), epochs)
         self.epochs = epochs
@@ -87,6 +91,7 @@ class Training:
         self.optimiser: torch.optim.Optimizer | None = None
         self.last_report: Report | None = None
         self.last_curve: Curve | None = None
+        self.last_diagnostics: Diagnostics | None = None
 
     @property
     def done(self) -> bool:
@@ -149,6 +154,8 @@ class Training:
         self.last_curve = None
         if epoch in self.evaluate_at:
             report["curve"] = self._evaluate()
+        if self.diagnostics and self.done:
+            report["diagnostics"] = self._diagnose()
         self.last_report = report
         return report
 
@@ -198,6 +205,16 @@ class Training:
             "seconds": self.last_curve.seconds,
         }
 
+    def _diagnose(self) -> dict[str, Any]:
+        """Diagnostics at the usual setting, with the knobs that the curve found for it."""
+        assert self.last_curve is not None, "the last epoch has a curve"
+        setting = usual_setting(self.method, self.config)
+        knobs = next(point["knobs"] for point in self.last_curve.points if point["setting"] == setting)
+        found = diagnose(self.method, self.network, self.data, setting=setting, knobs=knobs, seed=self.seed)
+        self.last_diagnostics = found
+        self.seconds += found.record["seconds"]
+        return {**found.record, "share_of_time": found.record["seconds"] / self.seconds}
+
     def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
         """Write a checkpoint from which `restore` goes on as if nothing had happened."""
         assert self.optimiser is not None, "nothing was trained yet"
@@ -219,7 +236,8 @@ class Training:
             "report": self.last_report,
             **(extra or {}),
         }
-        checkpoints.save(folder, record, self.network, training)
+        measured = self.last_diagnostics.arrays if self.last_diagnostics is not None else None
+        checkpoints.save(folder, record, self.network, training, measured)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint of the same configuration, data and length.

@@ -115,6 +115,10 @@ class RoutedNetwork(nn.Module, ABC):
         self.fixed_macs, self.macs_full, self.macs_min = fixed, full, least
         self.unit_macs = torch.tensor([u.macs for u in units], dtype=torch.float64)
 
+    def unit_groups(self) -> tuple[int, ...]:
+        """The group of every unit, from 0: which units work at one resolution, where a network knows."""
+        return (0,) * len(self.units)
+
     def path_macs(self, path: Tensor) -> Tensor:
         """MACs per image, (B,) float64, of executed shares `path` (B, U)."""
         if self.unit_macs.dtype != torch.float64:  # the network was cast to another type, and its buffers with it
