@@ -22,6 +22,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "static": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "skipnet": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "codinet": {"network": "resnet-8", "width": 0.25, "batch_size": 64, "views": 2, "stage2_share": 0.34},
+    "aig": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
+    "sdv": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
 }
 

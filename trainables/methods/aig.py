@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaces.aig import PAPER, SPACE
+from spaces.aig import PAPER, SPACE, imagenet_targets
 from trainables.gates import router_of
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
@@ -41,6 +41,7 @@ from trainables.networks.resnet import NETWORKS, SHORTCUTS, blocks_per_group, ci
 
 GATES = ("conv1x1", "linear", "ff1", "ff2", "rnn")
 RELAXATIONS = ("gumbel_straight_through", "gumbel", "softmax", "straight_through")
+PROFILES = ("flat", "imagenet")
 IMPLEMENTATIONS = ("ours", "official")
 SKIP_BIAS, RUN_BIAS = 0.1, 2.0
 """What the gates' outputs start from: P(run) of 0.87."""
@@ -50,8 +51,9 @@ SKIP_BIAS, RUN_BIAS = 0.1, 2.0
 class Config(TrainingConfig):
     """ConvNet-AIG's own choices.
 
-    `target` is the rate t of every block, `targets` the rates of all blocks one by one (it wins
-    where it is given; 1 means no gate). `target_weight` weighs the loss on rates. `gate`,
+    `target` is the rate t of every block, with ``profile="imagenet"`` of those that the paper does
+    not spare in ResNet-50 and ResNet-101; `targets` are the rates of all blocks one by one (they
+    win where they are given; 1 means no gate). `target_weight` weighs the loss on rates. `gate`,
     `relaxation` and its `temperature`, `shortcut` (A, B or pool) and `impl`: see the module.
     """
 
@@ -62,6 +64,7 @@ class Config(TrainingConfig):
     relaxation: str = "gumbel_straight_through"
     temperature: float = 1.0
     target: float = 0.6
+    profile: str = "flat"
     targets: tuple[float, ...] = ()
     target_weight: float = 2.0
     lr_decay_at: tuple[float, ...] = (150 / 350, 250 / 350)
@@ -74,6 +77,7 @@ class Config(TrainingConfig):
             ("shortcut", SHORTCUTS),
             ("gate", GATES),
             ("relaxation", RELAXATIONS),
+            ("profile", PROFILES),
             ("impl", IMPLEMENTATIONS),
         ):
             value = getattr(self, name)
@@ -88,14 +92,17 @@ class Config(TrainingConfig):
         require(
             0 <= self.target < 1, "target", self.target, "a rate must be in [0, 1); at 1 no block would have a gate"
         )
-        if not self.targets:
-            return (self.target,) * blocks
-        good = all(isinstance(t, int | float) and not isinstance(t, bool) and 0 <= t <= 1 for t in self.targets)
-        require(good, "targets", self.targets, "rates must be numbers in [0, 1]")
-        rule = f"{self.network} has {blocks} blocks and takes as many rates, not {len(self.targets)}"
-        require(len(self.targets) == blocks, "targets", self.targets, rule)
-        require(min(self.targets) < 1, "targets", self.targets, "at least one block needs a gate, a rate below 1")
-        return tuple(float(t) for t in self.targets)
+        targets = self.targets
+        if not targets:
+            targets = (
+                imagenet_targets(self.network, self.target) if self.profile == "imagenet" else (self.target,) * blocks
+            )
+        good = all(isinstance(t, int | float) and not isinstance(t, bool) and 0 <= t <= 1 for t in targets)
+        require(good, "targets", targets, "rates must be numbers in [0, 1]")
+        rule = f"{self.network} has {blocks} blocks and takes as many rates, not {len(targets)}"
+        require(len(targets) == blocks, "targets", targets, rule)
+        require(min(targets) < 1, "targets", targets, "at least one block needs a gate, a rate below 1")
+        return tuple(float(t) for t in targets)
 
 
 def initialise(network: GatedResNet) -> None:

@@ -222,13 +222,10 @@ def settings(config: Config) -> tuple[dict[str, Any], ...]:
 
 
 def paper_cost(network: RoutedNetwork) -> dict[str, Any]:
-    """MACs of the convolutions, as SkipNet counts, with all blocks run and with none."""
-    assert isinstance(network, GatedResNet)
-    return {
-        "unit": "FLOPs = convolution MACs",
-        "flops": network.macs_full - network.classifier_macs,
-        "flops_min": network.macs_min - network.classifier_macs,
-    }
+    """MACs of the convolutions, as SkipNet counts, with all blocks run and, under sdv, with none."""
+    assert isinstance(network, StochasticDepthResNet)
+    cost = {"unit": "FLOPs = convolution MACs", "flops": network.macs_full - network.classifier_macs}
+    return cost if network.original else {**cost, "flops_min": network.macs_min - network.classifier_macs}
 
 
 METHOD = Method(

@@ -264,6 +264,8 @@ def test_the_published_setting_is_configured() -> None:
         ({"relaxation": "hard"}, r"relaxation = 'hard'"),
         ({"variant": "full"}, r"variant = 'full': aig has no variants"),
         ({"network": "resnet-9"}, r"nearest is resnet-8"),
+        ({"profile": "imagenet"}, r"network = 'resnet-8': the paper has rates per block for resnet-50"),
+        ({"profile": "steep"}, r"profile = 'steep': aig takes one of flat, imagenet"),
         ({"impl": "paper"}, r"impl = 'paper'"),
     ],
 )
