@@ -44,12 +44,14 @@ IMAGENET = {
 def imagenet_targets(network: str, target: float) -> tuple[float, ...]:
     """The paper's target rate of every block of an ImageNet body at rate t; blocks that matter most have 1.
 
-    ``resnet-50`` (t from 0.4 to 0.7) has 16 blocks, ``resnet-101`` (t of 0.3 or 0.5) has 33. Raises
-    `ValueError` for another body.
+    ``resnet-50-imagenet`` (t from 0.4 to 0.7) has 16 blocks, ``resnet-101-imagenet`` (t of 0.3 or
+    0.5) has 33. Raises `ValueError` for another body.
     """
     t = target
-    if network.startswith("resnet-50"):
+    if network == "resnet-50-imagenet":
         return (1, 1, 0.8, 1, t, t, t, 1, t, t, t, t, t, 1, 0.7, 1)
-    if network.startswith("resnet-101"):
+    if network == "resnet-101-imagenet":
         return (1,) * 8 + (t,) * 25
-    raise ValueError(f"network = {network!r}: the paper has rates per block for resnet-50 and resnet-101")
+    raise ValueError(
+        f"network = {network!r}: the paper has rates per block for resnet-50-imagenet and resnet-101-imagenet"
+    )

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from spaces.aig import IMAGENET, PAPER, imagenet_targets
-from trainables.gates import PointwiseGate, relax
+from trainables.gates import PointwiseGate
 from trainables.macs import counted
 from trainables.method import Batch
-from trainables.methods import static
+from trainables.methods import skipnet, static
 from trainables.methods.aig import GATES, METHOD, RELAXATIONS, target_loss
 from trainables.network import Task
 from trainables.networks.gated import GatedResNet
@@ -179,14 +179,13 @@ def test_every_relaxation_reaches_the_gates(relaxation: str) -> None:
     assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.any()
 
 
-def test_samples_are_gumbel_softmax_maxima() -> None:
-    scores = torch.randn(6, 2)
-    noise = torch.rand(6, 2, generator=torch.Generator().manual_seed(3))
-    # the difference of two Gumbel draws is one logistic draw: the same decision from the same difference
-    gumbels = -torch.log(-torch.log(noise))
-    chosen = (scores + gumbels).argmax(dim=1)
-    logit = (scores + gumbels)[:, 1] - (scores + gumbels)[:, 0]
-    assert torch.equal(relax("straight_through", logit), chosen.float())
+def test_other_gated_methods_take_the_gate() -> None:
+    network = skipnet.METHOD.build(skipnet.METHOD.configure({"network": "resnet-8", "gate": "conv1x1"}), TINY).train()
+    assert isinstance(network, GatedResNet) and network.router_conv_macs == network.router_macs == 2 * 288 + 256
+    (phase,) = skipnet.METHOD.phases(network.config)
+    skipnet.METHOD.objective(network, batch_of(), phase)["cross_entropy"].backward()
+    for name, parameter in network.router.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
 def test_the_rates_move_towards_their_targets() -> None:
@@ -265,6 +264,7 @@ def test_the_published_setting_is_configured() -> None:
         ({"variant": "full"}, r"variant = 'full': aig has no variants"),
         ({"network": "resnet-9"}, r"nearest is resnet-8"),
         ({"profile": "imagenet"}, r"network = 'resnet-8': the paper has rates per block for resnet-50"),
+        ({"profile": "imagenet", "network": "resnet-50"}, r"network = 'resnet-50': the paper has rates per block"),
         ({"profile": "steep"}, r"profile = 'steep': aig takes one of flat, imagenet"),
         ({"impl": "paper"}, r"impl = 'paper'"),
     ],
