@@ -165,7 +165,7 @@ def test_schedules_are_shares_of_the_phase() -> None:
     assert warm.lr_at(0.0) < warm.lr_at(0.05) < warm.lr_at(0.1) == 1.0
 
 
-@pytest.mark.parametrize("name", ["skipnet", "codinet", "imta"])
+@pytest.mark.parametrize("name", ["skipnet", "codinet", "aig", "sdv", "imta"])
 def test_bfloat16_trains_float32_weights(name: str, digits: Data) -> None:
     training = _training(name, digits, precision="bfloat16")
     single = _training(name, digits)

@@ -135,6 +135,7 @@ def build(config: Config, task: Task) -> GatedResNet:
         relaxation=config.relaxation,
         temperature=config.temperature,
     )
+    network.register_buffer("targets", torch.tensor([rates[k] for k in gated]), persistent=False)
     initialise(network)
     return network
 
@@ -147,7 +148,8 @@ def target_loss(decisions: Tensor, targets: Tensor, blocks: int) -> Tensor:
     (The paper sums over blocks, its code averages.) w is `decisions` (B, G), t `targets` (G,), N
     `blocks`; a gate whose target is 1 adds nothing.
     """
-    missed = (targets - decisions.mean(dim=0)).square()
+    exact = torch.promote_types(decisions.dtype, torch.float32)  # bfloat16 would round the rates
+    missed = (targets - decisions.mean(dim=0, dtype=exact)).square()
     return (missed * (targets < 1)).sum() / blocks
 
 
@@ -158,10 +160,8 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     routed = network(batch.images, generator=batch.generator)
     terms = {"cross_entropy": F.cross_entropy(routed.output, batch.labels)}
     if config.target_weight > 0:
-        blocks = len(network.blocks)
-        rates = config.rates(blocks)
-        targets = routed.decisions.new_tensor([rates[k] for k in network.gated])
-        terms["target"] = config.target_weight * target_loss(routed.decisions, targets, blocks)
+        missed = target_loss(routed.decisions, network.get_buffer("targets"), len(network.blocks))
+        terms["target"] = config.target_weight * missed
     return terms
 
 
