@@ -92,6 +92,27 @@ class ConvGate(nn.Module):
         return self.out(self.features(features).mean(dim=(2, 3), keepdim=True)).flatten(1)
 
 
+class PointwiseGate(nn.Module):
+    """ConvNet-AIG's gate: global average pooling, 1 x 1 convolution to 16, batch norm, ReLU, 1 x 1 convolution to 2.
+
+    Pooling leaves one value per image and channel, of which a training batch of one image has no
+    variance: it is normalised by the running statistics, which then stay as they are.
+    """
+
+    def __init__(self, shape: Shape, *, hidden: int = 16) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(shape[0], hidden, 1)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, 2, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, c, h, h) to U (B, 2)."""
+        pooled, norm = self.conv1(features.mean(dim=(2, 3), keepdim=True)), self.bn1
+        known = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        hidden = norm(pooled) if len(pooled) > 1 else F.batch_norm(pooled, *known, eps=norm.eps)
+        return self.conv2(F.relu(hidden)).flatten(1)
+
+
 class LocalRouter(Router):
     """Independent gates, each with its own weights and no memory."""
 
@@ -113,7 +134,7 @@ class LocalRouter(Router):
     def macs(self, gate: int) -> tuple[int, int]:
         """See `Router`."""
         total = macs_of(self.gates[gate], self._shapes[gate])[0]
-        return total, total if isinstance(self.gates[gate], ConvGate) else 0
+        return total, total if isinstance(self.gates[gate], ConvGate | PointwiseGate) else 0
 
 
 class RecurrentRouter(Router):
@@ -152,7 +173,7 @@ class RecurrentRouter(Router):
         return convolution + step, convolution
 
 
-GATES = ("linear", "ff1", "ff2", "rnn")
+GATES = ("linear", "ff1", "ff2", "rnn", "conv1x1")
 
 
 def router_of(kind: str, shapes: Sequence[Shape], *, plain: bool = False, embed: int = 10, hidden: int = 10) -> Router:
@@ -166,6 +187,8 @@ def router_of(kind: str, shapes: Sequence[Shape], *, plain: bool = False, embed:
             return LocalRouter([LinearGate(shape, plain=plain) for shape in shapes], shapes)
         case "ff1" | "ff2":
             return LocalRouter([ConvGate(shape, pool=kind == "ff1") for shape in shapes], shapes)
+        case "conv1x1":
+            return LocalRouter([PointwiseGate(shape) for shape in shapes], shapes)
         case "rnn":
             return RecurrentRouter(shapes, embed=embed, hidden=hidden)
     raise ValueError(f"gate = {kind!r}: must be one of {', '.join(GATES)}")

@@ -22,6 +22,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "static": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "skipnet": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "codinet": {"network": "resnet-8", "width": 0.25, "batch_size": 64, "views": 2, "stage2_share": 0.34},
+    "aig": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
+    "sdv": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
 }
 
@@ -163,7 +165,7 @@ def test_schedules_are_shares_of_the_phase() -> None:
     assert warm.lr_at(0.0) < warm.lr_at(0.05) < warm.lr_at(0.1) == 1.0
 
 
-@pytest.mark.parametrize("name", ["skipnet", "codinet", "imta"])
+@pytest.mark.parametrize("name", ["skipnet", "codinet", "aig", "sdv", "imta"])
 def test_bfloat16_trains_float32_weights(name: str, digits: Data) -> None:
     training = _training(name, digits, precision="bfloat16")
     single = _training(name, digits)
