@@ -33,7 +33,9 @@ PAPER = {
 # On ImageNet bodies, from pretrained weights (section 4.2): 100 epochs, divided by 10 every 30. The rates of
 # ResNet-50 and ResNet-101 differ from block to block: ``profile="imagenet"``.
 IMAGENET = {
-    **{name: value for name, value in PAPER.items() if name != "network"},
+    **PAPER,
+    "network": "resnet-50-imagenet",
+    "profile": "imagenet",
     "target": 0.7,
     "target_weight": 1.0,
     "weight_decay": 1e-4,

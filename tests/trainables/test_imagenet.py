@@ -166,3 +166,18 @@ def test_wrong_names_and_sizes_are_said() -> None:
     with pytest.raises(ValueError, match="nearest is resnet-98"):
         check_residual("resnet-100")
     assert TrainingConfig(network="resnet-50-imagenet").network in get_method("codinet").networks
+
+
+def test_aig_on_resnet_50_to_the_digit() -> None:
+    values = {"network": "resnet-50-imagenet"}
+    found = network_description("aig", values, classes=1000, image_size=224)
+    assert found["params"] == 25_768_264 and total(found, "conv") == 4_087_346_688
+    spared = network_description("aig", {**values, "profile": "imagenet"}, classes=1000, image_size=32)
+    assert sum(unit["kind"] == "block" for unit in spared["units"]) == 16 - 6  # the rates of 1 have no gate
+
+
+def test_aig_on_resnet_101_has_the_published_parameters() -> None:
+    with torch.device("meta"):
+        method = get_method("aig")
+        network = method.build(method.configure({"network": "resnet-101-imagenet"}), Task(classes=1000, size=32))
+    assert sum(p.numel() for p in network.parameters()) == 45_040_314

@@ -37,7 +37,8 @@ from trainables.gates import router_of
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
-from trainables.networks.resnet import NETWORKS, SHORTCUTS, blocks_per_group, cifar_resnet, kaiming_normal
+from trainables.networks.imagenet import RESIDUAL_NETWORKS, block_count, residual_body
+from trainables.networks.resnet import SHORTCUTS, kaiming_normal
 
 GATES = ("conv1x1", "linear", "ff1", "ff2", "rnn")
 RELAXATIONS = ("gumbel_straight_through", "gumbel", "softmax", "straight_through")
@@ -55,10 +56,12 @@ class Config(TrainingConfig):
     not spare in ResNet-50 and ResNet-101; `targets` are the rates of all blocks one by one (they
     win where they are given; 1 means no gate). `target_weight` weighs the loss on rates. `gate`,
     `relaxation` and its `temperature`, `shortcut` (A, B or pool) and `impl`: see the module.
+    `pretrained` is a file of torchvision's weights for an ImageNet body.
     """
 
     network: str = "resnet-20"
     shortcut: str = "B"
+    pretrained: str = ""
     gate: str = "conv1x1"
     rnn_size: int = 10
     relaxation: str = "gumbel_straight_through"
@@ -85,7 +88,7 @@ class Config(TrainingConfig):
         require(self.rnn_size >= 1, "rnn_size", self.rnn_size, "the LSTM needs at least one unit")
         require(self.temperature > 0, "temperature", self.temperature, "must be positive")
         require(self.target_weight >= 0, "target_weight", self.target_weight, "must not be negative")
-        self.rates(3 * blocks_per_group(self.network))
+        self.rates(block_count(self.network))
 
     def rates(self, blocks: int) -> tuple[float, ...]:
         """The target rate of each of so many blocks; `ValueError` where they are no rates or too few."""
@@ -120,7 +123,7 @@ def initialise(network: GatedResNet) -> None:
 
 def build(config: Config, task: Task) -> GatedResNet:
     """The network, initialised; blocks with a target rate below 1 have gates."""
-    body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
+    body = residual_body(config.network, task, width=config.width, shortcut=config.shortcut)
     rates = config.rates(len(body.blocks))
     gated = [k for k, rate in enumerate(rates) if rate < 1 or config.impl == "official"]
     read = [body.shapes[k] for k in gated]
@@ -195,7 +198,7 @@ METHOD = Method(
     published=PAPER,
     Config=Config,
     build=build,
-    networks=NETWORKS,
+    networks=RESIDUAL_NETWORKS,
     knobs=SAMPLING_KNOBS,
     phases=phases,
     objective=objective,

@@ -75,6 +75,12 @@ def check_residual(name: str) -> None:
     blocks_per_group(name)
 
 
+def block_count(name: str) -> int:
+    """The residual blocks of a network by name; `ValueError` for an unknown one."""
+    check_residual(name)
+    return sum(GROUPS[name.split("-")[1]]) if name in IMAGENET_NETWORKS else 3 * blocks_per_group(name)
+
+
 def residual_body(name: str, task: Task, *, width: float = 1.0, shortcut: str = "auto") -> Body:
     """The parts of a residual network by name.
 
