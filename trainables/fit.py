@@ -152,7 +152,7 @@ class Training:
     def _train_epoch(self, phase: Phase, epoch: int, epochs: int, views: int) -> tuple[dict[str, float], float]:
         """One pass over the training images; mean loss terms and the last learning rate."""
         assert self.optimiser is not None
-        size = self.config.batch_size
+        size = phase.batch_size or self.config.batch_size
         steps = math.ceil(len(self.labels) / max(1, size // views))
         history: list[Tensor] = []
         names: list[str] = []

@@ -127,6 +127,7 @@ class Phase:
     `share` of the total epochs. `trained` and `frozen` are prefixes of parameter names: a
     parameter is trained when it has a prefix of `trained` and none of `frozen`; frozen modules run
     in eval mode when listed in `eval_mode` too, so that their batch-norm statistics stay.
+    `batch_size` 0 is the configuration's.
     `comparable`: whether the phase's curves may be compared with later ones by the rungs.
     """
 
@@ -138,6 +139,7 @@ class Phase:
     eval_mode: tuple[str, ...] = ()
     relaxation: str = ""
     source: str = "images"
+    batch_size: int = 0
     comparable: bool = True
 
     def trains(self, parameter: str) -> bool:

@@ -7,9 +7,11 @@ from importlib.metadata import entry_points
 
 from spaces.space import nearest
 from trainables.method import Method
-from trainables.methods import codinet, imta, skipnet, static
+from trainables.methods import blockdrop, codinet, imta, skipnet, static
 
-METHODS: dict[str, Method] = {m.name: m for m in (static.METHOD, skipnet.METHOD, codinet.METHOD, imta.METHOD)}
+METHODS: dict[str, Method] = {
+    m.name: m for m in (static.METHOD, skipnet.METHOD, codinet.METHOD, blockdrop.METHOD, imta.METHOD)
+}
 
 
 @cache

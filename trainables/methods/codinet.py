@@ -43,7 +43,7 @@ from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
 from trainables.networks.resnet import NETWORKS, SHORTCUTS, blocks_per_group, cifar_resnet, kaiming_normal
 
 VARIANTS = ("full", "con_only", "vanilla")
-GATES = ("linear", "ff2", "rnn")
+GATES = ("linear", "ff2", "rnn", "policy")
 RELAXATIONS = ("gumbel", "softmax", "bernoulli")
 COSTS = ("lookup", "target_l1")
 COST_UNITS = ("block", "gflops", "fraction")
@@ -130,7 +130,8 @@ def build(config: Config, task: Task) -> GatedResNet:
     """The network, initialised; every block has a gate."""
     body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
     plain, size = config.impl == "official", config.rnn_size
-    router = router_of(config.gate, body.shapes[:-1], plain=plain, embed=size, hidden=size)
+    image, width = (task.channels, task.size, task.size), config.width
+    router = router_of(config.gate, body.shapes[:-1], plain=plain, embed=size, hidden=size, image=image, width=width)
     network = GatedResNet(
         config,
         task,

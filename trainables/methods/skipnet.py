@@ -64,7 +64,7 @@ IMPLEMENTATIONS = ("ours", "official")
 class Config(TrainingConfig):
     """SkipNet's own choices.
 
-    `gate`: rnn, ff1, ff2 or linear; `rnn_size`: width of the recurrent gate's embedding and LSTM;
+    `gate`: rnn, ff1, ff2, linear or policy; `rnn_size`: width of the recurrent gate's embedding and LSTM;
     `relaxation`: straight_through (Hd) or softmax (St); `shortcut`: A, B or pool; `transition`:
     what skipping a strided block means; `impl`: official builds the trailing gate.
 
@@ -135,7 +135,9 @@ def build(config: Config, task: Task) -> GatedResNet:
     body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
     trailing = config.impl == "official"
     read = body.shapes[1:] if trailing else body.shapes[1:-1]
-    router = router_of(config.gate, read, embed=config.rnn_size, hidden=config.rnn_size)
+    image = (task.channels, task.size, task.size)
+    size, width = config.rnn_size, config.width
+    router = router_of(config.gate, read, embed=size, hidden=size, image=image, width=width)
     network = GatedResNet(
         config,
         task,
