@@ -36,6 +36,11 @@ class Task:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} = {value!r} is not possible; it takes a whole number of at least {least}")
 
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """The shape (channels, size, size) of an image."""
+        return self.channels, self.size, self.size
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:

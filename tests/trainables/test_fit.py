@@ -22,6 +22,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "static": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "skipnet": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "codinet": {"network": "resnet-8", "width": 0.25, "batch_size": 64, "views": 2, "stage2_share": 0.34},
+    "blockdrop": {"network": "resnet-8", "width": 0.25, "policy_width": 0.25, "batch_size": 64},
     "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
 }
 
@@ -50,7 +51,7 @@ def _without_seconds(report: dict[str, Any]) -> dict[str, Any]:
 def test_a_restored_training_goes_on_as_if_nothing_had_happened(name: str, digits: Data, tmp_path: Path) -> None:
     straight = _training(name, digits)
     reports = [straight.step() for _ in range(3)]
-    for cut in (1, 2):  # codinet's second phase begins after epoch 2
+    for cut in (1, 2):  # codinet's second phase begins after epoch 2, every epoch of blockdrop is a phase
         first = _training(name, digits)
         for _ in range(cut):
             first.step()

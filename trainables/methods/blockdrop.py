@@ -1,7 +1,7 @@
 """BlockDrop: a policy network looks at the image once and decides which residual blocks run.
 
 Z. Wu, T. Nagarajan, A. Kumar, S. Rennie, L. S. Davis, K. Grauman, R. Feris, "BlockDrop: dynamic
-inference paths in residual networks", CVPR 2018, arXiv 1711.08393; public code beside the paper.
+inference paths in residual networks", CVPR 2018, arXiv 1711.08393; public code: github.com/Tushar-N/blockdrop.
 
 Every block has a gate; an image that drops a block takes the block's shortcut. Three phases:
 
@@ -14,17 +14,17 @@ Shape legend: B images, N gates, C classes, S sets of decisions.
 
 Deviations and choices:
 
-- Schedules are shares: `pretrain_share` of the epochs, `curriculum_share` of what is left, and the
-  last block's number of free blocks grows over the first `release` of the curriculum (the paper
-  frees one more block each epoch, so all of 54 after 54 of 5,000 epochs).
+- Schedules are shares: pretraining gets `pretrain_share` of the epochs, the curriculum
+  `curriculum_share` of the others. The code frees one more block each epoch (all 54 after 54 of
+  5,000 epochs); here all are free after the share `release` of the curriculum.
 - One batch size for all phases unless `curriculum_batch_size` and `finetune_batch_size` say
   otherwise: the paper's 2,048 leave a short training on a small set hardly a step.
-- The greedy pass that gives the baseline runs in eval mode, so that it leaves the batch-norm statistics
-  alone. It depends on no sample, so the gradient stays unbiased.
+- The greedy pass that gives the baseline runs in eval mode and leaves the batch-norm statistics
+  alone. It depends on no sample, so that the gradient stays unbiased.
 - The policy's term is a mean over the batch in both phases.
-- Both passes of the curriculum, and the greedy one of the finetuning, compute only the blocks that run,
-  and those that both passes share once. The sampled pass of the finetuning computes every block for
-  every image, as the code does: its batch-norm statistics are of all images.
+- Passes without a gradient compute only the blocks that run, and what two of them share once. The
+  sampled pass of the finetuning computes every block for every image, as the code does: its
+  batch-norm statistics are those of all images.
 - ``impl="official"``: the policy's second head (a value that nobody reads), and in finetuning a
   policy's term summed over the batch and a greedy pass that updates the batch-norm statistics.
 - `policy_width` narrows the policy network, which costs as much as the body of resnet-8.
@@ -95,8 +95,7 @@ class Config(TrainingConfig):
         require(0 < self.release <= 1, "release", self.release, "must be a share in (0, 1]")
         for name in ("curriculum_batch_size", "finetune_batch_size"):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            require(whole and value >= 0, name, value, "must be a whole number, 0 for batch_size")
+            require(isinstance(value, int) and value >= 0, name, value, "a whole number; 0 is batch_size")
         require(0.5 < self.alpha <= 1, "alpha", self.alpha, "must be in (0.5, 1]; at 0.5 the policy would have no say")
         require(self.entropy >= 0, "entropy", self.entropy, "must not be negative")
         for name in ("curriculum_gamma", "gamma"):
@@ -107,10 +106,6 @@ class Config(TrainingConfig):
 
 class BlockDropNetwork(GatedResNet):
     """A gated residual network that can follow given decisions without asking its policy."""
-
-    def ask(self, images: Tensor) -> Tensor:
-        """The policy's logits z (B, N)."""
-        return self.router.begin(images)
 
     def follow(self, images: Tensor, decisions: Tensor | None = None) -> Tensor:
         """Logits (B, C) under decisions (B, N), every block computed for every image; None runs all blocks."""
@@ -126,23 +121,23 @@ class BlockDropNetwork(GatedResNet):
         Dropped blocks are not computed, and sets share their work up to where they differ.
         """
         row_of = torch.arange(len(images), device=images.device).expand(len(choices), -1)
-        features = self.stem(images)
-        for k, wanted in enumerate(choices.bool().unbind(dim=2)):
-            doubled, row_of, chosen = split_rows(wanted, row_of, len(features))
-            if len(doubled):
-                features = torch.cat([features, take(features, doubled)])
-            features = self._execute(k, features, chosen)
-        return self.classifier(features)[row_of]
+        with torch.compiler.set_stance("force_eager"):  # the rows of every block are of another number
+            features = self.stem(images)
+            for k, wanted in enumerate(choices.bool().unbind(dim=2)):
+                doubled, row_of, chosen = split_rows(wanted, row_of, len(features))
+                if len(doubled):
+                    features = torch.cat([features, take(features, doubled)])
+                features = self._execute(k, features, chosen)
+            return self.classifier(features)[row_of]
 
 
 def build(config: Config, task: Task) -> BlockDropNetwork:
     """The network, initialised: every block has a gate, all of them are answered by the policy network.
 
-    The policy's head keeps PyTorch's uniform initialisation, so that it starts near P(run) = 1/2.
+    The policy's heads keep PyTorch's uniform initialisation, as the public code's do.
     """
     body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
-    image = (task.channels, task.size, task.size)
-    router = policy_of(len(body.blocks), image, width=config.policy_width, value=config.impl == "official")
+    router = policy_of(len(body.blocks), task.image, width=config.policy_width, value=config.impl == "official")
     network = BlockDropNetwork(
         config, task, body, router, gated=range(len(body.blocks)), skip="shortcut", relaxation="bernoulli"
     )
@@ -156,21 +151,14 @@ def build(config: Config, task: Task) -> BlockDropNetwork:
 def phases(config: Config) -> tuple[Phase, ...]:
     """The residual network by the shared recipe, the policy by Adam, both by Adam at a smaller rate.
 
-    Before the policy has learned anything, curves say little: those of the first phase are not compared.
+    The first phase knows no policy: its curves are not compared with later ones.
     """
     layers = ("stem", "blocks", "classifier")
-    adam = Optimiser(lr=config.policy_lr, kind="adam")
-    pretrain = Phase(
-        name=PRETRAIN,
-        optimiser=Optimiser.of(config),
-        share=config.pretrain_share,
-        trained=layers,
-        comparable=False,
-    )
-    left = 1 - config.pretrain_share
+    first, left = config.pretrain_share, 1 - config.pretrain_share
+    pretrain = Phase(name=PRETRAIN, optimiser=Optimiser.of(config), share=first, trained=layers, comparable=False)
     curriculum = Phase(
         name=CURRICULUM,
-        optimiser=adam,
+        optimiser=Optimiser(lr=config.policy_lr, kind="adam"),
         share=left * config.curriculum_share,
         trained=("router",),
         eval_mode=layers,
@@ -195,7 +183,7 @@ def free_blocks(share: float, release: float, count: int) -> int:
 
     One at first; all of them from `release` of it on.
     """
-    return min(count, 1 + int(share / release * count))
+    return min(count, 1 + int(share / release * count + 1e-6))
 
 
 def choose(
@@ -205,18 +193,17 @@ def choose(
 
     The greedy ones are those of P(run) at 1/2. But for the last `free` blocks, all run.
     """
-    probability = bounded(torch.sigmoid(logits), alpha)
-    choices = torch.stack([torch.bernoulli(probability.detach(), generator=generator), hard_at(torch.sigmoid(logits))])
+    run = torch.sigmoid(logits.float())
+    probability = bounded(run, alpha)
+    choices = torch.stack([torch.bernoulli(probability.detach(), generator=generator), hard_at(run)])
     choices[:, :, : logits.shape[1] - free] = 1
     return probability, choices[0], choices[1]
 
 
 def rewards(actions: Tensor, correct: Tensor, gamma: float) -> Tensor:
-    r"""What a path earned, (B,).
+    r"""What a path earned, (B,): :math:`1 - (|u|_0 / N)^2` where the label is right, else :math:`-\gamma`.
 
-    .. math:: R(u) = 1 - (|u|_0 / N)^2 \text{ where the label is right, else } -\gamma
-
-    (eq. 2.) u is `actions` (B, N) in {0, 1}, `correct` (B,) bool.
+    (Section 3.2.) u is `actions` (B, N) in {0, 1}, `correct` (B,) bool.
     """
     return torch.where(correct, 1 - actions.mean(dim=1).square(), -gamma)
 
@@ -226,7 +213,7 @@ def policy_loss(probability: Tensor, actions: Tensor, advantage: Tensor, free: i
 
     .. math:: -(R(u) - R(\tilde u)) \sum_k \log p'(u_k)
 
-    (eqs. 5 to 7, self-critical: :math:`\tilde u` is greedy.) `probability` p' and `actions` u are
+    (section 3.3, self-critical: :math:`\tilde u` is greedy.) `probability` p' and `actions` u are
     (B, N), `advantage` (B,); the sum is over the last `free` blocks, the others had no choice.
     """
     chance = torch.where(actions == 1, probability, 1 - probability)[:, -free:]
@@ -251,7 +238,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
         return {"cross_entropy": F.cross_entropy(network.follow(images), labels)}
     joint, count = phase.name == FINETUNE, network.gates
     free = count if joint else free_blocks(batch.share, config.release, count)
-    probability, sampled, greedy = choose(network.ask(images), config.alpha, free, batch.generator)
+    probability, sampled, greedy = choose(network.router.begin(images), config.alpha, free, batch.generator)
     terms: dict[str, Tensor] = {}
     if joint:
         baseline = _baseline(network, images, greedy)

@@ -130,8 +130,7 @@ def build(config: Config, task: Task) -> GatedResNet:
     """The network, initialised; every block has a gate."""
     body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
     plain, size = config.impl == "official", config.rnn_size
-    image, width = (task.channels, task.size, task.size), config.width
-    router = router_of(config.gate, body.shapes[:-1], plain=plain, embed=size, hidden=size, image=image, width=width)
+    router = router_of(config.gate, body.shapes[:-1], plain=plain, embed=size, hidden=size, image=task.image)
     network = GatedResNet(
         config,
         task,

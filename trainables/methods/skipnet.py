@@ -135,9 +135,7 @@ def build(config: Config, task: Task) -> GatedResNet:
     body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
     trailing = config.impl == "official"
     read = body.shapes[1:] if trailing else body.shapes[1:-1]
-    image = (task.channels, task.size, task.size)
-    size, width = config.rnn_size, config.width
-    router = router_of(config.gate, read, embed=size, hidden=size, image=image, width=width)
+    router = router_of(config.gate, read, embed=config.rnn_size, hidden=config.rnn_size, image=task.image)
     network = GatedResNet(
         config,
         task,
