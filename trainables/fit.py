@@ -16,30 +16,10 @@ from trainables import checkpoints
 from trainables.data import Data, batches, normalise, to_device
 from trainables.diagnostics import Diagnostics, diagnose, usual_setting
 from trainables.evaluation import Curve, curve
-from trainables.method import Method, Phase
+from trainables.method import Method, Phase, plan
 from trainables.networks.imagenet import load_pretrained
 
 Report = dict[str, Any]
-
-
-def plan(phases: tuple[Phase, ...], epochs: int) -> list[tuple[Phase, int, int]]:
-    """(phase, first epoch, last epoch), 1-based: shares of the total in whole epochs, each at least one.
-
-    Raises `ValueError` where there are fewer epochs than phases.
-    """
-    if epochs < len(phases):
-        names = ", ".join(phase.name for phase in phases)
-        raise ValueError(f"epochs = {epochs!r}: {len(phases)} phases ({names}) need at least one epoch each")
-    total = sum(phase.share for phase in phases)
-    planned: list[tuple[Phase, int, int]] = []
-    begun, share = 0, 0.0
-    for i, phase in enumerate(phases):
-        share += phase.share
-        left = len(phases) - 1 - i
-        end = epochs if left == 0 else min(max(round(epochs * share / total), begun + 1), epochs - left)
-        planned.append((phase, begun + 1, end))
-        begun = end
-    return planned
 
 
 class Training:
@@ -162,7 +142,7 @@ class Training:
     def _train_epoch(self, phase: Phase, epoch: int, epochs: int, views: int) -> tuple[dict[str, float], float]:
         """One pass over the training images; mean loss terms and the last learning rate."""
         assert self.optimiser is not None
-        size = self.config.batch_size
+        size = phase.batch_size or self.config.batch_size
         steps = math.ceil(len(self.labels) / max(1, size // views))
         history: list[Tensor] = []
         names: list[str] = []

@@ -8,7 +8,6 @@ Every router answers a gate with one logit per image, ``z = U[run] - U[skip]``: 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,37 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.macs import macs_of
-
-Shape = tuple[int, int, int]
-
-
-class Router(nn.Module, ABC):
-    """Decides about G gates in the order of the network's depth.
-
-    What a router remembers from gate to gate (an LSTM's state, or decisions that a policy network
-    has made in advance) is a tensor with one row per image, so that the caller can gather, copy
-    and drop rows along with the activations.
-    """
-
-    def begin(self, images: Tensor) -> Tensor:
-        """The memory (B, m) before the first gate; m = 0 where a router remembers nothing."""
-        return images.new_zeros(len(images), 0)
-
-    @abstractmethod
-    def forward(self, gate: int, features: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The logit z (B,) of a gate that reads `features` (B, c, h, h), and the new memory."""
-
-    @abstractmethod
-    def macs(self, gate: int) -> tuple[int, int]:
-        """MACs per image of one answer: in all, and those in convolutions."""
-
-    def outputs(self) -> list[nn.Linear | nn.Conv2d]:
-        """The layers whose outputs are, or differ by, the logits."""
-        return []
-
-    def macs_ahead(self) -> tuple[int, int]:
-        """MACs per image of `begin`: in all, and those in convolutions."""
-        return 0, 0
+from trainables.policy import policy_of
+from trainables.router import Router, Shape
 
 
 class LinearGate(nn.Module):
@@ -173,14 +143,24 @@ class RecurrentRouter(Router):
         return convolution + step, convolution
 
 
-GATES = ("linear", "ff1", "ff2", "rnn", "conv1x1")
+GATES = ("linear", "ff1", "ff2", "rnn", "conv1x1", "policy")
 
 
-def router_of(kind: str, shapes: Sequence[Shape], *, plain: bool = False, embed: int = 10, hidden: int = 10) -> Router:
+def router_of(
+    kind: str,
+    shapes: Sequence[Shape],
+    *,
+    plain: bool = False,
+    embed: int = 10,
+    hidden: int = 10,
+    image: Shape | None = None,
+    width: float = 1.0,
+) -> Router:
     """A router for gates that read features of these shapes (c, h, h).
 
-    `plain` concerns the linear gates, `embed` and `hidden` the recurrent one. Raises `ValueError`
-    for a kind that is not one of `GATES`.
+    `plain` concerns the linear gates, `embed` and `hidden` the recurrent one, `image` (its shape)
+    and `width` the policy network. Raises `ValueError` for a kind that is not one of `GATES`, and
+    for a policy network without an image.
     """
     match kind:
         case "linear":
@@ -191,6 +171,10 @@ def router_of(kind: str, shapes: Sequence[Shape], *, plain: bool = False, embed:
             return LocalRouter([PointwiseGate(shape) for shape in shapes], shapes)
         case "rnn":
             return RecurrentRouter(shapes, embed=embed, hidden=hidden)
+        case "policy":
+            if image is None:
+                raise ValueError("image = None: a policy network reads images; name their shape (c, h, h)")
+            return policy_of(len(shapes), image, width=width)
     raise ValueError(f"gate = {kind!r}: must be one of {', '.join(GATES)}")
 
 

@@ -11,7 +11,8 @@ of positions that were computed). `DECISIONS.md` shows each on paper.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,11 @@ class Task:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} = {value!r} is not possible; it takes a whole number of at least {least}")
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """The shape (channels, size, size) of an image."""
+        return self.channels, self.size, self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,18 @@ class Inference:
     macs: Tensor
     decisions: Tensor
     exits: Tensor | None = None
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; then every module's own mode again (a phase may have mixed them)."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class RoutedNetwork(nn.Module, ABC):

@@ -13,8 +13,8 @@ import torch
 from trainables import checkpoints
 from trainables.checkpoints import CheckpointError
 from trainables.data import Data, default_root, load
-from trainables.fit import Training, fit, plan
-from trainables.method import Optimiser, Phase
+from trainables.fit import Training, fit
+from trainables.method import Optimiser, Phase, plan
 from trainables.network import RoutedNetwork, Task
 from trainables.registry import get_method
 
@@ -24,6 +24,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "codinet": {"network": "resnet-8", "width": 0.25, "batch_size": 64, "views": 2, "stage2_share": 0.34},
     "aig": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "sdv": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
+    "blockdrop": {"network": "resnet-8", "width": 0.25, "policy_width": 0.25, "batch_size": 64},
     "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
 }
 
@@ -52,7 +53,7 @@ def _without_seconds(report: dict[str, Any]) -> dict[str, Any]:
 def test_a_restored_training_goes_on_as_if_nothing_had_happened(name: str, digits: Data, tmp_path: Path) -> None:
     straight = _training(name, digits)
     reports = [straight.step() for _ in range(3)]
-    for cut in (1, 2):  # codinet's second phase begins after epoch 2
+    for cut in (1, 2):  # codinet's second phase begins after epoch 2, every epoch of blockdrop is a phase
         first = _training(name, digits)
         for _ in range(cut):
             first.step()

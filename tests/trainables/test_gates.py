@@ -27,7 +27,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", COUNTS)
 @pytest.mark.parametrize("which", range(3))
 def test_gates_have_the_published_parameters_and_macs(kind: str, which: int) -> None:
     router = router_of(kind, [SHAPES[which]])
@@ -43,7 +43,7 @@ def test_recurrent_gates_share_their_lstm() -> None:
 def answers(kind: str, features: list[Tensor]) -> tuple[Tensor, ...]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        router = router_of(kind, SHAPES).eval()
+        router = router_of(kind, SHAPES, image=SHAPES[0]).eval()
         for parameter in router.parameters():
             torch.nn.init.normal_(parameter)
     memory = router.begin(features[0])
@@ -84,6 +84,8 @@ def test_the_plain_linear_gate_is_linear() -> None:
 def test_unknown_gates_and_relaxations_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"gate = 'lstm'.*linear, ff1, ff2, rnn"):
         router_of("lstm", SHAPES)
+    with pytest.raises(ValueError, match="policy network reads images"):
+        router_of("policy", SHAPES)
     with pytest.raises(ValueError, match=r"relaxation = 'soft'.*gumbel, softmax"):
         relax("soft", torch.zeros(2))
 

@@ -181,3 +181,13 @@ def test_aig_on_resnet_101_has_the_published_parameters() -> None:
         method = get_method("aig")
         network = method.build(method.configure({"network": "resnet-101-imagenet"}), Task(classes=1000, size=32))
     assert sum(p.numel() for p in network.parameters()) == 45_040_314
+
+
+def test_blockdrops_policy_for_imagenet_to_the_digit() -> None:
+    with torch.device("meta"):
+        method = get_method("blockdrop")
+        config = method.configure({"network": "resnet-101-imagenet", "impl": "official"})
+        network = method.build(config, Task(classes=1000, size=224))
+    parts = network.params_by_part()
+    assert parts["router"] == 4_923_234 and sum(parts.values()) - parts["router"] == 44_549_160
+    assert isinstance(network, GatedResNet) and network.router_conv_macs == 235_941_888 and network.gates == 33

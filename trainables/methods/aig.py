@@ -33,14 +33,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.aig import PAPER, SPACE, imagenet_targets
-from trainables.gates import router_of
+from trainables.gates import GATES, LocalRouter, router_of
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
 from trainables.networks.imagenet import RESIDUAL_NETWORKS, block_count, residual_body
 from trainables.networks.resnet import SHORTCUTS, kaiming_normal
 
-GATES = ("conv1x1", "linear", "ff1", "ff2", "rnn")
 RELAXATIONS = ("gumbel_straight_through", "gumbel", "softmax", "straight_through")
 PROFILES = ("flat", "imagenet")
 IMPLEMENTATIONS = ("ours", "official")
@@ -114,7 +113,7 @@ def initialise(network: GatedResNet) -> None:
     for layer in network.router.outputs():
         nn.init.normal_(layer.weight, std=1e-3)
         assert layer.bias is not None
-        if len(layer.bias) == 1:  # a router with one output answers with the difference
+        if not isinstance(network.router, LocalRouter):  # an output a gate: the difference
             nn.init.constant_(layer.bias, RUN_BIAS - SKIP_BIAS)
         else:
             with torch.no_grad():
@@ -131,7 +130,7 @@ def build(config: Config, task: Task) -> GatedResNet:
         config,
         task,
         body,
-        router_of(config.gate, read, embed=config.rnn_size, hidden=config.rnn_size),
+        router_of(config.gate, read, embed=config.rnn_size, hidden=config.rnn_size, image=task.image),
         gated=gated,
         skip="shortcut",
         mixing="branch",

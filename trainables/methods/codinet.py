@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.codinet import PAPER, SPACE
-from trainables.gates import router_of
+from trainables.gates import GATES, router_of
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
@@ -44,7 +44,6 @@ from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, 
 from trainables.networks.resnet import kaiming_normal
 
 VARIANTS = ("full", "con_only", "vanilla")
-GATES = ("linear", "ff2", "rnn")
 RELAXATIONS = ("gumbel", "softmax", "bernoulli")
 COSTS = ("lookup", "target_l1")
 COST_UNITS = ("block", "gflops", "fraction")
@@ -132,7 +131,7 @@ def build(config: Config, task: Task) -> GatedResNet:
     """The network, initialised; every block has a gate."""
     body = residual_body(config.network, task, width=config.width, shortcut=config.shortcut)
     plain, size = config.impl == "official", config.rnn_size
-    router = router_of(config.gate, body.shapes[:-1], plain=plain, embed=size, hidden=size)
+    router = router_of(config.gate, body.shapes[:-1], plain=plain, embed=size, hidden=size, image=task.image)
     network = GatedResNet(
         config,
         task,

@@ -64,7 +64,7 @@ IMPLEMENTATIONS = ("ours", "official")
 class Config(TrainingConfig):
     """SkipNet's own choices.
 
-    `gate`: rnn, ff1, ff2 or linear; `rnn_size`: width of the recurrent gate's embedding and LSTM;
+    `gate`: one of `gates.GATES`; `rnn_size`: width of the recurrent gate's embedding and LSTM;
     `relaxation`: straight_through (Hd) or softmax (St); `shortcut`: A, B, pool or auto;
     `transition`: what skipping a strided block means; `pretrained`: a file of torchvision's weights
     to start an ImageNet body from; `impl`: official builds the trailing gate.
@@ -137,7 +137,7 @@ def build(config: Config, task: Task) -> GatedResNet:
     body = residual_body(config.network, task, width=config.width, shortcut=config.shortcut)
     trailing = config.impl == "official"
     read = body.shapes[1:] if trailing else body.shapes[1:-1]
-    router = router_of(config.gate, read, embed=config.rnn_size, hidden=config.rnn_size)
+    router = router_of(config.gate, read, embed=config.rnn_size, hidden=config.rnn_size, image=task.image)
     network = GatedResNet(
         config,
         task,

@@ -35,7 +35,7 @@ from trainables.networks.resnet import (
     shortcut_of,
 )
 
-GROUPS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3), "101": (3, 4, 23, 3)}
+GROUPS = {"10": (1, 1, 1, 1), "18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3), "101": (3, 4, 23, 3)}
 IMAGENET_NETWORKS = tuple(f"resnet-{depth}-imagenet" for depth in GROUPS)
 RESIDUAL_NETWORKS = (*NETWORKS, *IMAGENET_NETWORKS)
 RESIDUAL_SHORTCUTS = ("auto", *SHORTCUTS)
@@ -117,7 +117,7 @@ def imagenet_resnet(name: str, task: Task, *, width: float = 1.0, shortcut: str 
             entering, size, _ = shapes[-1]
             stride = 2 if group > 0 and i == 0 else 1
             channels, smaller = base * 2**group, math.ceil(size / stride)
-            if depth in ("18", "34"):
+            if depth in ("10", "18", "34"):
                 blocks.append(BasicBlock(entering, channels, stride, shortcut))
             else:
                 blocks.append(Bottleneck(entering, channels, stride, shortcut))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from spaces.aig import IMAGENET, PAPER, imagenet_targets
-from trainables.gates import PointwiseGate
+from trainables.gates import GATES, PointwiseGate
 from trainables.macs import counted
 from trainables.method import Batch
 from trainables.methods import skipnet, static
-from trainables.methods.aig import GATES, METHOD, RELAXATIONS, target_loss
+from trainables.methods.aig import METHOD, RELAXATIONS, target_loss
 from trainables.network import Task
 from trainables.networks.gated import GatedResNet
 
@@ -259,7 +259,7 @@ def test_the_published_setting_is_configured() -> None:
         ({"targets": [1, 1, 1]}, r"at least one block needs a gate"),
         ({"target_weight": -1.0}, r"target_weight = -1.0"),
         ({"temperature": 0.0}, r"temperature = 0.0: must be positive"),
-        ({"gate": "policy"}, r"gate = 'policy': aig takes one of conv1x1, linear"),
+        ({"gate": "lstm"}, r"gate = 'lstm': aig takes one of linear, ff1"),
         ({"relaxation": "hard"}, r"relaxation = 'hard'"),
         ({"variant": "full"}, r"variant = 'full': aig has no variants"),
         ({"network": "resnet-9"}, r"nearest is resnet-8"),
