@@ -16,7 +16,7 @@ SPACE = with_training(
         "curriculum_gamma": LogRange(1.0, 30.0, stage=2),
         "policy_lr": LogRange(1e-4, 1e-2, stage=2),
         "gamma": LogRange(1.0, 30.0, stage=3),
-        "finetune_lr": LogRange(1e-5, 1e-3, stage=3),
+        "finetune_lr": LogRange(1e-5, 3e-3, stage=3),
     }
 )
 
