@@ -123,7 +123,9 @@ def draw_png(points: pa.Table, front: Sequence[Mapping[str, Any]], title: str, p
     for method in _ordered(cloud["method"]):
         if all(row["method"] != method for row in rows):  # a legend names every colour
             axes.scatter([], [], 24, style(method)[0], alpha=0.6, linewidths=0, label=method)
-    axes.set(xscale="log", xlim=(left, right), ylim=(bottom, top))
+    axes.set(
+        xscale="log", xlim=(left, right), ylim=(bottom, top + 0.015 * (top - bottom))
+    )  # markers at the top stay whole
     axes.xaxis.set_major_locator(FixedLocator(log_ticks(left, right)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))

@@ -22,7 +22,7 @@ from search import plots
 from search.page_parts import STYLE, method_name, plot, table
 from search.path_section import path_sections
 from search.paths import Paths
-from search.units import knobs_text, show_count, show_seconds, show_share
+from search.units import knobs_text, show_count, show_seconds, show_share, wilson
 
 _TRIAL_ROWS = 2_000
 
@@ -123,18 +123,10 @@ def _frontier(report: Report) -> str:
     )
 
 
-def interval(correct: int, count: int) -> tuple[float, float]:
-    """95 % interval of an accuracy of `correct` among `count` images (Wilson, JASA 1927)."""
-    share, z2 = correct / count, 1.96**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = 1.96 / (1 + z2 / count) * (share * (1 - share) / count + z2 / (4 * count**2)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _accuracy(row: Mapping[str, Any]) -> str:
     if not row.get("count") or row.get("correct") is None:
         return show_share(row["accuracy"])
-    low, high = interval(row["correct"], row["count"])
+    low, high = wilson(row["correct"], row["count"])
     return f"{show_share(row['accuracy'])} <small>({100 * low:.1f} to {100 * high:.1f})</small>"
 
 

@@ -214,9 +214,3 @@ def test_methods_keep_their_colours():
 def test_ticks(low, high):
     ticks = plots.log_ticks(low, high, 6)
     assert 2 <= len(ticks) <= 6 and all(low <= t <= high for t in ticks) and ticks == sorted(ticks)
-
-
-def test_interval():
-    low, high = report.interval(90, 100)
-    assert low == pytest.approx(0.8256, abs=1e-4) and high == pytest.approx(0.9448, abs=1e-4)
-    assert report.interval(0, 10)[0] == 0.0 and report.interval(10, 10)[1] == 1.0
