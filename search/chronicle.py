@@ -163,6 +163,11 @@ class Chronicle:
             }  # fmt: skip
             assert self._archive is not None
             study |= {"hypervolume": float(self._archive.hypervolume), "front_points": len(self._archive)}
+        if p.get("diagnostics"):
+            values |= diagnostic_metrics(p["diagnostics"])
+            change.files["diagnostics.json"] = {
+                "trial": event.trial, "epoch": p["epoch"], "split": "validation", **p["diagnostics"]
+            }  # fmt: skip
         if p.get("checkpoint"):
             change.tags["routefront.checkpoint"] = p["checkpoint"]
         change.metrics += [(_name(k), float(v), at, p["epoch"]) for k, v in values.items()]
@@ -239,6 +244,25 @@ class Chronicle:
     def _study_metrics(self, values: Mapping[str, float], at: int) -> None:
         step = round(self._cost)  # every report costs at least one epoch, so steps do not repeat
         self._change(STUDY).metrics += [(name, float(value), at, step) for name, value in values.items()]
+
+
+_SCALARS = ("acc", "macs", "K", "n_paths", "compute_pct", "seconds", "share_of_time")
+_BY_COPY, _BY_EXIT = ("consistency", "kl_aug"), ("exit_acc", "exit_frac", "exit_acc_given_exit")
+
+
+def diagnostic_metrics(found: Mapping[str, Any]) -> dict[str, float]:
+    """The scalars of a trial's diagnostics by metric name; what was measured on no image is left out.
+
+    Consistency is a share of the images here, so that validation splits of different sizes compare.
+    """
+    named: dict[str, float | None] = {name: found[name] for name in _SCALARS if name in found}
+    for name in _BY_COPY:
+        scale = found["images"] if name == "consistency" else 1
+        named |= {f"{name}/{copy}": value / scale for copy, value in found[name].items()}
+    for name in _BY_EXIT:
+        named |= {f"{name}/{i}": value for i, value in enumerate(found.get(name, []), start=1)}
+    named |= {f"skip_ratio/{block}": r for block, r in zip(found["blocks"], found["skip_ratio"], strict=True)}
+    return {f"diagnostics/{name}": float(value) for name, value in named.items() if value is not None}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

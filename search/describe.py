@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from search.errors import InputError
 from spaces.space import Parameter, nearest
+from trainables.macs import counted
 from trainables.method import Method, config_dict
-from trainables.network import Task
+from trainables.network import RoutedNetwork, Task
 from trainables.registry import get_method
 
 
@@ -34,6 +37,25 @@ def method_record(method: Method) -> dict[str, Any]:
     }
 
 
+def macs_by_part(network: RoutedNetwork) -> dict[str, dict[str, int]]:
+    """MACs per image by part (stem, blocks, shortcuts, skips, router ...) and kind (conv, linear, lstm).
+
+    Everything is counted once: both what runs a block and what goes around it.
+    """
+    task = network.task
+    network.eval()
+    with counted(network) as tally, torch.no_grad():
+        network(torch.zeros(1, task.channels, task.size, task.size))
+    parts: dict[str, dict[str, int]] = {}
+    for name, macs in tally.items():
+        part = "shortcuts" if ".shortcut" in name else name.partition(".")[0]
+        module = network.get_submodule(name)
+        kind = "conv" if "Conv" in type(module).__name__ else type(module).__name__.removesuffix("Cell").lower()
+        parts.setdefault(part, {}).setdefault(kind, 0)
+        parts[part][kind] += macs
+    return parts
+
+
 def network_description(
     name: str, values: Mapping[str, Any], *, classes: int = 10, image_size: int = 32, channels: int = 3
 ) -> dict[str, Any]:
@@ -57,6 +79,7 @@ def network_description(
         "network": config.network,
         "params": sum(parameter.numel() for parameter in network.parameters()),
         "params_by_part": network.params_by_part(),
+        "macs_by_part": macs_by_part(network),
         "macs_full": network.macs_full,
         "macs_min": network.macs_min,
         "macs_fixed": network.fixed_macs,

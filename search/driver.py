@@ -17,6 +17,7 @@ from search.errors import InputError
 from search.folder import StudyFolder
 from search.frontier import front_layers
 from search.journal import Event, Journal
+from search.paths import chosen
 from search.proposals import propose, seed_of
 from search.rows import point_rows
 from search.spec import StudySpec
@@ -197,7 +198,7 @@ class Driver:
             self.flush()
 
     def prune(self, trial: Trial) -> None:
-        """Keep of a trial that is over only checkpoints in the first two fronts, or promoted ones."""
+        """Keep of a trial that is over only checkpoints in the first two fronts, promoted ones and reported ones."""
         keep = kept_checkpoints(self.state)
         for other in self.state.trials.values():
             if other.over:
@@ -225,12 +226,14 @@ class Driver:
 
 _REPORT_KEYS = (
     "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
-    "params", "macs_full", "worker", "stage",
+    "params", "macs_full", "worker", "stage", "diagnostics",
 )  # fmt: skip
 
 
 def kept_checkpoints(state: StudyState) -> set[str]:
-    """Names ``trial/epoch-NNNN`` of the checkpoints in the first two fronts and of promoted points."""
+    """Names ``trial/epoch-NNNN`` of the checkpoints in the first two fronts, of promoted points, and of the trials
+    whose paths a report shows.
+    """
     owners: list[tuple[Trial, int]] = []
     errors: list[float] = []
     macs: list[float] = []
@@ -241,6 +244,7 @@ def kept_checkpoints(state: StudyState) -> set[str]:
                 errors.append(1.0 - point["accuracy"])
                 macs.append(point["macs"])
     keep = {promotion["checkpoint"] for promotion in state.promotions}
+    keep |= {trial.checkpoint for trial in chosen(state) if trial.checkpoint}
     if owners:
         layers = front_layers(np.array(errors), np.array(macs))
         for index in np.flatnonzero(layers <= 1):

@@ -63,7 +63,8 @@ def write_csv(points: list[FrontPoint], path: Path) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _report(study: Study) -> Report:
+def _report(study: Study, *, with_paths: bool) -> Report:
+    from search.paths import Paths, paths_of
     from search.report import Report
 
     state = study.state()
@@ -89,7 +90,14 @@ def _report(study: Study) -> Report:
         {"seconds": h.seconds, "epochs": h.epochs, "trials": h.trials, "hypervolume": h.hypervolume}
         for h in state.history
     ]
-    return Report(study=facts, points=table, front=_front_rows(study, state), history=history, trials=_trials(state))
+    return Report(
+        study=facts,
+        points=table,
+        front=_front_rows(study, state),
+        history=history,
+        trials=_trials(state),
+        paths=paths_of(study, state) if with_paths else Paths(),
+    )
 
 
 def _front_rows(study: Study, state: StudyState) -> list[dict[str, Any]]:
@@ -124,20 +132,23 @@ def write_png(study: Study, path: Path) -> None:
     from search.report import frontier_png
 
     try:
-        frontier_png(_report(study), path)
+        frontier_png(_report(study, with_paths=False), path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def write_report(study: Study, folder: Path) -> dict[str, str]:
-    """report.html and frontier.png in a folder; returns their paths."""
+    """report.html, frontier.png and the pictures of paths in a folder; returns their paths by what they are."""
+    from search.path_pngs import draw_paths
     from search.report import frontier_png, report_html
 
-    report = _report(study)
+    report = _report(study, with_paths=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         frontier_png(report, folder / "frontier.png")
+        pictures = draw_paths(report.points, report.paths, folder)
         report_html(report, folder / "report.html")
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from None
-    return {"html": str(folder / "report.html"), "png": str(folder / "frontier.png")}
+    files = {"html": str(folder / "report.html"), "png": str(folder / "frontier.png")}
+    return files | {path.stem: str(path) for path in pictures}

@@ -94,7 +94,8 @@ def _window(cloud: Mapping[str, np.ndarray], front: Sequence[Mapping[str, Any]])
         low = max(low, high - 4 * max(high - np.median(best), 0.02))
         low = min(low, *best)
     margin = max(0.06 * (high - low), 0.005)
-    return [macs.min() / 1.15, macs.max() * 1.15], [max(0.0, low - margin), min(1.0, high + margin)]
+    # a marker at 100 % is to be seen whole
+    return [macs.min() / 1.15, macs.max() * 1.15], [max(0.0, low - margin), min(1.0 + margin / 3, high + margin)]
 
 
 def _ordered(methods: Sequence[str] | np.ndarray) -> list[str]:
@@ -122,7 +123,9 @@ def draw_png(points: pa.Table, front: Sequence[Mapping[str, Any]], title: str, p
     for method in _ordered(cloud["method"]):
         if all(row["method"] != method for row in rows):  # a legend names every colour
             axes.scatter([], [], 24, style(method)[0], alpha=0.6, linewidths=0, label=method)
-    axes.set(xscale="log", xlim=(left, right), ylim=(bottom, top))
+    axes.set(
+        xscale="log", xlim=(left, right), ylim=(bottom, top + 0.015 * (top - bottom))
+    )  # markers at the top stay whole
     axes.xaxis.set_major_locator(FixedLocator(log_ticks(left, right)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
@@ -171,11 +174,13 @@ def _hover(row: Mapping[str, Any]) -> str:
     )
 
 
-def _layout(figure: go.Figure, height: int, x: str, y: str) -> go.Figure:
+def layout(figure: go.Figure, height: int, x: str, y: str, top: int = 40) -> go.Figure:
+    """The look that all figures of a page share; axis titles x and y; `top` pixels for the buttons."""
     axis: dict[str, Any] = {"zeroline": False, "gridcolor": "#C8CED6", "automargin": True}
     figure.update_layout(
         height=height,
-        margin={"l": 8, "r": 12, "t": 40, "b": 8},  # the top is where the buttons are
+        template=go.layout.Template(),  # plotly's own would weigh seven kilobytes a figure
+        margin={"l": 8, "r": 12, "t": top, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
@@ -211,7 +216,7 @@ def frontier_figure(points: pa.Table, front: Sequence[Mapping[str, Any]]) -> tup
         _add(figure, method, macs, accuracy, mode="lines", line=line, opacity=0.6, hoverinfo="skip")
     if rows:
         _add_front(figure, rows, right)
-    _layout(figure, 520, "MACs per image (log scale)", "validation accuracy")
+    layout(figure, 520, "MACs per image (log scale)", "validation accuracy")
     figure.update_layout(legend_title={"text": "accuracy against MACs", "side": "top"})
     ticks = log_ticks(left, right, 6)
     texts = [show_count(tick) for tick in ticks]
@@ -252,7 +257,7 @@ def hypervolume_figure(history: Sequence[Mapping[str, Any]]) -> go.Figure:
     line = {"color": STYLES["skipnet"][0], "width": 2.5, "shape": "hv"}
     x, y = [float(h["epochs"]) for h in history], [float(h["hypervolume"]) for h in history]
     figure.add_scatter(x=x, y=y, mode="lines", line=line, text=texts, hovertemplate="%{text}<extra></extra>")
-    _layout(figure, 340, "cost (epochs trained)", "hypervolume")
+    layout(figure, 340, "cost (epochs trained)", "hypervolume")
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(rangemode="tozero")
     return figure

@@ -21,7 +21,7 @@ from search.mlflow_client import answering, shown
 from search.registered import check_names, client_at, load, move_alias, predict, rollback
 from search.registration import Evidence, existing_version, register
 from search.state import StudyState
-from search.units import knobs_text, show_count, show_share
+from search.units import knobs_text, show_count, show_share, wilson
 from spaces.space import nearest
 from trainables.checkpoints import CheckpointError, load_network
 from trainables.data import Data, normalise, to_device
@@ -32,7 +32,7 @@ from trainables.network import RoutedNetwork
 if TYPE_CHECKING:
     from search.study import Study
 
-__all__ = ["Promotion", "choose", "load", "model_code", "predict", "promote", "promote_study", "rollback", "wilson"]
+__all__ = ["Promotion", "choose", "load", "model_code", "predict", "promote", "promote_study", "rollback"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,14 +184,6 @@ def _test_figures(state: StudyState, point: FrontPoint, network: RoutedNetwork, 
     measured = measure(network, data, "test", point.knobs)
     low, high = wilson(measured["correct"], measured["count"])
     return {**measured, "low": low, "high": high}
-
-
-def wilson(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a share, 95 % by default (Wilson, JASA 1927)."""
-    share, n = correct / count, count
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (0.0 if correct == 0 else middle - half), (1.0 if correct == count else middle + half)
 
 
 # -- promoting -------------------------------------------------------------------------------------

@@ -19,41 +19,12 @@ from typing import Any
 import pyarrow as pa
 
 from search import plots
-from search.units import knobs_text, show_count, show_seconds, show_share
+from search.page_parts import STYLE, method_name, plot, table
+from search.path_section import path_sections
+from search.paths import Paths
+from search.units import knobs_text, show_count, show_seconds, show_share, wilson
 
 _TRIAL_ROWS = 2_000
-# The buttons are named one by one: plotly's own set has one that leads to its web site.
-_BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]
-_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [_BUTTONS]}
-
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1c2128;--soft:#57606a;--line:#d8dee4;--paper:#fff;--panel:#f6f8fa;--link:#0b62a3}
-@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa4af;--line:#343b44;--paper:#14171c;--panel:#1d2229;--link:#6cb6ff}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:1120px;margin:0 auto;padding:1rem}
-h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0;overflow-wrap:anywhere}h2{font-size:1.2rem;margin:2rem 0 .5rem}
-p,.note{color:var(--soft);margin:.25rem 0 .75rem}
-dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.5rem;margin:1rem 0}
-dl div{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.5rem .75rem}
-dt{color:var(--soft);font-size:.8rem}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
-.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px;max-height:34rem}
-table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{padding:.4rem .65rem;text-align:left;white-space:nowrap;border-bottom:1px solid var(--line)}
-thead th{position:sticky;top:0;background:var(--panel)}
-td.n,th.n{text-align:right}td.long{white-space:normal;min-width:14rem;overflow-wrap:anywhere}
-tbody tr:last-child>*{border-bottom:0}
-.dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.45em}
-small{color:var(--soft)}
-details{border:1px solid var(--line);border-radius:8px;margin:.5rem 0;padding:.5rem .75rem}
-summary{cursor:pointer;overflow-wrap:anywhere}
-pre{overflow-x:auto;font-size:.85rem;margin:.5rem 0 0}
-:focus-visible{outline:2px solid var(--link);outline-offset:2px}
-figure{margin:0}img{max-width:100%}
-.js-plotly-plot .main-svg text{fill:var(--ink)!important}
-.js-plotly-plot .hoverlayer text{fill:#fff!important}
-.js-plotly-plot path.xgrid,.js-plotly-plot path.ygrid{stroke:var(--line)!important}
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +36,7 @@ class Report:
     operating points (`search.points.SCHEMA`). `front`: the rows of the front, as mappings with the
     columns of `points` (knobs, setting and config as mappings or JSON). `history`: {seconds, epochs,
     trials, hypervolume} in the order of time. `trials`: {trial, method, network, state, epoch,
-    best_accuracy, min_macs, reason}; accuracy and MACs may be None.
+    best_accuracy, min_macs, reason}; accuracy and MACs may be None. `paths`: what `search.paths` found.
     """
 
     study: Mapping[str, Any]
@@ -73,6 +44,7 @@ class Report:
     front: Sequence[Mapping[str, Any]]
     history: Sequence[Mapping[str, Any]] = field(default_factory=list)
     trials: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    paths: Paths = field(default_factory=Paths)
 
 
 def frontier_png(report: Report, path: str | Path) -> None:
@@ -89,6 +61,7 @@ def report_html(report: Report, path: str | Path) -> None:
         _facts(report),
         _frontier(report),
         _front_table(report.front),
+        *path_sections(report.points, report.paths),
         _history(report.history),
         _trials(report.trials),
         _configs(report.front),
@@ -103,7 +76,7 @@ def report_html(report: Report, path: str | Path) -> None:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{name} - routefront</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        f"<title>{name} - routefront</title><style>{STYLE}</style></head>\n<body><main>\n"
         + "\n".join(sections)
         + "\n</main></body></html>\n"
     )
@@ -132,11 +105,6 @@ def _facts(report: Report) -> str:
     return f"<dl>{''.join(cells)}</dl>"
 
 
-def _plot(figure: Any, name: str, label: str, *, first: bool = False) -> str:
-    body = figure.to_html(full_html=False, include_plotlyjs=first, config=_CONFIG, div_id=name)
-    return f'<figure aria-label="{escape(label)}">{body}</figure>'
-
-
 def _frontier(report: Report) -> str:
     figure, shown = plots.frontier_figure(report.points, report.front)
     total = len(report.points)
@@ -150,48 +118,15 @@ def _frontier(report: Report) -> str:
         '<p class="note">Accuracy is that of the validation split. MACs are multiply-accumulates per image,'
         " counted where they were executed. Faint dots are operating points"
         f" ({cloud}), thin lines the whole curves of trials on the front, the steps what a budget buys.</p>"
-        + _plot(figure, "frontier", label, first=True)
+        + plot(figure, "frontier", label, first=True)
         + f'<noscript><img alt="{escape(label)}" src="data:image/png;base64,{picture}"></noscript></section>'
     )
-
-
-def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in a region that scrolls; a head that starts with # is numeric, with ~ may wrap."""
-    kinds = [{"#": "n", "~": "long"}.get(head[0], "") for head in heads]
-    top = "".join(
-        f'<th scope="col" class="{k}">{escape(h.lstrip("#~"))}</th>' for h, k in zip(heads, kinds, strict=True)
-    )
-    body = "".join(
-        "<tr>" + "".join(f'<td class="{k}">{cell}</td>' for cell, k in zip(row, kinds, strict=True)) + "</tr>"
-        for row in rows
-    )
-    if not rows:
-        body = f'<tr><td colspan="{len(heads)}">none yet</td></tr>'
-    label = escape(caption)
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table aria-label="{label}">'
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _method(row: Mapping[str, Any]) -> str:
-    color = plots.style(str(row["method"]))[0]
-    name = " ".join(str(row[key]) for key in ("method", "variant") if row.get(key))
-    return f'<span class="dot" style="background:{color}"></span>{escape(name)}'
-
-
-def interval(correct: int, count: int) -> tuple[float, float]:
-    """95 % interval of an accuracy of `correct` among `count` images (Wilson, JASA 1927)."""
-    share, z2 = correct / count, 1.96**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = 1.96 / (1 + z2 / count) * (share * (1 - share) / count + z2 / (4 * count**2)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:
     if not row.get("count") or row.get("correct") is None:
         return show_share(row["accuracy"])
-    low, high = interval(row["correct"], row["count"])
+    low, high = wilson(row["correct"], row["count"])
     return f"{show_share(row['accuracy'])} <small>({100 * low:.1f} to {100 * high:.1f})</small>"
 
 
@@ -201,7 +136,7 @@ def _front_table(front: Sequence[Mapping[str, Any]]) -> str:
             show_count(row["macs"]),
             show_share(row["macs"] / row["macs_full"]) if row.get("macs_full") else "-",
             _accuracy(row),
-            _method(row),
+            method_name(row),
             escape(str(row.get("network", "-"))),
             escape(str(row["trial"])),
             str(row["epoch"]),
@@ -213,7 +148,7 @@ def _front_table(front: Sequence[Mapping[str, Any]]) -> str:
     heads = ("#MACs", "#of full", "#Accuracy", "Method", "Network", "Trial", "#Epoch", "~Knobs", "#Parameters")
     about = "Cheapest first. In brackets the 95 % interval that the number of validation images allows."
     note = f'<p class="note">{about}</p>' if any(row.get("count") for row in front) else ""
-    return f"<section><h2>Points of the frontier</h2>{note}{_table('Points of the frontier', heads, rows)}</section>"
+    return f"<section><h2>Points of the frontier</h2>{note}{table('Points of the frontier', heads, rows)}</section>"
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> str:
@@ -224,7 +159,7 @@ def _history(history: Sequence[Mapping[str, Any]]) -> str:
     return (
         '<section><h2>Hypervolume against cost</h2><p class="note">The area that the front covers up to the'
         " study's fixed reference, in error times decades of MACs. More is better.</p>"
-        f"{_plot(plots.hypervolume_figure(history), 'hypervolume', label)}</section>"
+        f"{plot(plots.hypervolume_figure(history), 'hypervolume', label)}</section>"
     )
 
 
@@ -232,7 +167,7 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             escape(str(row["trial"])),
-            _method(row),
+            method_name(row),
             escape(str(row.get("network") or "-")),
             escape(str(row["state"])),
             str(row.get("epoch", "-")),
@@ -245,7 +180,7 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
     heads = ("Trial", "Method", "Network", "State", "#Epoch", "#Best accuracy", "#Least MACs", "~Why it ended")
     hidden = len(trials) - len(rows)
     note = f'<p class="note">The first {len(rows):,} of {len(trials):,} trials.</p>' if hidden else ""
-    return f"<section><h2>Trials</h2>{note}{_table('Trials', heads, rows)}</section>"
+    return f"<section><h2>Trials</h2>{note}{table('Trials', heads, rows)}</section>"
 
 
 def _configs(front: Sequence[Mapping[str, Any]]) -> str:
@@ -255,7 +190,7 @@ def _configs(front: Sequence[Mapping[str, Any]]) -> str:
     for trial, row in members.items():
         config = json.loads(row["config"]) if isinstance(row["config"], str) else dict(row["config"])
         text = escape(json.dumps(config, indent=2, sort_keys=True, default=str))
-        about = f"{_method(row)}, {escape(str(row.get('network', '')))}, trial {escape(trial)}"
+        about = f"{method_name(row)}, {escape(str(row.get('network', '')))}, trial {escape(trial)}"
         parts.append(f"<details><summary>{about}</summary><pre>{text}</pre></details>")
     if not parts:
         return ""

@@ -86,6 +86,7 @@ def _constants(driver: Driver) -> dict[str, Any]:
         "evaluate_at": [*spec.rung_epochs, spec.budget.epochs],
         "threads": max(1, int(spec.resources.cpus_per_trial)),
         "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
+        "diagnostics": spec.diagnostics,
     }
 
 

@@ -133,7 +133,8 @@ def _all_methods() -> dict[str, dict[str, Any]]:
 class StudySpec(_Part):
     """One study. Unknown keys, wrong types and impossible values raise `InputError`.
 
-    What concerns methods needs torch to be checked; a spec that was checked when its study was
+    `diagnostics`: whether a trial's last epoch measures what `trainables.diagnostics` lists. What
+    concerns methods needs torch to be checked; a spec that was checked when its study was
     created is read without (`trusted`), so that looking at a study is quick.
     """
 
@@ -147,6 +148,7 @@ class StudySpec(_Part):
     resources: ResourceSpec = ResourceSpec()
     tracking: TrackingSpec = TrackingSpec()
     journal: str | None = None
+    diagnostics: bool = True
     methods: dict[str, dict[str, Any]] = Field(default_factory=_all_methods)
 
     @field_validator("name")
@@ -212,8 +214,8 @@ class StudySpec(_Part):
         return spaces
 
     def fingerprint(self) -> dict[str, Any]:
-        """What makes two specs the same study: all but where and how long it runs."""
-        dump = self.model_dump(mode="json", exclude={"resources", "tracking", "journal"})
+        """What makes two specs the same study: all but where and how long it runs and what is measured beside it."""
+        dump = self.model_dump(mode="json", exclude={"resources", "tracking", "journal", "diagnostics"})
         dump["budget"] = {"epochs": self.budget.epochs}
         return dump
 

@@ -79,6 +79,7 @@ class Trial:
     behind: Stage | None = None
     stage_lost: bool = False
     shared: bool = False
+    diagnostics: dict[str, Any] | None = None
 
     @property
     def method(self) -> str:
@@ -181,6 +182,7 @@ class StudyState:
         trial.cost_epochs, trial.seconds = p["cost_epochs"], trial.seconds + p["seconds"]
         trial.params, trial.macs_full = p.get("params", 0), p.get("macs_full", 0)
         trial.losses[epoch], trial.phases[epoch] = p["losses"], p["phase"]
+        trial.diagnostics = p.get("diagnostics")
         if p.get("checkpoint"):
             trial.checkpoint = p["checkpoint"]
         if "curve" in p:

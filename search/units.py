@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -64,3 +65,11 @@ def knobs_text(knobs: Mapping[str, Any] | str) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
     return ", ".join(f"{name} {shown(value)}" for name, value in (found or {}).items()) or "-"
+
+
+def wilson(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a share, 95 % by default (Wilson, JASA 1927)."""
+    share, n = correct / count, count
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (0.0 if correct == 0 else middle - half), (1.0 if correct == count else middle + half)

@@ -1,8 +1,9 @@
 """Checkpoints as safetensors and JSON, written so that a crash leaves the old one or the new one.
 
 A checkpoint is a folder: ``network.safetensors`` (parameters and buffers), optionally
-``training.safetensors`` (optimiser and random states), and ``state.json``, which is written last
-and holds the SHA-256 of the others. Nothing in it is ever unpickled.
+``training.safetensors`` (optimiser and random states) and ``diagnostics.safetensors`` (what was
+measured per image), and ``state.json``, which is written last and holds the SHA-256 of the others.
+Nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from trainables.network import RoutedNetwork, Task
 from trainables.registry import get_method
 
 NETWORK, TRAINING, STATE = "network.safetensors", "training.safetensors", "state.json"
+DIAGNOSTICS = "diagnostics.safetensors"
 
 
 class CheckpointError(ValueError):
@@ -38,7 +40,11 @@ def network_record(method: Method, network: RoutedNetwork) -> dict[str, Any]:
 
 
 def save(
-    folder: Path, record: Mapping[str, Any], network: RoutedNetwork, training: Mapping[str, Tensor] | None = None
+    folder: Path,
+    record: Mapping[str, Any],
+    network: RoutedNetwork,
+    training: Mapping[str, Tensor] | None = None,
+    diagnostics: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint folder; it appears under its name only once it is whole."""
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
@@ -46,8 +52,9 @@ def save(
     part.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, part / NETWORK)
-    if training is not None:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in training.items()}, part / TRAINING)
+    for file, more in ((TRAINING, training), (DIAGNOSTICS, diagnostics)):
+        if more is not None:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in more.items()}, part / file)
     digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
     (part / STATE).write_text(json.dumps({**record, "files": digests}, indent=1))
     if folder.exists():

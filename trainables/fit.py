@@ -14,38 +14,21 @@ from torch import Tensor
 
 from trainables import checkpoints
 from trainables.data import Data, batches, normalise, to_device
+from trainables.diagnostics import Diagnostics, diagnose, usual_setting
 from trainables.evaluation import Curve, curve
-from trainables.method import Method, Phase
+from trainables.method import Method, Phase, plan
+from trainables.networks.imagenet import load_pretrained
 
 Report = dict[str, Any]
-
-
-def plan(phases: tuple[Phase, ...], epochs: int) -> list[tuple[Phase, int, int]]:
-    """(phase, first epoch, last epoch), 1-based: shares of the total in whole epochs, each at least one.
-
-    Raises `ValueError` where there are fewer epochs than phases.
-    """
-    if epochs < len(phases):
-        names = ", ".join(phase.name for phase in phases)
-        raise ValueError(f"epochs = {epochs!r}: {len(phases)} phases ({names}) need at least one epoch each")
-    total = sum(phase.share for phase in phases)
-    planned: list[tuple[Phase, int, int]] = []
-    begun, share = 0, 0.0
-    for i, phase in enumerate(phases):
-        share += phase.share
-        left = len(phases) - 1 - i
-        end = epochs if left == 0 else min(max(round(epochs * share / total), begun + 1), epochs - left)
-        planned.append((phase, begun + 1, end))
-        begun = end
-    return planned
 
 
 class Training:
     """One trial in training: `step` trains an epoch and reports it, `save` and `restore` carry it on.
 
     `epochs` is the length of the whole training (schedules are shares of it), `evaluate_at` the
-    epochs whose report carries a curve (the last one always does). The same seed, data and
-    configuration give the same reports on one thread of one machine.
+    epochs whose report carries a curve (the last one always does); with `diagnostics` the last
+    report carries them too (`trainables.diagnostics`). The same seed, data and configuration give
+    the same reports on one thread of one machine.
     """
 
     def __init__(
@@ -58,8 +41,10 @@ class Training:
         seed: int = 0,
         evaluate_at: Collection[int] = (),
         device: torch.device | str = "cpu",
+        diagnostics: bool = False,
     ) -> None:
         self.method, self.config, self.data, self.seed = method, config, data, seed
+        self.diagnostics = diagnostics
         self.device = torch.device(device)
         self.plan = plan(method.phases(config), epochs)
         self.epochs = epochs
@@ -86,6 +71,7 @@ class Training:
         self.optimiser: torch.optim.Optimizer | None = None
         self.last_report: Report | None = None
         self.last_curve: Curve | None = None
+        self.last_diagnostics: Diagnostics | None = None
 
     @property
     def done(self) -> bool:
@@ -122,6 +108,8 @@ class Training:
             raise RuntimeError(f"all {self.epochs} epochs are trained")
         started = time.perf_counter()
         epoch = self.epoch + 1
+        if self.epoch == 0 and getattr(self.config, "pretrained", ""):  # a restored network has its weights already
+            load_pretrained(self.network, self.config.pretrained)
         before = self.phase
         phase, first, last = self._enter(epoch)
         if phase is not before and self.method.begin is not None:
@@ -146,13 +134,15 @@ class Training:
         self.last_curve = None
         if epoch in self.evaluate_at:
             report["curve"] = self._evaluate()
+        if self.diagnostics and self.done:
+            report["diagnostics"] = self._diagnose()
         self.last_report = report
         return report
 
     def _train_epoch(self, phase: Phase, epoch: int, epochs: int, views: int) -> tuple[dict[str, float], float]:
         """One pass over the training images; mean loss terms and the last learning rate."""
         assert self.optimiser is not None
-        size = self.config.batch_size
+        size = phase.batch_size or self.config.batch_size
         steps = math.ceil(len(self.labels) / max(1, size // views))
         history: list[Tensor] = []
         names: list[str] = []
@@ -195,6 +185,16 @@ class Training:
             "seconds": self.last_curve.seconds,
         }
 
+    def _diagnose(self) -> dict[str, Any]:
+        """Diagnostics at the usual setting, with the knobs that the curve found for it."""
+        assert self.last_curve is not None, "the last epoch has a curve"
+        setting = usual_setting(self.method, self.config)
+        knobs = next(point["knobs"] for point in self.last_curve.points if point["setting"] == setting)
+        found = diagnose(self.method, self.network, self.data, setting=setting, knobs=knobs, seed=self.seed)
+        self.last_diagnostics = found
+        self.seconds += found.record["seconds"]
+        return {**found.record, "share_of_time": found.record["seconds"] / self.seconds}
+
     def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
         """Write a checkpoint from which `restore` goes on as if nothing had happened."""
         assert self.optimiser is not None, "nothing was trained yet"
@@ -216,7 +216,8 @@ class Training:
             "report": self.last_report,
             **(extra or {}),
         }
-        checkpoints.save(folder, record, self.network, training)
+        measured = self.last_diagnostics.arrays if self.last_diagnostics is not None else None
+        checkpoints.save(folder, record, self.network, training, measured)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint of the same configuration, data and length.

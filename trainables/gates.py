@@ -8,7 +8,6 @@ Every router answers a gate with one logit per image, ``z = U[run] - U[skip]``: 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,37 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.macs import macs_of
-
-Shape = tuple[int, int, int]
-
-
-class Router(nn.Module, ABC):
-    """Decides about G gates in the order of the network's depth.
-
-    What a router remembers from gate to gate (an LSTM's state, or decisions that a policy network
-    has made in advance) is a tensor with one row per image, so that the caller can gather, copy
-    and drop rows along with the activations.
-    """
-
-    def begin(self, images: Tensor) -> Tensor:
-        """The memory (B, m) before the first gate; m = 0 where a router remembers nothing."""
-        return images.new_zeros(len(images), 0)
-
-    @abstractmethod
-    def forward(self, gate: int, features: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The logit z (B,) of a gate that reads `features` (B, c, h, h), and the new memory."""
-
-    @abstractmethod
-    def macs(self, gate: int) -> tuple[int, int]:
-        """MACs per image of one answer: in all, and those in convolutions."""
-
-    def outputs(self) -> list[nn.Linear | nn.Conv2d]:
-        """The layers whose outputs are, or differ by, the logits."""
-        return []
-
-    def macs_ahead(self) -> tuple[int, int]:
-        """MACs per image of `begin`: in all, and those in convolutions."""
-        return 0, 0
+from trainables.policy import policy_of
+from trainables.router import Router, Shape
 
 
 class LinearGate(nn.Module):
@@ -92,6 +62,27 @@ class ConvGate(nn.Module):
         return self.out(self.features(features).mean(dim=(2, 3), keepdim=True)).flatten(1)
 
 
+class PointwiseGate(nn.Module):
+    """ConvNet-AIG's gate: global average pooling, 1 x 1 convolution to 16, batch norm, ReLU, 1 x 1 convolution to 2.
+
+    Pooling leaves one value per image and channel, of which a training batch of one image has no
+    variance: it is normalised by the running statistics, which then stay as they are.
+    """
+
+    def __init__(self, shape: Shape, *, hidden: int = 16) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(shape[0], hidden, 1)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, 2, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, c, h, h) to U (B, 2)."""
+        pooled, norm = self.conv1(features.mean(dim=(2, 3), keepdim=True)), self.bn1
+        known = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        hidden = norm(pooled) if len(pooled) > 1 else F.batch_norm(pooled, *known, eps=norm.eps)
+        return self.conv2(F.relu(hidden)).flatten(1)
+
+
 class LocalRouter(Router):
     """Independent gates, each with its own weights and no memory."""
 
@@ -113,7 +104,7 @@ class LocalRouter(Router):
     def macs(self, gate: int) -> tuple[int, int]:
         """See `Router`."""
         total = macs_of(self.gates[gate], self._shapes[gate])[0]
-        return total, total if isinstance(self.gates[gate], ConvGate) else 0
+        return total, total if isinstance(self.gates[gate], ConvGate | PointwiseGate) else 0
 
 
 class RecurrentRouter(Router):
@@ -152,22 +143,38 @@ class RecurrentRouter(Router):
         return convolution + step, convolution
 
 
-GATES = ("linear", "ff1", "ff2", "rnn")
+GATES = ("linear", "ff1", "ff2", "rnn", "conv1x1", "policy")
 
 
-def router_of(kind: str, shapes: Sequence[Shape], *, plain: bool = False, embed: int = 10, hidden: int = 10) -> Router:
+def router_of(
+    kind: str,
+    shapes: Sequence[Shape],
+    *,
+    plain: bool = False,
+    embed: int = 10,
+    hidden: int = 10,
+    image: Shape | None = None,
+    width: float = 1.0,
+) -> Router:
     """A router for gates that read features of these shapes (c, h, h).
 
-    `plain` concerns the linear gates, `embed` and `hidden` the recurrent one. Raises `ValueError`
-    for a kind that is not one of `GATES`.
+    `plain` concerns the linear gates, `embed` and `hidden` the recurrent one, `image` (its shape)
+    and `width` the policy network. Raises `ValueError` for a kind that is not one of `GATES`, and
+    for a policy network without an image.
     """
     match kind:
         case "linear":
             return LocalRouter([LinearGate(shape, plain=plain) for shape in shapes], shapes)
         case "ff1" | "ff2":
             return LocalRouter([ConvGate(shape, pool=kind == "ff1") for shape in shapes], shapes)
+        case "conv1x1":
+            return LocalRouter([PointwiseGate(shape) for shape in shapes], shapes)
         case "rnn":
             return RecurrentRouter(shapes, embed=embed, hidden=hidden)
+        case "policy":
+            if image is None:
+                raise ValueError("image = None: a policy network reads images; name their shape (c, h, h)")
+            return policy_of(len(shapes), image, width=width)
     raise ValueError(f"gate = {kind!r}: must be one of {', '.join(GATES)}")
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.network import evaluating
+
 
 def macs_of_call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
     """MACs of one call of one leaf module, over the whole batch."""
@@ -68,14 +70,8 @@ def macs_of(module: nn.Module, *shapes: tuple[int, ...]) -> tuple[int, Any]:
     parameter = next(module.parameters(), None)
     device = parameter.device if parameter is not None else torch.get_default_device()
     inputs = tuple(torch.zeros((1, *shape), device=device) for shape in shapes)
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        with counted(module) as tally, torch.no_grad():
-            output = module(*inputs)
-    finally:
-        for child, training in modes:
-            child.training = training
+    with evaluating(module), counted(module) as tally, torch.no_grad():
+        output = module(*inputs)
     return sum(tally.values()), _shape(output)
 
 

@@ -127,6 +127,7 @@ class Phase:
     `share` of the total epochs. `trained` and `frozen` are prefixes of parameter names: a
     parameter is trained when it has a prefix of `trained` and none of `frozen`; frozen modules run
     in eval mode when listed in `eval_mode` too, so that their batch-norm statistics stay.
+    `batch_size` 0 is the configuration's.
     `comparable`: whether the phase's curves may be compared with later ones by the rungs.
     """
 
@@ -138,11 +139,32 @@ class Phase:
     eval_mode: tuple[str, ...] = ()
     relaxation: str = ""
     source: str = "images"
+    batch_size: int = 0
     comparable: bool = True
 
     def trains(self, parameter: str) -> bool:
         """Whether a parameter, by its full name, is trained in this phase."""
         return parameter.startswith(self.trained) and not (self.frozen and parameter.startswith(self.frozen))
+
+
+def plan(phases: tuple[Phase, ...], epochs: int) -> list[tuple[Phase, int, int]]:
+    """(phase, first epoch, last epoch), 1-based: shares of the total in whole epochs, each at least one.
+
+    Raises `ValueError` where there are fewer epochs than phases.
+    """
+    if epochs < len(phases):
+        names = ", ".join(phase.name for phase in phases)
+        raise ValueError(f"epochs = {epochs!r}: {len(phases)} phases ({names}) need at least one epoch each")
+    total = sum(phase.share for phase in phases)
+    planned: list[tuple[Phase, int, int]] = []
+    begun, share = 0, 0.0
+    for i, phase in enumerate(phases):
+        share += phase.share
+        left = len(phases) - 1 - i
+        end = epochs if left == 0 else min(max(round(epochs * share / total), begun + 1), epochs - left)
+        planned.append((phase, begun + 1, end))
+        begun = end
+    return planned
 
 
 @dataclass(slots=True)

@@ -11,7 +11,8 @@ of positions that were computed). `DECISIONS.md` shows each on paper.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,11 @@ class Task:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} = {value!r} is not possible; it takes a whole number of at least {least}")
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """The shape (channels, size, size) of an image."""
+        return self.channels, self.size, self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,18 @@ class Inference:
     exits: Tensor | None = None
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; then every module's own mode again (a phase may have mixed them)."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 class RoutedNetwork(nn.Module, ABC):
     """A network whose path depends on the image.
 
@@ -114,6 +132,10 @@ class RoutedNetwork(nn.Module, ABC):
         self.exits = tuple(exits)
         self.fixed_macs, self.macs_full, self.macs_min = fixed, full, least
         self.unit_macs = torch.tensor([u.macs for u in units], dtype=torch.float64)
+
+    def unit_groups(self) -> tuple[int, ...]:
+        """The group of every unit, from 0: which units work at one resolution, where a network knows."""
+        return (0,) * len(self.units)
 
     def path_macs(self, path: Tensor) -> Tensor:
         """MACs per image, (B,) float64, of executed shares `path` (B, U)."""

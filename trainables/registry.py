@@ -7,9 +7,18 @@ from importlib.metadata import entry_points
 
 from spaces.space import nearest
 from trainables.method import Method
-from trainables.methods import codinet, imta, skipnet, static
+from trainables.methods import aig, blockdrop, codinet, imta, sdv, skipnet, static
 
-METHODS: dict[str, Method] = {m.name: m for m in (static.METHOD, skipnet.METHOD, codinet.METHOD, imta.METHOD)}
+_OURS = (
+    static.METHOD,
+    skipnet.METHOD,
+    codinet.METHOD,
+    aig.METHOD,
+    blockdrop.METHOD,
+    sdv.METHOD,
+    imta.METHOD,
+)
+METHODS: dict[str, Method] = {method.name: method for method in _OURS}
 
 
 @cache

@@ -20,8 +20,8 @@ from typing import Any
 
 from trainables import checkpoints
 from trainables.checkpoints import CheckpointError
-from trainables.fit import Training, plan
-from trainables.method import Method, config_dict
+from trainables.fit import Training
+from trainables.method import Method, config_dict, plan
 from trainables.version import code_version
 
 FOLDER = "stages"  # beside the trials' own checkpoints

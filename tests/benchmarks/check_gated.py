@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from search.promote import wilson
+from search.units import wilson
 from trainables.data import default_root, load, normalise, to_device
 from trainables.evaluation import evaluate
 from trainables.fit import Training
@@ -45,7 +45,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "aig t=0.4": ("aig", {"target": 0.4}),
     "aig t=0.6": ("aig", {"target": 0.6}),
     "aig t=0.8": ("aig", {"target": 0.8}),
-    "blockdrop": ("blockdrop", {}),
+    "blockdrop": ("blockdrop", {"finetune_lr": 1e-3}),
     "sdv": ("sdv", {}),
 }
 

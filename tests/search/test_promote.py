@@ -18,11 +18,12 @@ from search import promote as promoting
 from search.errors import InputError, RunError
 from search.journal import Journal, sqlite_address
 from search.mlflow_client import default_uri, quiet
-from search.promote import choose, find, model_code, promote_study, wilson
+from search.promote import choose, find, model_code, promote_study
 from search.registered import history, load, predict, rollback
 from search.spec import StudySpec
 from search.study import Study, load_data
 from search.tracking import Tracker
+from search.units import wilson
 from trainables.data import Data
 from trainables.fit import Training
 from trainables.registry import get_method
@@ -322,6 +323,7 @@ def test_a_model_of_an_older_code_runs_with_the_code_it_brought(
 
 
 def test_wilson_interval() -> None:
+    assert wilson(90, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)
     assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
     assert wilson(0, 10)[0] == 0.0 and wilson(10, 10)[1] == 1.0
 

@@ -59,7 +59,8 @@ def undecided(method: Method, task: Task = TASK) -> RoutedNetwork:
         torch.manual_seed(2)
         for name, parameter in network.named_parameters():
             if name.startswith("router"):
-                nn.init.normal_(parameter)
+                # a policy network is deep: its activations must keep their size, or every gate is saturated
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 1.0)
     return network
 
 

@@ -13,8 +13,8 @@ import torch
 from trainables import checkpoints
 from trainables.checkpoints import CheckpointError
 from trainables.data import Data, default_root, load
-from trainables.fit import Training, fit, plan
-from trainables.method import Optimiser, Phase
+from trainables.fit import Training, fit
+from trainables.method import Optimiser, Phase, plan
 from trainables.network import RoutedNetwork, Task
 from trainables.registry import get_method
 
@@ -22,6 +22,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "static": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "skipnet": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "codinet": {"network": "resnet-8", "width": 0.25, "batch_size": 64, "views": 2, "stage2_share": 0.34},
+    "aig": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
+    "sdv": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
+    "blockdrop": {"network": "resnet-8", "width": 0.25, "policy_width": 0.25, "batch_size": 64},
     "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
 }
 
@@ -50,7 +53,7 @@ def _without_seconds(report: dict[str, Any]) -> dict[str, Any]:
 def test_a_restored_training_goes_on_as_if_nothing_had_happened(name: str, digits: Data, tmp_path: Path) -> None:
     straight = _training(name, digits)
     reports = [straight.step() for _ in range(3)]
-    for cut in (1, 2):  # codinet's second phase begins after epoch 2
+    for cut in (1, 2):  # codinet's second phase begins after epoch 2, every epoch of blockdrop is a phase
         first = _training(name, digits)
         for _ in range(cut):
             first.step()
@@ -163,7 +166,7 @@ def test_schedules_are_shares_of_the_phase() -> None:
     assert warm.lr_at(0.0) < warm.lr_at(0.05) < warm.lr_at(0.1) == 1.0
 
 
-@pytest.mark.parametrize("name", ["skipnet", "codinet", "imta"])
+@pytest.mark.parametrize("name", ["skipnet", "codinet", "aig", "sdv", "imta"])
 def test_bfloat16_trains_float32_weights(name: str, digits: Data) -> None:
     training = _training(name, digits, precision="bfloat16")
     single = _training(name, digits)
@@ -208,3 +211,27 @@ def test_what_cannot_be_compiled_is_said(digits: Data) -> None:
         _training("imta", digits, compiled=True)
     with pytest.raises(ValueError, match="precision = 'half': must be float32 or bfloat16"):
         _training("static", digits, precision="half")
+
+
+def test_pretrained_weights_are_read_once_and_never_again(digits: Data, tmp_path: Path) -> None:
+    import torchvision
+
+    task = dataclasses.replace(digits.task, size=32)
+    larger = load("digits", root=default_root(), image_size=32, limit=40)
+    assert larger.task == task
+    values = {"network": "resnet-18-imagenet", "width": 1.0, "batch_size": 40, "lr": 1e-6}
+    weights = torchvision.models.resnet18(weights=None).state_dict()
+    weights["conv1.weight"] = weights["conv1.weight"][:, :1]
+    file = tmp_path / "weights.pth"
+    torch.save(weights, file)
+    training = _training("static", larger, epochs=2, **values, pretrained=str(file))
+    training.step()
+    assert torch.allclose(training.network.get_parameter("stem.0.weight"), weights["conv1.weight"], atol=1e-3)
+    training.save(tmp_path / "epoch-0001")
+    file.unlink()
+    resumed = _training("static", larger, epochs=2, **values, pretrained=str(file))
+    resumed.restore(tmp_path / "epoch-0001")
+    resumed.step()
+    assert checkpoints.load_network(tmp_path / "epoch-0001")[0].name == "static"
+    with pytest.raises(ValueError, match="no such file"):
+        _training("static", larger, epochs=2, **values, pretrained=str(file)).step()

@@ -17,6 +17,7 @@ COUNTS = {
     "linear": ((306, 1_122, 4_290), (288, 1_088, 4_224)),
     "ff1": ((4_706, 18_626, 74_114), (737_312, 737_344, 737_408)),
     "ff2": ((2_370, 9_346, 37_122), (589_856, 589_888, 589_952)),
+    "conv1x1": ((338, 594, 1_106), (288, 544, 1_056)),
     "rnn": ((1_061, 1_221, 1_541), (970, 1_130, 1_450)),  # with the 880 + 11 parameters that gates share
 }
 
@@ -26,7 +27,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", COUNTS)
 @pytest.mark.parametrize("which", range(3))
 def test_gates_have_the_published_parameters_and_macs(kind: str, which: int) -> None:
     router = router_of(kind, [SHAPES[which]])
@@ -42,7 +43,7 @@ def test_recurrent_gates_share_their_lstm() -> None:
 def answers(kind: str, features: list[Tensor]) -> tuple[Tensor, ...]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        router = router_of(kind, SHAPES).eval()
+        router = router_of(kind, SHAPES, image=SHAPES[0]).eval()
         for parameter in router.parameters():
             torch.nn.init.normal_(parameter)
     memory = router.begin(features[0])
@@ -83,6 +84,8 @@ def test_the_plain_linear_gate_is_linear() -> None:
 def test_unknown_gates_and_relaxations_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"gate = 'lstm'.*linear, ff1, ff2, rnn"):
         router_of("lstm", SHAPES)
+    with pytest.raises(ValueError, match="policy network reads images"):
+        router_of("policy", SHAPES)
     with pytest.raises(ValueError, match=r"relaxation = 'soft'.*gumbel, softmax"):
         relax("soft", torch.zeros(2))
 

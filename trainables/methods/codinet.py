@@ -36,14 +36,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.codinet import PAPER, SPACE
-from trainables.gates import router_of
+from trainables.gates import GATES, router_of
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
-from trainables.networks.resnet import NETWORKS, SHORTCUTS, blocks_per_group, cifar_resnet, kaiming_normal
+from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
+from trainables.networks.resnet import kaiming_normal
 
 VARIANTS = ("full", "con_only", "vanilla")
-GATES = ("linear", "ff2", "rnn")
 RELAXATIONS = ("gumbel", "softmax", "bernoulli")
 COSTS = ("lookup", "target_l1")
 COST_UNITS = ("block", "gflops", "fraction")
@@ -63,7 +63,7 @@ class Config(TrainingConfig):
 
     network: str = "resnet-32"
     variant: str = "full"
-    shortcut: str = "A"
+    shortcut: str = "auto"
     gate: str = "linear"
     rnn_size: int = 10
     relaxation: str = "gumbel"
@@ -81,14 +81,15 @@ class Config(TrainingConfig):
     stage2_share: float = 0.1
     stage2_lr: float = 0.01
     stage2_losses: bool = False
+    pretrained: str = ""
     impl: str = "ours"
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        blocks_per_group(self.network)
+        check_residual(self.network)
         for name, allowed in (
             ("variant", VARIANTS),
-            ("shortcut", SHORTCUTS),
+            ("shortcut", RESIDUAL_SHORTCUTS),
             ("gate", GATES),
             ("relaxation", RELAXATIONS),
             ("cost", COSTS),
@@ -128,9 +129,9 @@ def training_relaxation(config: Config) -> str:
 
 def build(config: Config, task: Task) -> GatedResNet:
     """The network, initialised; every block has a gate."""
-    body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
+    body = residual_body(config.network, task, width=config.width, shortcut=config.shortcut)
     plain, size = config.impl == "official", config.rnn_size
-    router = router_of(config.gate, body.shapes[:-1], plain=plain, embed=size, hidden=size)
+    router = router_of(config.gate, body.shapes[:-1], plain=plain, embed=size, hidden=size, image=task.image)
     network = GatedResNet(
         config,
         task,
@@ -250,16 +251,15 @@ def phases(config: Config) -> tuple[Phase, ...]:
     )
     if config.stage2_share == 0:
         return (first,)
+    drawn = "sampling" in settings(config)[0]
     relaxation = "straight_through" if keeps_losses(config) else "hard"
-    if config.relaxation == "bernoulli" or config.impl == "official":
-        relaxation = "gumbel_straight_through"
     second = Phase(
         name=STAGE2,
         optimiser=Optimiser.of(config, lr=config.stage2_lr, schedule="step", decay_at=(0.5,), decay=0.1, warmup=0.0),
         share=config.stage2_share,
         frozen=("router.",),
         eval_mode=("router",),
-        relaxation=relaxation,
+        relaxation="gumbel_straight_through" if drawn else relaxation,
     )
     return first, second
 
@@ -288,7 +288,7 @@ METHOD = Method(
     published=PAPER,
     Config=Config,
     build=build,
-    networks=NETWORKS,
+    networks=RESIDUAL_NETWORKS,
     variants=VARIANTS,
     knobs=SAMPLING_KNOBS,
     phases=phases,

@@ -51,7 +51,7 @@ from trainables.gates import GATES, router_of
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.gated import THRESHOLD_KNOB, GatedResNet, thresholds
-from trainables.networks.resnet import NETWORKS, SHORTCUTS, blocks_per_group, cifar_resnet
+from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
 
 VARIANTS = ("sp", "hrl_sp", "hrl_s", "rl")
 BETAS = ("one", "alpha/N")
@@ -64,9 +64,10 @@ IMPLEMENTATIONS = ("ours", "official")
 class Config(TrainingConfig):
     """SkipNet's own choices.
 
-    `gate`: rnn, ff1, ff2 or linear; `rnn_size`: width of the recurrent gate's embedding and LSTM;
-    `relaxation`: straight_through (Hd) or softmax (St); `shortcut`: A, B or pool; `transition`:
-    what skipping a strided block means; `impl`: official builds the trailing gate.
+    `gate`: one of `gates.GATES`; `rnn_size`: width of the recurrent gate's embedding and LSTM;
+    `relaxation`: straight_through (Hd) or softmax (St); `shortcut`: A, B, pool or auto;
+    `transition`: what skipping a strided block means; `pretrained`: a file of torchvision's weights
+    to start an ImageNet body from; `impl`: official builds the trailing gate.
 
     Reinforcement: `alpha` weighs the reward of skipping, `beta` the loss in the reward (``one``, or
     ``alpha/N`` as on ImageNet), `rl_weight` the policy's term, `discount` later rewards. HRL behind
@@ -88,14 +89,15 @@ class Config(TrainingConfig):
     hrl_share: float = 10 / 74
     hrl_lr: float = 1e-4
     hrl_sharpen: float = 1.0
+    pretrained: str = ""
     impl: str = "ours"
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        blocks_per_group(self.network)
+        check_residual(self.network)
         for name, allowed in (
             ("variant", VARIANTS),
-            ("shortcut", SHORTCUTS),
+            ("shortcut", RESIDUAL_SHORTCUTS),
             ("gate", GATES),
             ("relaxation", RELAXATIONS),
             ("transition", TRANSITIONS),
@@ -132,10 +134,10 @@ def initialise(network: nn.Module) -> None:
 
 def build(config: Config, task: Task) -> GatedResNet:
     """The network, initialised; its first block has no gate."""
-    body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
+    body = residual_body(config.network, task, width=config.width, shortcut=config.shortcut)
     trailing = config.impl == "official"
     read = body.shapes[1:] if trailing else body.shapes[1:-1]
-    router = router_of(config.gate, read, embed=config.rnn_size, hidden=config.rnn_size)
+    router = router_of(config.gate, read, embed=config.rnn_size, hidden=config.rnn_size, image=task.image)
     network = GatedResNet(
         config,
         task,
@@ -247,7 +249,7 @@ METHOD = Method(
     published=PAPER,
     Config=Config,
     build=build,
-    networks=NETWORKS,
+    networks=RESIDUAL_NETWORKS,
     variants=VARIANTS,
     knobs=THRESHOLD_KNOB,
     phases=phases,

@@ -16,32 +16,31 @@ from typing import Any
 from spaces.static import PAPER, SPACE
 from trainables.method import Method, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
-from trainables.networks.resnet import (
-    NETWORKS,
-    SHORTCUTS,
-    StaticResNet,
-    blocks_per_group,
-    cifar_resnet,
-    kaiming_normal,
-)
+from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
+from trainables.networks.resnet import StaticResNet, kaiming_normal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(TrainingConfig):
-    """`shortcut`: what a block adds where the shape changes: A, B or pool."""
+    """`shortcut`: what a block adds where the shape changes: A, B, pool or auto (the network's published one).
 
-    shortcut: str = "A"
+    `pretrained`: a file of torchvision's weights to start an ImageNet body from.
+    """
+
+    shortcut: str = "auto"
+    pretrained: str = ""
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        blocks_per_group(self.network)
+        check_residual(self.network)
         require(self.variant == "", "variant", self.variant, "static networks have no variants")
-        require(self.shortcut in SHORTCUTS, "shortcut", self.shortcut, f"must be one of {', '.join(SHORTCUTS)}")
+        known = ", ".join(RESIDUAL_SHORTCUTS)
+        require(self.shortcut in RESIDUAL_SHORTCUTS, "shortcut", self.shortcut, f"must be one of {known}")
 
 
 def build(config: Config, task: Task) -> StaticResNet:
     """The network, initialised."""
-    body = cifar_resnet(config.network, task, width=config.width, shortcut=config.shortcut)
+    body = residual_body(config.network, task, width=config.width, shortcut=config.shortcut)
     network = StaticResNet(config, task, body)
     kaiming_normal(network)
     return network
@@ -61,6 +60,6 @@ METHOD = Method(
     published=PAPER,
     Config=Config,
     build=build,
-    networks=NETWORKS,
+    networks=RESIDUAL_NETWORKS,
     paper_cost=paper_cost,
 )

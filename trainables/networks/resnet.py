@@ -202,6 +202,15 @@ class ResidualNetwork(RoutedNetwork):
         self.classifier_macs = macs_of(body.classifier, self.shapes[-1])[0]
         self.block_macs = tuple(self.part_macs(block, k) for k, block in enumerate(body.blocks))
 
+    def unit_groups(self) -> tuple[int, ...]:
+        """Blocks whose outputs have one shape are a group. A unit's number is that of its block; what has
+        none belongs to the first group, what lies behind the last block to the last.
+        """
+        shapes = list(dict.fromkeys(self.shapes[1:]))
+        groups = [shapes.index(shape) for shape in self.shapes[1:]]
+        numbers = [unit.name.rpartition("-")[2] for unit in self.units]
+        return tuple(groups[min(int(k), len(groups) - 1)] if k.isdigit() else 0 for k in numbers)
+
     def block(self, k: int) -> ResidualBlock:
         """Block k."""
         block = self.blocks[k]

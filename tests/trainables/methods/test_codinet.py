@@ -285,7 +285,7 @@ def test_phases_follow_the_shares_of_the_configuration() -> None:
         ({"margin_diversity": -1.0}, r"margin_diversity = -1"),
         ({"alpha": -0.2}, r"alpha = -0.2"),
         ({"temperature": 0.0}, r"temperature = 0.0: must be positive"),
-        ({"gate": "ff1"}, r"gate = 'ff1': codinet takes one of linear, ff2, rnn"),
+        ({"gate": "lstm"}, r"gate = 'lstm': codinet takes one of linear, ff1, ff2, rnn"),
         ({"relaxation": "straight_through"}, r"relaxation = 'straight_through'.*gumbel, softmax"),
         ({"cost_unit": "flops"}, r"cost_unit = 'flops'"),
         ({"variant": "none"}, r"variant = 'none'.*full, con_only, vanilla"),

@@ -222,7 +222,7 @@ def test_the_published_setting_is_configured() -> None:
 @pytest.mark.parametrize(
     "values,message",
     [
-        ({"gate": "policy"}, r"gate = 'policy': skipnet takes one of linear, ff1, ff2, rnn"),
+        ({"gate": "lstm"}, r"gate = 'lstm': skipnet takes one of linear, ff1, ff2, rnn"),
         ({"relaxation": "gumbel"}, r"relaxation = 'gumbel': skipnet takes one of straight_through, softmax"),
         ({"variant": "hrl"}, r"variant = 'hrl': skipnet takes one of sp, hrl_sp, hrl_s, rl"),
         ({"alpha": -1.0}, r"alpha = -1.0: must not be negative"),

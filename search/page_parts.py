@@ -1,0 +1,87 @@
+"""What the sections of a report share: the style of the page, tables, interactive figures, names of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from search import plots
+
+# The buttons are named one by one: plotly's own set has one that leads to its web site.
+_BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]
+_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [_BUTTONS]}
+_PANEL = {"displayModeBar": False, "responsive": True}
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1c2128;--soft:#57606a;--line:#d8dee4;--paper:#fff;--panel:#f6f8fa;--link:#0b62a3}
+@media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa4af;--line:#343b44;--paper:#14171c;--panel:#1d2229;--link:#6cb6ff}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+main{max-width:1120px;margin:0 auto;padding:1rem}
+h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0;overflow-wrap:anywhere}h2{font-size:1.2rem;margin:2rem 0 .5rem}
+p,.note{color:var(--soft);margin:.25rem 0 .75rem}
+dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.5rem;margin:1rem 0}
+dl div{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.5rem .75rem}
+dt{color:var(--soft);font-size:.8rem}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
+.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px;max-height:34rem}
+table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
+th,td{padding:.4rem .65rem;text-align:left;white-space:nowrap;border-bottom:1px solid var(--line)}
+thead th{position:sticky;top:0;background:var(--panel)}
+td.n,th.n{text-align:right}td.long{white-space:normal;min-width:14rem;overflow-wrap:anywhere}
+tbody tr:last-child>*{border-bottom:0}
+.dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.45em}
+small{color:var(--soft)}
+details{border:1px solid var(--line);border-radius:8px;margin:.5rem 0;padding:.5rem .75rem}
+summary{cursor:pointer;overflow-wrap:anywhere}
+pre{overflow-x:auto;font-size:.85rem;margin:.5rem 0 0}
+:focus-visible{outline:2px solid var(--link);outline-offset:2px}
+figure{margin:0}img{max-width:100%}figcaption{font-size:.9rem;overflow-wrap:anywhere}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem 1.5rem}
+.panels>*{min-width:0}.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr))}
+.key{display:flex;flex-wrap:wrap;gap:.25rem 1rem;list-style:none;margin:.25rem 0 .75rem;padding:0;font-size:.9rem}
+.key svg{vertical-align:middle;margin-right:.35em}
+.grid{display:block;width:100%;max-width:32rem;image-rendering:pixelated;border-radius:4px;margin:.15rem 0 .5rem}
+.js-plotly-plot .main-svg text{fill:var(--ink)!important}
+.js-plotly-plot .hoverlayer text{fill:#fff!important}
+.js-plotly-plot path.xgrid,.js-plotly-plot path.ygrid{stroke:var(--line)!important}
+"""
+
+
+def plot(figure: Any, name: str, label: str, *, first: bool = False) -> str:
+    """A plotly figure as HTML; the `first` of a page brings plotly itself."""
+    body = figure.to_html(full_html=False, include_plotlyjs=first, config=_CONFIG, div_id=name)
+    return f'<figure aria-label="{escape(label)}">{body}</figure>'
+
+
+def panel(figure: Any, name: str, label: str, caption: str) -> str:
+    """A small figure under its caption, for a grid of them: no buttons, and a finger on it scrolls the page."""
+    figure.update_layout(dragmode=False)
+    body = figure.to_html(full_html=False, include_plotlyjs=False, config=_PANEL, div_id=name)
+    return f'<figure aria-label="{escape(label)}"><figcaption>{escape(caption)}</figcaption>{body}</figure>'
+
+
+def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in a region that scrolls; a head that starts with # is numeric, with ~ may wrap."""
+    kinds = [{"#": "n", "~": "long"}.get(head[0], "") for head in heads]
+    top = "".join(
+        f'<th scope="col" class="{k}">{escape(h.lstrip("#~"))}</th>' for h, k in zip(heads, kinds, strict=True)
+    )
+    body = "".join(
+        "<tr>" + "".join(f'<td class="{k}">{cell}</td>' for cell, k in zip(row, kinds, strict=True)) + "</tr>"
+        for row in rows
+    )
+    if not rows:
+        body = f'<tr><td colspan="{len(heads)}">none yet</td></tr>'
+    label = escape(caption)
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table aria-label="{label}">'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def method_name(row: Mapping[str, Any]) -> str:
+    """A method and its variant behind a dot in the method's colour."""
+    color = plots.style(str(row["method"]))[0]
+    name = " ".join(str(row[key]) for key in ("method", "variant") if row.get(key))
+    return f'<span class="dot" style="background:{color}"></span>{escape(name)}'
