@@ -19,30 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.fused_routers import prepared_router
+from trainables.fused_routers import folded, prepared_router
 from trainables.gates import Router
 from trainables.network import RoutedNetwork
 from trainables.networks.resnet import ResidualBlock
 
 LAST = torch.channels_last
-
-
-def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
-    r"""Weight and bias of a convolution with the batch norm behind it, computed in float64.
-
-    .. math:: w' = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} w, \quad
-              b' = \beta + (b - \mu) \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}
-    """
-    weight = convolution.weight.detach().double()
-    bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias.detach().double()
-    if norm is None:
-        return weight, bias
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    bias = (bias - norm.running_mean.double()) * scale
-    return weight * scale[:, None, None, None], (bias + norm.bias.detach().double() if norm.affine else bias)
+_COMMON = frozenset(vars(nn.Module()))
 
 
 def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
@@ -57,20 +40,26 @@ def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 class FusedConv(nn.Conv2d):
-    """A convolution with its batch norm folded in, then, with `relu`, a ReLU.
+    """A convolution with its batch norm folded in, times `scale`, then, with `relu`, a ReLU.
 
     ``forward(inputs, into=x)`` adds its output to x before the ReLU and overwrites x. The result is
     channels-last. Stays on the device and in the type that it was made for; has no gradient.
     """
 
     def __init__(
-        self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None = None, *, relu: bool, dtype: torch.dtype
+        self,
+        convolution: nn.Conv2d,
+        norm: nn.BatchNorm2d | None = None,
+        *,
+        relu: bool,
+        dtype: torch.dtype,
+        scale: float = 1.0,
     ) -> None:
         nn.Module.__init__(self)  # a Conv2d to whoever counts MACs; its tensors are plain attributes, quick to reach
         for name in nn.Conv2d.__constants__:
             setattr(self, name, getattr(convolution, name))
         self.relu, self.dtype = relu, dtype
-        weight, bias = folded(convolution, norm)
+        weight, bias = (scale * each for each in folded(convolution, norm))
         self.weight, self.bias = weight.to(dtype).contiguous(memory_format=LAST), bias.to(dtype)
         self._geometry = list(self.padding), list(self.stride), list(self.dilation), self.groups
         self.packed: Tensor | None = None
@@ -110,11 +99,22 @@ if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
 
 
 class FusedBlock(ResidualBlock):
-    """A residual block of two or more convolutions: each but the last with a ReLU, then addition and ReLU."""
+    """A residual block of two or more convolutions: each but the last with a ReLU, then addition and ReLU.
 
-    def __init__(self, layers: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d]], shortcut: nn.Module, dtype: torch.dtype):
+    `scale` multiplies the branch.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d]],
+        shortcut: nn.Module,
+        dtype: torch.dtype,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(FusedConv(*layer, relu=True, dtype=dtype) for layer in layers)
+        *inner, last = layers
+        convolutions = [FusedConv(*layer, relu=True, dtype=dtype) for layer in inner]
+        self.layers = nn.ModuleList([*convolutions, FusedConv(*last, relu=True, dtype=dtype, scale=scale)])
         self.shortcut = shortcut
         self._identity = isinstance(shortcut, nn.Identity)
         *self._inner, self._last = list(self.layers)
@@ -169,7 +169,7 @@ def _same(block: ResidualBlock) -> bool:
     draw = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, layers[0][0].in_channels, 8, 8, generator=draw, dtype=torch.float64)
     inputs = inputs.to(layers[0][0].weight.device)
-    expected, output = exact(inputs), FusedBlock(layers, exact.shortcut, torch.float64)(inputs)
+    expected, output = exact(inputs), FusedBlock(layers, exact.shortcut, torch.float64, exact.scale)(inputs)
     return expected.shape == output.shape and bool(torch.allclose(output, expected, rtol=1e-6, atol=1e-6))
 
 
@@ -223,10 +223,13 @@ class _Preparation:
         layers = _layers_of(block)
         if not layers:
             return None
-        kind = (type(block), type(block.shortcut), *((layer.kernel_size, layer.stride) for layer, _ in layers))
+        # a kind of block may also differ by what was set on it: names and values that no module has by itself
+        own = sorted((name, repr(value)) for name, value in vars(block).items() if name not in _COMMON)
+        shapes = ((layer.kernel_size, layer.stride) for layer, _ in layers)
+        kind = (type(block), type(block.shortcut), *own, *shapes)
         if kind not in self.known:
             self.known[kind] = _same(block)
-        return FusedBlock(layers, self.module(block.shortcut), self.dtype) if self.known[kind] else None
+        return FusedBlock(layers, self.module(block.shortcut), self.dtype, block.scale) if self.known[kind] else None
 
 
 @torch.no_grad()

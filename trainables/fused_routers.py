@@ -17,7 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from trainables.execution import sums_of
-from trainables.gates import LinearGate, LocalRouter, RecurrentRouter, Router
+from trainables.gates import LinearGate, LocalRouter, PointwiseGate, RecurrentRouter, Router
+
+
+def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    r"""Weight and bias of a convolution with the batch norm behind it, computed in float64.
+
+    .. math:: w' = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} w, \quad
+              b' = \beta + (b - \mu) \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}
+    """
+    weight = convolution.weight.detach().double()
+    bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias.detach().double()
+    if norm is None:
+        return weight, bias
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.affine:
+        scale = scale * norm.weight.detach().double()
+    bias = (bias - norm.running_mean.double()) * scale
+    return weight * scale[:, None, None, None], (bias + norm.bias.detach().double() if norm.affine else bias)
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -74,20 +92,29 @@ class PoolingRouter(Router):
         return self._macs(gate)
 
 
+def _products(gate: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
+    """W (k, c), b (k,), w_1 - w_0 (k,), b_1 - b_0 (1,) of a gate that pools, and whether it has no ReLU."""
+    if isinstance(gate, PointwiseGate):
+        weight, bias = folded(gate.conv1, gate.bn1)
+        weight, bias = weight.flatten(1).to(gate.conv1.weight.dtype), bias.to(gate.conv1.weight.dtype)
+        last, plain = gate.conv2, False
+    else:
+        assert isinstance(gate, LinearGate)
+        weight, bias, last, plain = gate.fc1.weight, gate.fc1.bias, gate.fc2, gate.plain
+    assert last.bias is not None
+    out, shift = _wide(last.weight).flatten(1), _wide(last.bias)
+    return _wide(weight), _wide(bias), out[1] - out[0], shift[1:] - shift[:1], plain
+
+
 class FusedLinearRouter(PoolingRouter):
-    r"""Independent linear gates; the two outputs of each become one, their difference.
+    r"""Independent gates of two linear layers on pooled features; the two outputs of each become their difference.
 
     .. math:: z = (w_1 - w_0) \cdot \mathrm{relu}(W \bar x + b) + b_1 - b_0
     """
 
     def __init__(self, router: LocalRouter) -> None:
         super().__init__(router)
-        self._gates: list[tuple[Tensor, Tensor, Tensor, Tensor, bool]] = []
-        for gate in router.gates:
-            assert isinstance(gate, LinearGate)
-            last, shift = _wide(gate.fc2.weight), _wide(gate.fc2.bias)
-            first = _wide(gate.fc1.weight), _wide(gate.fc1.bias)
-            self._gates.append((*first, last[1] - last[0], shift[1:] - shift[:1], gate.plain))
+        self._gates = [_products(gate) for gate in router.gates]
         if not self._gates[0][0].is_cpu:
             return
         self._numbers = [(*(t.numpy() for t in g[:3]), float(g[3]), g[4]) for g in self._gates]
@@ -170,10 +197,13 @@ class FusedRecurrentRouter(PoolingRouter):
         return tell
 
 
+_POOLING = (LinearGate, PointwiseGate)
+
+
 def prepared_router(router: Router) -> Router | None:
     """The fast form of a router; None where it has none and stays what it is."""
     if type(router) is RecurrentRouter:
         return FusedRecurrentRouter(router)
-    if type(router) is LocalRouter and all(type(gate) is LinearGate for gate in router.gates):
+    if type(router) is LocalRouter and all(type(gate) in _POOLING for gate in router.gates):
         return FusedLinearRouter(router)
     return None

@@ -61,7 +61,8 @@ def gated(gate: str = "linear", shortcut: str = "A", skip: str = "own", task: Ta
         body = cifar_resnet("resnet-14", task, width=0.5, shortcut=shortcut)
         positions = more.pop("gated", range(len(body.blocks)))
         shapes = [body.shapes[k] for k in positions]
-        router = router_of(gate, [*shapes, *([body.shapes[-1]] if more.get("trailing") else [])])
+        read = [*shapes, *([body.shapes[-1]] if more.get("trailing") else [])]
+        router = router_of(gate, read, image=task.image)
         given = {"skip": skip, "relaxation": "softmax", "gated": positions, **more}
         return lived_in(GatedResNet(TrainingConfig(), task, body, router, **given))
 
@@ -169,6 +170,17 @@ def test_every_method(name: str) -> None:
         found = method.calibrate(method.settings(network.config)[1], torch.stack(theirs.logits))
         assert_same(fast.infer(images, found), network.infer(images, found))
     assert not [m for m in fast.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def test_branches_that_are_scaled_are_fused_too() -> None:
+    method = get_method("sdv")
+    config = method.configure({"network": "resnet-14", "variant": "original"})
+    network = lived_in(method.build(config, TASK))
+    scales = [network.block(k).scale for k in range(6)]
+    assert len(set(scales)) == 6 and min(scales) < 1
+    fast = prepared(network)
+    assert all(isinstance(block, FusedBlock) for block in fast.blocks)
+    compare(network, images_of(5), [{}])
 
 
 def test_given_decisions_are_mixed_as_before() -> None:
@@ -298,6 +310,7 @@ def test_without_onednn_the_answers_are_the_same(monkeypatch: pytest.MonkeyPatch
 
 def test_routers_that_pool_are_quick_and_others_stay() -> None:
     assert isinstance(prepared(gated("linear")).router, FusedLinearRouter)
+    assert isinstance(prepared(gated("conv1x1")).router, FusedLinearRouter)
     assert isinstance(prepared(gated("rnn")).router, FusedRecurrentRouter)
     network = gated("ff1")
     fast = prepared(network)

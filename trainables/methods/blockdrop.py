@@ -128,10 +128,10 @@ class BlockDropNetwork(GatedResNet):
         with torch.compiler.set_stance("force_eager"):  # the rows of every block are of another number
             features = self.stem(images)
             for k, wanted in enumerate(choices.bool().unbind(dim=2)):
-                doubled, row_of, chosen = split_rows(wanted, row_of, len(features))
+                doubled, row_of, rows = split_rows(wanted, row_of, len(features))
                 if len(doubled):
                     features = torch.cat([features, take(features, doubled)])
-                features = self._execute(k, features, chosen)
+                features = self.execute(k, features, rows)
             return self.classifier(features)[row_of]
 
 

@@ -118,12 +118,12 @@ class ScaledBlock(BasicBlock):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, shortcut: str, survival: float) -> None:
         super().__init__(channels_in, channels_out, stride, shortcut)
-        self.survival = survival
+        self.scale = survival
 
     def branch(self, inputs: Tensor) -> Tensor:
         """See `ResidualBlock`; the expectation over masks in eval mode."""
         inner = super().branch(inputs)
-        return inner if self.training else self.survival * inner
+        return inner if self.training else self.scale * inner
 
 
 class StochasticDepthResNet(GatedResNet):

@@ -98,6 +98,8 @@ class ResidualBlock(nn.Module, ABC):
     """
 
     shortcut: nn.Module
+    scale: float = 1.0
+    """What `branch` multiplies its layers' output by in eval mode."""
 
     @abstractmethod
     def branch(self, inputs: Tensor) -> Tensor:
