@@ -73,14 +73,18 @@ class PoolingRouter(Router):
 
     def alone(self) -> Callable[[int, Tensor, bool], float]:
         """See above; the answers belong to one image."""
-        tell, mean = self.teller(), np.zeros(0)
+        tell, mean, ones = self.teller(), np.zeros(0), np.zeros(0, np.float32)
 
         def ask(gate: int, features: Tensor, changed: bool) -> float:
-            nonlocal mean
+            nonlocal mean, ones
             if changed:
-                each = features[0].flatten(1)
-                mean = each.sum(1, dtype=torch.float32).numpy()
-                mean *= 1 / each.shape[1]
+                channels, height, width = features.shape[1:]
+                if features.dtype != torch.float32:
+                    features = features.float()
+                if len(ones) != height * width:
+                    ones = np.full(height * width, 1 / (height * width), np.float32)
+                # a product of numpy takes half the time of torch's sum over so little
+                mean = ones.dot(features.numpy().transpose(0, 2, 3, 1).reshape(-1, channels))
             z = tell(gate, mean)
             # rounded as the tensors of many images are: 1 is reached where float32 reaches it
             return float(np.float32(0.0 if z < -100 else 1 / (1 + math.exp(-z))))
