@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from search.frontier import standings
 from search.spec import StudySpec
-from search.state import StudyState, Trial
+from search.state import StudyState
+from search.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)

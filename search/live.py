@@ -16,7 +16,8 @@ from rich.text import Text
 
 from search.errors import InputError
 from search.spec import StudySpec
-from search.state import StudyState, Trial
+from search.state import StudyState
+from search.trial import Trial
 from search.units import show_count, show_seconds, show_share
 from spaces.space import nearest
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.errors import InputError
-from search.state import StudyState, Trial
+from search.state import StudyState
+from search.trial import Trial
 
 if TYPE_CHECKING:
     from search.study import Study

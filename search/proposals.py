@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.frontier import non_dominated, standings
 from search.optuna_space import published, record, suggest
 from search.spec import StudySpec
-from search.state import StudyState, Trial
+from search.state import StudyState
+from search.trial import Trial
 from spaces.space import Space
 from trainables.registry import get_method
 
@@ -32,13 +33,27 @@ def seed_of(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
-def propose(spec: StudySpec, spaces: Mapping[str, Space], state: StudyState, number: int) -> tuple[dict[str, Any], str]:
-    """The configuration of ask `number` (0 is the first) and why it was proposed."""
+Papers = Mapping[str, Mapping[str, Any]]
+
+
+def papers_of(names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """The published settings of methods by name."""
+    return {name: get_method(name).published for name in names}
+
+
+def propose(
+    spec: StudySpec, spaces: Mapping[str, Space], state: StudyState, number: int, papers: Papers | None = None
+) -> tuple[dict[str, Any], str]:
+    """The configuration of ask `number` (0 is the first) and why it was proposed.
+
+    `papers` are the methods' published settings, by default those of the registered methods.
+    """
     seed = seed_of(spec.seed, number)
     methods = list(spaces)
     if spec.sampler.published and number < len(methods):
         name = methods[number]
-        config = published(name, spaces[name], get_method(name).published, random.Random(seed))
+        paper = papers_of([name])[name] if papers is None else papers[name]
+        config = published(name, spaces[name], paper, random.Random(seed))
         return config, "the paper's own setting, as far as the space allows it"
     return asked(spec, spaces, state, seed)
 
@@ -79,7 +94,7 @@ def observations(state: StudyState) -> dict[str, float]:
     trial that was stopped early teaches what that epoch teaches and no more.
     """
     reference = state.created["reference"]
-    epochs = sorted({epoch for trial in state.trials.values() for epoch, fit in trial.comparable.items() if fit})
+    epochs = state.rung_epochs()
     scores: dict[str, float] = {}
     for index, epoch in enumerate(epochs):
         trials = state.rung(epoch)
@@ -114,7 +129,7 @@ def _tell_objectives(spaces: Mapping[str, Space], state: StudyState, enough: int
 
     A curve is told as its cheapest, middle and most accurate non-dominated points.
     """
-    epochs = sorted({epoch for trial in state.trials.values() for epoch, fit in trial.comparable.items() if fit})
+    epochs = state.rung_epochs()
     if not epochs:
         return [_frozen(trial, spaces, None) for trial in state.live]
     full = [epoch for epoch in epochs if len(state.rung(epoch)) >= enough]

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from search.spec import StudySpec
-from search.state import StudyState, Trial
+from search.state import StudyState
+from search.trial import Trial
 
 
 def config_id(config: dict[str, Any]) -> str:

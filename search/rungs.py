@@ -12,7 +12,7 @@ from typing import Any
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search.driver import driver_at
+from search.engine import engine_at
 
 
 class RungScheduler(FIFOScheduler):
@@ -24,9 +24,9 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Record a report, answer with what the rungs decide."""
-        driver = driver_at(self._folder)
-        action = driver.report(trial.config["trial"], json.loads(result["report"]))
-        if action == "continue" and not driver.stopping:
+        engine = engine_at(self._folder)
+        action = engine.report(trial.config["trial"], json.loads(result["report"]))
+        if action == "continue" and not engine.stopping:
             return TrialScheduler.CONTINUE
         # A gentle stop leaves the trial undecided: its checkpoint is written, `resume` goes on.
         return TrialScheduler.STOP

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.driver import driver_at
+from search.engine import engine_at
 
 
 class CurveSearcher(Searcher):
@@ -28,14 +28,14 @@ class CurveSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration, None for later, FINISHED when no more will come."""
-        driver = driver_at(self._folder)
-        trial = driver.ask()
+        engine = engine_at(self._folder)
+        trial = engine.ask()
         if trial is None:
-            return Searcher.FINISHED if driver.exhausted else None
+            return Searcher.FINISHED if engine.exhausted else None
         values = {k: v for k, v in trial.config.items() if k != "method"}
         return {
             **self._constants,
-            **driver.stages.orders(trial, self._constants["evaluate_at"]),
+            **engine.orders(trial, self._constants["evaluate_at"]),
             "trial": trial.id,
             "method": trial.method,
             "config": values,

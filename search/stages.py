@@ -17,7 +17,8 @@ from search.folder import StudyFolder
 from search.optuna_space import record
 from search.proposals import asked, observations, seed_of
 from search.spec import StudySpec
-from search.state import Stage, StudyState, Trial
+from search.state import StudyState
+from search.trial import Stage, Trial
 from spaces.space import Fixed, Space
 from trainables import stages
 from trainables.checkpoints import CheckpointError

@@ -23,92 +23,26 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from bisect import insort
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
-
-import numpy as np
 
 from search.frontier import Archive
 from search.journal import Event
-
-LIVE, OVER = ("asked", "running"), ("finished", "stopped", "failed")
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A finished first stage: who trained it, its last epoch, what it cost in epochs (views counted) and seconds."""
-
-    key: str
-    trial: str
-    epoch: int
-    cost_epochs: float
-    seconds: float
+from search.trial import History, Stage, Trial
 
 
-@dataclass(slots=True)
-class Trial:
-    """One training as the journal tells it. `curves` by epoch; `state` asked, running or over.
-
-    `behind` is the first stage that it was proposed to begin behind; with `stage_lost` it trains
-    that stage itself. `shared` says that it did begin behind it: its `epoch` counts the stage's
-    epochs, its `cost_epochs` and `seconds` do not.
-    """
-
-    id: str
-    number: int
-    config: dict[str, Any]
-    seed: int
-    why: str
-    asked_at: float
-    state: str = "asked"
-    reason: str = ""
-    epoch: int = 0
-    seconds: float = 0.0
-    cost_epochs: float = 0.0
-    starts: int = 0
-    checkpoint: str | None = None
-    params: int = 0
-    macs_full: int = 0
-    curves: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    comparable: dict[int, bool] = field(default_factory=dict)
-    checkpoints: dict[int, str] = field(default_factory=dict)
-    decided: dict[int, str] = field(default_factory=dict)
-    losses: dict[int, dict[str, float]] = field(default_factory=dict)
-    phases: dict[int, str] = field(default_factory=dict)
-    behind: Stage | None = None
-    stage_lost: bool = False
-    shared: bool = False
-    diagnostics: dict[str, Any] | None = None
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return self.config["method"]
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will come of it."""
-        return self.state in OVER
-
-    def arrays(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(error, macs) of the curve at an epoch."""
-        points = self.curves[epoch]
-        return np.array([1.0 - p["accuracy"] for p in points]), np.array([p["macs"] for p in points])
-
-
-@dataclass(slots=True)
-class History:
-    """One step of the study's progress: seconds of work, epochs of cost, trials over, hypervolume."""
-
-    seconds: float
-    epochs: float
-    trials: int
-    hypervolume: float
+def _number(trial: Trial) -> int:
+    return trial.number
 
 
 class StudyState:
-    """Trials, rung records, the front so far and the budget spent. `apply` folds one event in."""
+    """Trials, rung records, the front so far and the budget spent. `apply` folds one event in.
+
+    `over`: how many trials nothing more will come of. `cost_epochs`: epochs of training spent, views
+    counted. A fold costs the same however long the study is.
+    """
 
     def __init__(self) -> None:
         self.seq = 0
@@ -121,6 +55,10 @@ class StudyState:
         self.elapsed = 0.0
         self.ended = ""
         self.workers = 0
+        self.over = 0
+        self.cost_epochs = 0.0
+        self._live: dict[str, Trial] = {}
+        self._rungs: dict[int, list[Trial]] = {}
         self._session: float | None = None
         self._before = 0.0
 
@@ -163,9 +101,10 @@ class StudyState:
     def _on_ask(self, event: Event) -> None:
         p = event.payload
         assert event.trial is not None
-        self.trials[event.trial] = Trial(event.trial, p["number"], p["config"], p["seed"], p["why"], event.time)
+        trial = Trial(event.trial, p["number"], p["config"], p["seed"], p["why"], event.time)
+        self.trials[event.trial] = self._live[event.trial] = trial
         if p.get("stage"):
-            self.trials[event.trial].behind = Stage(**p["stage"])
+            trial.behind = Stage(**p["stage"])
 
     def _on_start(self, event: Event) -> None:
         trial = self._trial(event)
@@ -179,6 +118,7 @@ class StudyState:
         if trial.behind is not None and trial.epoch == 0:
             trial.shared = not trial.stage_lost and epoch > trial.behind.epoch
         trial.epoch = epoch
+        self.cost_epochs += p["cost_epochs"] - trial.cost_epochs
         trial.cost_epochs, trial.seconds = p["cost_epochs"], trial.seconds + p["seconds"]
         trial.params, trial.macs_full = p.get("params", 0), p.get("macs_full", 0)
         trial.losses[epoch], trial.phases[epoch] = p["losses"], p["phase"]
@@ -188,6 +128,8 @@ class StudyState:
         if "curve" in p:
             trial.curves[epoch] = p["curve"]["points"]
             trial.comparable[epoch] = p["comparable"]
+            if p["comparable"]:
+                insort(self._rungs.setdefault(epoch, []), trial, key=_number)
             if p.get("checkpoint"):
                 trial.checkpoints[epoch] = p["checkpoint"]
             self._extend_front(trial, epoch)
@@ -209,13 +151,15 @@ class StudyState:
         trial, p = self._trial(event), event.payload
         trial.decided[p["epoch"]] = p["action"]
         if p["action"] in ("stop", "finish"):
-            trial.state = "stopped" if p["action"] == "stop" else "finished"
-            trial.reason = p["why"]
-            self._log()
+            self._over(trial, "stopped" if p["action"] == "stop" else "finished", p["why"])
 
     def _on_failed(self, event: Event) -> None:
-        trial = self._trial(event)
-        trial.state, trial.reason = "failed", event.payload["reason"]
+        self._over(self._trial(event), "failed", event.payload["reason"])
+
+    def _over(self, trial: Trial, how: str, why: str) -> None:
+        if self._live.pop(trial.id, None) is not None:
+            self.over += 1
+        trial.state, trial.reason = how, why
         self._log()
 
     def _on_promotion(self, event: Event) -> None:
@@ -226,8 +170,7 @@ class StudyState:
         return self.trials[event.trial]
 
     def _log(self) -> None:
-        over = sum(t.over for t in self.trials.values())
-        self.history.append(History(self.elapsed, self.cost_epochs, over, self.hypervolume))
+        self.history.append(History(self.elapsed, self.cost_epochs, self.over, self.hypervolume))
 
     # -- what is asked of the state ------------------------------------------------------------
 
@@ -235,11 +178,6 @@ class StudyState:
     def hypervolume(self) -> float:
         """Hypervolume of the front so far against the study's fixed reference."""
         return 0.0 if self.archive is None else float(self.archive.hypervolume)
-
-    @property
-    def cost_epochs(self) -> float:
-        """Epochs of training spent, views counted."""
-        return sum(trial.cost_epochs for trial in self.trials.values())
 
     def saved(self) -> dict[str, Any]:
         """What shared first stages saved: trials that began behind one, epochs of cost, seconds."""
@@ -255,13 +193,17 @@ class StudyState:
     @property
     def live(self) -> list[Trial]:
         """Trials that are asked for and not over, oldest first."""
-        return [trial for trial in self.trials.values() if not trial.over]
+        return list(self._live.values())
+
+    def elapsed_at(self, now: float) -> float:
+        """Seconds of work, up to `now` while a session runs."""
+        if self._session is None:
+            return self.elapsed
+        return self._before + max(0.0, now - self._session)
 
     def elapsed_now(self) -> float:
         """Seconds of work, up to this moment while a session runs."""
-        if self._session is None:
-            return self.elapsed
-        return self._before + max(0.0, time.time() - self._session)
+        return self.elapsed_at(time.time())
 
     def count(self) -> dict[str, int]:
         """Trials by state."""
@@ -276,7 +218,11 @@ class StudyState:
 
     def rung(self, epoch: int) -> list[Trial]:
         """Trials with a comparable curve at an epoch, in the order of their numbers."""
-        return [t for t in self.trials.values() if t.comparable.get(epoch)]
+        return self._rungs.get(epoch, [])
+
+    def rung_epochs(self) -> list[int]:
+        """Epochs at which any trial has a comparable curve, rising."""
+        return sorted(self._rungs)
 
     def digest(self) -> str:
         """SHA-256 over everything that later decisions depend on."""

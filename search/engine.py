@@ -1,0 +1,226 @@
+"""The part of a study's driver that is a function of its events alone: ask, start, report, fail.
+
+Every call appends one event first and answers from the folded state, so that a journal replayed
+gives the engine back whatever happened to its process. `search.driver` adds what lies in the
+study's folder, `search.simulate` runs the same engine in virtual time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from search.decisions import Decision, decide
+from search.errors import InputError
+from search.journal import Event
+from search.proposals import Papers, propose, seed_of
+from search.spec import StudySpec
+from search.stages import propose_again
+from search.state import StudyState, Trial
+from spaces.space import Space
+
+Listener = Callable[[Event, StudyState], None]
+
+_log = logging.getLogger("routefront.search")
+
+# Tune pickles the searcher and the scheduler; what they refer to is found here by its folder.
+ENGINES: dict[str, Engine] = {}
+
+
+class Events(Protocol):
+    """Where events are appended: a `search.journal.Journal`, or a list in a simulation."""
+
+    def append(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> Event:
+        """Append one event and return it, numbered and timed."""
+        ...
+
+
+class Engine:
+    """Which trial comes next and what becomes of a report.
+
+    `spaces` are the methods' spaces, `papers` their published settings. `name` finds the engine
+    again (`engine_at`); `clock` is the time in seconds. Calls may come from several threads of this
+    process. `listeners` hear every event after it was folded in. A subclass overrides what is done
+    beside the events: `orders`, `_waits`, `_loss`, `_took`, `_ended`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: StudySpec,
+        journal: Events,
+        state: StudyState,
+        workers: int,
+        *,
+        spaces: Mapping[str, Space],
+        papers: Papers,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name, self.spec, self.journal, self.state, self.workers = name, spec, journal, state, workers
+        self.spaces, self.papers, self.clock = dict(spaces), papers, clock
+        self.listeners: list[Listener] = []
+        self.stopping = ""
+        self._lock = threading.RLock()
+        self._handed: dict[str, Trial] = {}
+        ENGINES[name] = self
+
+    # -- events --------------------------------------------------------------------------------
+
+    def record(self, kind: str, payload: Mapping[str, Any], trial: str | None = None) -> Event:
+        """Append an event, fold it in, tell the listeners."""
+        with self._lock:
+            event = self.journal.append(kind, dict(payload), trial)
+            self.state.apply(event)
+            for listener in self.listeners:
+                listener(event, self.state)
+            return event
+
+    def ask(self) -> Trial | None:
+        """The next trial to run; None when there is none at the moment (see `exhausted`).
+
+        Unfinished trials of an earlier session come first, each with its checkpoint; one whose first
+        stage another trial is just training again lets a new one go first.
+        """
+        with self._lock:
+            self._handed = {name: trial for name, trial in self._handed.items() if not trial.over}
+            if self.stopping or len(self._handed) >= self.workers:
+                return None
+            for trial in self.state.live:
+                if trial.id not in self._handed and not self._waits(trial):
+                    return self._hand(trial)
+            return None if self._spent else self._hand(self._proposed())
+
+    def _proposed(self) -> Trial:
+        number = len(self.state.trials)
+        again = propose_again(self.spec, self.spaces, self.state, number)
+        config, why = again[:2] if again else propose(self.spec, self.spaces, self.state, number, self.papers)
+        payload: dict[str, Any] = {
+            "number": number,
+            "config": config,
+            "seed": seed_of(self.spec.seed, number, "training"),
+            "why": why,
+            "seen": self.state.seq,
+        }
+        if again:
+            stage = again[2]
+            payload |= {"seed": self.state.trials[stage.trial].seed, "stage": asdict(stage)}
+        name = f"t{number:04d}"
+        self.record("ask", payload, name)
+        return self.state.trials[name]
+
+    def _hand(self, trial: Trial) -> Trial:
+        self._handed[trial.id] = trial
+        reason = self._loss(trial)
+        if reason:
+            self._stage_lost(trial, reason)
+        return trial
+
+    def _stage_lost(self, trial: Trial, reason: str) -> None:
+        assert trial.behind is not None
+        self.record("stage", {"key": trial.behind.key, "action": "lost", "why": reason}, trial.id)
+        _log.warning("%s; %s trains it again", reason, trial.id)
+
+    @property
+    def time_over(self) -> bool:
+        """Whether the study's time is used up."""
+        return self.spec.budget.time is not None and self.state.elapsed_at(self.clock()) >= self.spec.budget.time
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further trial will be asked for."""
+        if self.stopping:
+            return True
+        waiting = any(trial.id not in self._handed for trial in self.state.live)
+        return not waiting and self._spent
+
+    @property
+    def _spent(self) -> bool:
+        return len(self.state.trials) >= self.spec.budget.trials or self.time_over
+
+    def started(self, name: str) -> None:
+        """A worker took the trial up (again, after its worker died)."""
+        with self._lock:
+            if not self.state.trials[name].over:
+                self.record("start", {}, name)
+
+    def report(self, name: str, result: Mapping[str, Any]) -> str:
+        """Take a report in and answer with the action: continue, stop or finish.
+
+        A report that is known already (a worker repeated it after a restart) or that comes after
+        the trial was decided changes nothing.
+        """
+        with self._lock:
+            trial = self.state.trials[name]
+            if trial.over:
+                return "stop"
+            if "error" in result:
+                self.failed(name, result["error"], result.get("traceback", ""))
+                return "stop"
+            epoch = result["epoch"]
+            if trial.behind and not trial.stage_lost and not trial.shared:
+                reason = result.get("stage_lost", "")
+                if not reason and epoch <= trial.behind.epoch:  # its worker died after it had said so
+                    reason = f"first stage {trial.behind.key[:12]} could not be read by its worker"
+                if reason:
+                    self._stage_lost(trial, reason)
+            if epoch > trial.epoch:
+                self.record("report", {k: result[k] for k in _REPORT_KEYS if k in result}, name)
+                if "curve" in result:
+                    self._took(trial, epoch)
+            if epoch in trial.decided:
+                return trial.decided[epoch]
+            decision = decide(self.spec, self.state, trial, epoch, self.time_over)
+            if decision.why:  # else nothing was compared, which is not worth an event
+                self._decided(trial, epoch, decision)
+            return decision.action
+
+    def _decided(self, trial: Trial, epoch: int, decision: Decision) -> None:
+        self.record("decision", {"epoch": epoch, "action": decision.action, "why": decision.why}, trial.id)
+        if trial.over:
+            self._ended(trial)
+
+    def failed(self, name: str, reason: str, trace: str = "") -> None:
+        """Record a trial as failed; the study goes on."""
+        with self._lock:
+            trial = self.state.trials[name]
+            if not trial.over:
+                self.record("failed", {"reason": reason, "traceback": trace[-4000:], "epoch": trial.epoch}, name)
+                self._ended(trial)
+
+    # -- what a subclass does beside the events --------------------------------------------------
+
+    def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
+        """What the trial's worker is told besides its configuration."""
+        return {}
+
+    def _waits(self, trial: Trial) -> bool:
+        """Whether a trial has to let a new one go first."""
+        return False
+
+    def _loss(self, trial: Trial) -> str:
+        """Why a trial cannot begin behind its first stage; empty where it can, or has none."""
+        return ""
+
+    def _took(self, trial: Trial, epoch: int) -> None:
+        """A curve was taken in."""
+
+    def _ended(self, trial: Trial) -> None:
+        """A trial is over."""
+
+
+_REPORT_KEYS = (
+    "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
+    "params", "macs_full", "worker", "stage", "diagnostics",
+)  # fmt: skip
+
+
+def engine_at(name: str) -> Engine:
+    """The live engine of a name, for objects that came out of a pickle."""
+    try:
+        return ENGINES[name]
+    except KeyError:
+        raise InputError(f"study {name} is not being driven by this process; use `routefront resume`") from None

@@ -1,0 +1,82 @@
+"""What the journal tells of one trial, of a finished first stage, and of one step of progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+OVER = ("finished", "stopped", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A finished first stage: who trained it, its last epoch, what it cost in epochs (views counted) and seconds."""
+
+    key: str
+    trial: str
+    epoch: int
+    cost_epochs: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class Trial:
+    """One training as the journal tells it. `curves` by epoch; `state` asked, running or over.
+
+    `behind` is the first stage that it was proposed to begin behind; with `stage_lost` it trains
+    that stage itself. `shared` says that it did begin behind it: its `epoch` counts the stage's
+    epochs, its `cost_epochs` and `seconds` do not.
+    """
+
+    id: str
+    number: int
+    config: dict[str, Any]
+    seed: int
+    why: str
+    asked_at: float
+    state: str = "asked"
+    reason: str = ""
+    epoch: int = 0
+    seconds: float = 0.0
+    cost_epochs: float = 0.0
+    starts: int = 0
+    checkpoint: str | None = None
+    params: int = 0
+    macs_full: int = 0
+    curves: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    comparable: dict[int, bool] = field(default_factory=dict)
+    checkpoints: dict[int, str] = field(default_factory=dict)
+    decided: dict[int, str] = field(default_factory=dict)
+    losses: dict[int, dict[str, float]] = field(default_factory=dict)
+    phases: dict[int, str] = field(default_factory=dict)
+    behind: Stage | None = None
+    stage_lost: bool = False
+    shared: bool = False
+    diagnostics: dict[str, Any] | None = None
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.config["method"]
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.state in OVER
+
+    def arrays(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(error, macs) of the curve at an epoch."""
+        points = self.curves[epoch]
+        return np.array([1.0 - p["accuracy"] for p in points]), np.array([p["macs"] for p in points])
+
+
+@dataclass(slots=True)
+class History:
+    """One step of the study's progress: seconds of work, epochs of cost, trials over, hypervolume."""
+
+    seconds: float
+    epochs: float
+    trials: int
+    hypervolume: float
