@@ -34,7 +34,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     from ray import tune
 
     from search.rungs import RungScheduler
-    from search.searcher import CurveSearcher
+    from search.searcher import CurveSearcher, constants
 
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.workers)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -47,7 +47,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     tuner = tune.Tuner(
         _trainable(tune, driver, data),
         tune_config=tune.TuneConfig(
-            search_alg=CurveSearcher(folder, _constants(driver)),
+            search_alg=CurveSearcher(folder, constants(driver.spec)),
             scheduler=RungScheduler(folder),
             num_samples=-1,
             reuse_actors=True,
@@ -77,17 +77,6 @@ def _ending(driver: Driver) -> str:
     if not state.live and not driver.stopping and driver.exhausted:
         return "finished"
     return driver.stopping or "interrupted"
-
-
-def _constants(driver: Driver) -> dict[str, Any]:
-    spec = driver.spec
-    return {
-        "epochs": spec.budget.epochs,
-        "evaluate_at": [*spec.rung_epochs, spec.budget.epochs],
-        "threads": max(1, int(spec.resources.cpus_per_trial)),
-        "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
-        "diagnostics": spec.diagnostics,
-    }
 
 
 def _trainable(tune: Any, driver: Driver, data: Data) -> Any:

@@ -8,6 +8,18 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.engine import engine_at
+from search.spec import StudySpec
+
+
+def constants(spec: StudySpec) -> dict[str, Any]:
+    """What every trial of a study is told."""
+    return {
+        "epochs": spec.budget.epochs,
+        "evaluate_at": [*spec.rung_epochs, spec.budget.epochs],
+        "threads": max(1, int(spec.resources.cpus_per_trial)),
+        "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
+        "diagnostics": spec.diagnostics,
+    }
 
 
 class CurveSearcher(Searcher):

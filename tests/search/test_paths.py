@@ -301,13 +301,11 @@ def test_mlflow_gets_scalars_and_the_whole(story: type) -> None:
 
 
 def test_the_study_file_switches_them_off() -> None:
-    from search.run import _constants
+    from search.searcher import constants
     from search.spec import StudySpec
 
-    class Driver:
-        spec = StudySpec.parse({"name": "off", "diagnostics": False, "methods": {"static": {}}})
-
-    assert _constants(Driver())["diagnostics"] is False  # type: ignore[arg-type]
+    spec = StudySpec.parse({"name": "off", "diagnostics": False, "methods": {"static": {}}})
+    assert constants(spec)["diagnostics"] is False
     on = StudySpec.parse({"name": "off", "methods": {"static": {}}})
     assert on.diagnostics and on.fingerprint() == Driver.spec.fingerprint()
 
