@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from search.frontier import standings
+from search.frontier import place_among
 from search.spec import StudySpec
 from search.state import StudyState
 from search.trial import Trial
@@ -34,12 +34,11 @@ def decide(spec: StudySpec, state: StudyState, trial: Trial, epoch: int, time_ov
         return Decision("stop", f"the study's time was over at epoch {epoch}")
     if epoch not in spec.rung_epochs or not trial.comparable.get(epoch):
         return Decision("continue")
-    rivals = state.rung(epoch)
+    rivals = rivals_of(spec, state, trial, epoch)
     reference = state.created["reference"]
     curves = [rival.arrays(epoch) for rival in rivals]
-    ranks = standings(curves, (reference["error"], reference["macs"]))
     own = next(i for i, rival in enumerate(rivals) if rival is trial)
-    place = 1 + sum(rank > ranks[own] for rank in ranks)
+    place = place_among(curves, own, (reference["error"], reference["macs"]))
     room = max(1, math.ceil(len(rivals) / spec.rungs.reduction))
     where = f"place {place} of {len(rivals)} at epoch {epoch}"
     if place <= room:
@@ -55,3 +54,13 @@ def decide(spec: StudySpec, state: StudyState, trial: Trial, epoch: int, time_ov
     if kin <= spec.rungs.grace:
         return Decision("continue", f"{where}: among the first {spec.rungs.grace} of its method")
     return Decision("stop", f"{where}: not among the best {room}")
+
+
+def rivals_of(spec: StudySpec, state: StudyState, trial: Trial, epoch: int) -> list[Trial]:
+    """Whom a trial is compared with at a rung: the latest `rungs.window` others that came to it, and itself.
+
+    A sampler that learns would otherwise be compared with its own beginnings, and nearly everything
+    would pass.
+    """
+    latest = state.rung(epoch)[-spec.rungs.window - 1 :]
+    return latest if trial in latest else [*latest[1:], trial]

@@ -33,7 +33,7 @@ class Driver(Engine):
         spaces = spec.spaces()
         super().__init__(str(folder.path), spec, journal, state, workers, spaces=spaces, papers=papers_of(spaces))
         self.folder = folder
-        self.stages = SharedStages(folder, spec, self.spaces, state)
+        self.stages = SharedStages(folder, self.proposer, state)
         self._rows: list[dict[str, Any]] = []
 
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from search.decisions import Decision, decide
 from search.errors import InputError
 from search.journal import Event
-from search.proposals import Papers, propose, seed_of
+from search.proposals import Papers, Proposer, seed_of
 from search.spec import StudySpec
 from search.stages import propose_again
 from search.state import StudyState, Trial
@@ -61,7 +61,8 @@ class Engine:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name, self.spec, self.journal, self.state, self.workers = name, spec, journal, state, workers
-        self.spaces, self.papers, self.clock = dict(spaces), papers, clock
+        self.spaces, self.clock = dict(spaces), clock
+        self.proposer = Proposer(spec, self.spaces, papers)
         self.listeners: list[Listener] = []
         self.stopping = ""
         self._lock = threading.RLock()
@@ -96,8 +97,8 @@ class Engine:
 
     def _proposed(self) -> Trial:
         number = len(self.state.trials)
-        again = propose_again(self.spec, self.spaces, self.state, number)
-        config, why = again[:2] if again else propose(self.spec, self.spaces, self.state, number, self.papers)
+        again = propose_again(self.proposer, self.state, number)
+        config, why = again[:2] if again else self.proposer.propose(self.state, number)
         payload: dict[str, Any] = {
             "number": number,
             "config": config,

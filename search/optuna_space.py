@@ -77,13 +77,8 @@ def _ask(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
             return trial.suggest_float(name, float(parameter.low), float(parameter.high), log=parameter.log)
 
 
-def record(
-    config: Mapping[str, Any], spaces: Spaces, last_stage: int | None = None
-) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-    """(params, distributions) of a configuration, as `optuna.create_trial` takes them.
-
-    With `last_stage` only of the parameters that stages up to it depend on.
-    """
+def record(config: Mapping[str, Any], spaces: Spaces) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """(params, distributions) of a configuration, or of a part of one, as `optuna.create_trial` takes them."""
     common = shared(spaces)
     params: dict[str, Any] = {}
     distributions: dict[str, BaseDistribution] = {}
@@ -93,8 +88,6 @@ def record(
     for name in spaces[method].active(config):
         parameter = spaces[method][name]
         if isinstance(parameter, Fixed) or name not in config:
-            continue
-        if last_stage is not None and parameter.stage > last_stage:
             continue
         full, value = _name(method, name, common), config[name]
         if isinstance(parameter, Range) and parameter.or_zero:

@@ -25,7 +25,7 @@ from search.units import parse_seconds
 from spaces.space import Choice, Fixed, Range, Space, nearest
 from spaces.written import narrowed
 
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("tpe", "nsga2", "evolution", "qmc", "random")
 
 
 class _Part(BaseModel):
@@ -60,11 +60,15 @@ class BudgetSpec(_Part):
 
 
 class RungSpec(_Part):
-    """When trials are compared and how many go on: one of `reduction` at every rung epoch."""
+    """When trials are compared and how many go on: one of `reduction` at every rung epoch.
+
+    A trial is compared with the latest `window` that came to its rung before it.
+    """
 
     epochs: list[int] | None = None
     reduction: float = Field(default=3.0, gt=1)
     grace: int = Field(default=2, ge=0)
+    window: int = Field(default=60, ge=2)
     enabled: bool = True
 
 

@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.folder import StudyFolder
-from search.optuna_space import record
-from search.proposals import asked, observations, seed_of
+from search.proposals import Proposer, seed_of
 from search.spec import StudySpec
 from search.state import StudyState
 from search.trial import Stage, Trial
@@ -54,12 +53,13 @@ def varies_later(space: Space, config: Mapping[str, Any]) -> bool:
     return any(space[name].stage > 1 and not isinstance(space[name], Fixed) for name in space.active(config))
 
 
-def candidates(spec: StudySpec, spaces: Mapping[str, Space], state: StudyState) -> list[Stage]:
+def candidates(proposer: Proposer, state: StudyState) -> list[Stage]:
     """The finished first stages that may be proposed again, best first, at most `stages.keep`.
 
     The score of a stage is the best one of its trainer and of the trials that began behind it.
     """
-    scores = observations(state)
+    spec, spaces = proposer.spec, proposer.spaces
+    scores = proposer.observations.scores(state) if state.stages else {}
     best = {stage.key: scores.get(stage.trial, -math.inf) for stage in state.stages.values()}
     for trial in state.trials.values():
         if trial.shared and trial.behind and trial.behind.key in best:
@@ -74,9 +74,7 @@ def candidates(spec: StudySpec, spaces: Mapping[str, Space], state: StudyState) 
     return [stage for _, _, stage in sorted(found, key=lambda entry: entry[:2])][: spec.stages.keep]
 
 
-def propose_again(
-    spec: StudySpec, spaces: Mapping[str, Space], state: StudyState, number: int
-) -> tuple[dict[str, Any], str, Stage] | None:
+def propose_again(proposer: Proposer, state: StudyState, number: int) -> tuple[dict[str, Any], str, Stage] | None:
     """Now and then (`stages.share`) the first stage of an earlier trial with later stages drawn anew.
 
     Returns (configuration, why, stage), or None where ask `number` is an ordinary one. Of two stages
@@ -84,12 +82,13 @@ def propose_again(
     trainer, for the stage is that seed's; a pair of configuration and seed that was trained
     already is never proposed, so repeats of a configuration are on seeds of their own.
     """
+    spec, spaces = proposer.spec, proposer.spaces
     rng = random.Random(seed_of(spec.seed, number, "share"))
     if not spec.stages.enabled or rng.random() >= spec.stages.share:
         return None
     if spec.sampler.published and number < len(spaces):
         return None
-    ready = candidates(spec, spaces, state)
+    ready = candidates(proposer, state)
     if not ready:
         return None
     for draw in range(_DRAWS):
@@ -97,8 +96,7 @@ def propose_again(
         trainer = state.trials[stage.trial]
         space = spaces[trainer.method]
         kept = {n: v for n, v in trainer.config.items() if n == "method" or space[n].stage == 1}
-        fixed, _ = record(trainer.config, spaces, last_stage=1)
-        drawn, how = asked(spec, spaces, state, seed_of(spec.seed, number, "later stages", draw), fixed)
+        drawn, how = proposer.asked(state, seed_of(spec.seed, number, "later stages", draw), kept)
         config = {**drawn, **kept}
         if any(trial.seed == trainer.seed and trial.config == config for trial in state.trials.values()):
             continue
@@ -111,8 +109,9 @@ def propose_again(
 class SharedStages:
     """The stored first stages of a study that is being driven: what workers are told, what is whole, what goes."""
 
-    def __init__(self, folder: StudyFolder, spec: StudySpec, spaces: Mapping[str, Space], state: StudyState) -> None:
-        self._folder, self._spec, self._spaces, self._state = folder, spec, spaces, state
+    def __init__(self, folder: StudyFolder, proposer: Proposer, state: StudyState) -> None:
+        self._folder, self._proposer, self._state = folder, proposer, state
+        self._spec, self._spaces = proposer.spec, proposer.spaces
 
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
         """What a trial's worker is told: behind which stage it begins, whether it stores its own, when it is evaluated.
@@ -155,7 +154,7 @@ class SharedStages:
         """Stages that are no candidates any more and that no trial waits to begin behind."""
         if len(self._state.stages) <= self._spec.stages.keep:
             return []
-        keep = {stage.key for stage in candidates(self._spec, self._spaces, self._state)}
+        keep = {stage.key for stage in candidates(self._proposer, self._state)}
         keep |= {trial.behind.key for trial in self._state.live if trial.behind}
         return [stage for stage in self._state.stages.values() if stage.key not in keep]
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from bisect import insort
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -33,15 +32,12 @@ from search.journal import Event
 from search.trial import History, Stage, Trial
 
 
-def _number(trial: Trial) -> int:
-    return trial.number
-
-
 class StudyState:
     """Trials, rung records, the front so far and the budget spent. `apply` folds one event in.
 
-    `over`: how many trials nothing more will come of. `cost_epochs`: epochs of training spent, views
-    counted. A fold costs the same however long the study is.
+    `failed`: failed trials in the order in which they failed. `over`: how many trials nothing more will
+    come of. `scored`: how many showed a comparable curve or failed. `cost_epochs`: epochs of training
+    spent, views counted. A fold costs the same however long the study is.
     """
 
     def __init__(self) -> None:
@@ -55,7 +51,9 @@ class StudyState:
         self.elapsed = 0.0
         self.ended = ""
         self.workers = 0
+        self.failed: list[Trial] = []
         self.over = 0
+        self.scored = 0
         self.cost_epochs = 0.0
         self._live: dict[str, Trial] = {}
         self._rungs: dict[int, list[Trial]] = {}
@@ -126,10 +124,11 @@ class StudyState:
         if p.get("checkpoint"):
             trial.checkpoint = p["checkpoint"]
         if "curve" in p:
-            trial.curves[epoch] = p["curve"]["points"]
-            trial.comparable[epoch] = p["comparable"]
+            trial.take_curve(epoch, p["curve"]["points"])
             if p["comparable"]:
-                insort(self._rungs.setdefault(epoch, []), trial, key=_number)
+                self.scored += not any(trial.comparable.values())
+                self._rungs.setdefault(epoch, []).append(trial)
+            trial.comparable[epoch] = p["comparable"]
             if p.get("checkpoint"):
                 trial.checkpoints[epoch] = p["checkpoint"]
             self._extend_front(trial, epoch)
@@ -139,8 +138,9 @@ class StudyState:
 
     def _extend_front(self, trial: Trial, epoch: int) -> None:
         assert self.archive is not None
-        for index, point in enumerate(trial.curves[epoch]):
-            self.archive.add(1.0 - point["accuracy"], point["macs"], (trial.id, epoch, index))
+        error, macs = trial.arrays(epoch)
+        for index, (e, m) in enumerate(zip(error.tolist(), macs.tolist(), strict=True)):
+            self.archive.add(e, m, (trial.id, epoch, index))
 
     def _on_stage(self, event: Event) -> None:
         self.stages.pop(event.payload["key"], None)
@@ -154,7 +154,10 @@ class StudyState:
             self._over(trial, "stopped" if p["action"] == "stop" else "finished", p["why"])
 
     def _on_failed(self, event: Event) -> None:
-        self._over(self._trial(event), "failed", event.payload["reason"])
+        trial = self._trial(event)
+        self.scored += not any(trial.comparable.values())
+        self._over(trial, "failed", event.payload["reason"])
+        self.failed.append(trial)
 
     def _over(self, trial: Trial, how: str, why: str) -> None:
         if self._live.pop(trial.id, None) is not None:
@@ -217,7 +220,7 @@ class StudyState:
         return [] if self.archive is None else [key for _, _, key in self.archive]
 
     def rung(self, epoch: int) -> list[Trial]:
-        """Trials with a comparable curve at an epoch, in the order of their numbers."""
+        """Trials with a comparable curve at an epoch, in the order in which they came."""
         return self._rungs.get(epoch, [])
 
     def rung_epochs(self) -> list[int]:
@@ -226,7 +229,7 @@ class StudyState:
 
     def digest(self) -> str:
         """SHA-256 over everything that later decisions depend on."""
-        trials = {name: asdict(trial) for name, trial in sorted(self.trials.items())}
+        trials = {name: trial.record() for name, trial in sorted(self.trials.items())}
         stages = {key: asdict(stage) for key, stage in sorted(self.stages.items())}
         content = {"trials": trials, "stages": stages, "front": self.front(), "created": self.created}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

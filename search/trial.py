@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class Stage:
     seconds: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Trial:
     """One training as the journal tells it. `curves` by epoch; `state` asked, running or over.
 
@@ -55,6 +55,7 @@ class Trial:
     stage_lost: bool = False
     shared: bool = False
     diagnostics: dict[str, Any] | None = None
+    _arrays: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def method(self) -> str:
@@ -66,10 +67,20 @@ class Trial:
         """Whether nothing more will come of it."""
         return self.state in OVER
 
+    def take_curve(self, epoch: int, points: list[dict[str, Any]]) -> None:
+        """The curve shown at an epoch."""
+        self.curves[epoch] = points
+        error, macs = np.array([1.0 - p["accuracy"] for p in points]), np.array([float(p["macs"]) for p in points])
+        self._arrays[epoch] = error, macs
+
     def arrays(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(error, macs) of the curve at an epoch."""
-        points = self.curves[epoch]
-        return np.array([1.0 - p["accuracy"] for p in points]), np.array([p["macs"] for p in points])
+        return self._arrays[epoch]
+
+    def record(self) -> dict[str, Any]:
+        """Everything that is known, as plain values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "_arrays"}
+        return values | {"behind": None if self.behind is None else asdict(self.behind)}
 
 
 @dataclass(slots=True)

@@ -5,15 +5,25 @@ from typing import Any
 
 import pytest
 
+from search.observations import Observations
 from search.optuna_space import record, shared, suggest
-from search.proposals import observations, propose, seed_of
+from search.proposals import Proposer, seed_of
+from search.samplers import SAMPLERS
 
 
-def _grown(story: Callable[..., Any], observe: str = "score") -> Any:
+def observations(state: Any) -> dict[str, float]:
+    return Observations().scores(state)
+
+
+def propose(spec: Any, spaces: Any, state: Any, number: int) -> Any:
+    return Proposer(spec, spaces).propose(state, number)
+
+
+def _grown(story: Callable[..., Any], sampler: str = "tpe") -> Any:
     """A study of 14 trials of two methods with curves at two rungs."""
     s = story()
     s.spec = s.spec.model_copy(
-        update={"sampler": s.spec.sampler.model_copy(update={"startup": 4, "observe": observe, "published": False})}
+        update={"sampler": s.spec.sampler.model_copy(update={"startup": 4, "name": sampler, "published": False})}
     )
     spaces = s.spec.spaces()
     for number in range(14):
@@ -28,15 +38,34 @@ def _grown(story: Callable[..., Any], observe: str = "score") -> Any:
     return s, spaces
 
 
-@pytest.mark.parametrize("observe", ["score", "objectives"])
-def test_the_same_seed_and_state_give_the_same_proposal(story: Callable[..., Any], observe: str) -> None:
-    s, spaces = _grown(story, observe)
-    first = propose(s.spec, spaces, s.state, 14)
-    assert first == propose(s.spec, spaces, s.state, 14)
-    assert first != propose(s.spec, spaces, s.state, 15)
+WHY = {"tpe": "tpe after", "nsga2": "nsga2 after", "evolution": "", "qmc": "point 14 of", "random": "random"}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_same_seed_and_state_give_the_same_proposal(story: Callable[..., Any], name: str) -> None:
+    s, spaces = _grown(story, name)
+    state, proposer = s.state, Proposer(s.spec, spaces)
+    first = proposer.propose(state, 14)
+    assert first == proposer.propose(state, 14) == propose(s.spec, spaces, s.state, 14)
+    assert name == "qmc" or first != proposer.propose(state, 15)
     config, why = first
     spaces[config["method"]].check({k: v for k, v in config.items() if k != "method"})
-    assert why.startswith("tpe after")
+    assert why.startswith(WHY[name])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_respect_bounds_conditions_and_what_is_given(story: Callable[..., Any], name: str) -> None:
+    s, spaces = _grown(story, name)
+    s.add("failed", {"reason": "loss term cost became nan"}, "t0013")
+    s.ask(14)  # and one that runs
+    state, proposer = s.state, Proposer(s.spec, spaces)
+    for number in range(15, 35):
+        config, _ = proposer.propose(state, number)
+        spaces[config["method"]].check({k: v for k, v in config.items() if k != "method"})
+        given = {"method": "skipnet", "lr": 0.0625, "network": "resnet-14"}
+        config, _ = proposer.asked(state, number, given)
+        spaces["skipnet"].check({k: v for k, v in config.items() if k != "method"})
+        assert {**config, **given} == config
 
 
 def test_stopped_trials_teach_their_rung_and_no_more(story: Callable[..., Any]) -> None:
