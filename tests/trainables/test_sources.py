@@ -52,21 +52,39 @@ def test_a_pickle_with_another_checksum_is_never_loaded(tmp_path: Path, monkeypa
     assert (tmp_path / "exploded").exists()  # it would have
 
 
-def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def svhn(root: Path, patch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
+    """Files of SVHN, 60 images each, that differ by split in nothing but the first pixel; images and labels of one."""
     labels = np.arange(60) % 10 + 1  # the files call the digit 0 ten
     images = RANDOM.integers(0, 256, (32, 32, 3, 60), dtype=np.uint8)
     table = dict(vision.SVHN.split_list)
-    for split in ("train", "test"):
+    for number, split in enumerate(("train", "test", "extra")):
         url, file, _ = table[split]
-        scipy.io.savemat(tmp_path / file, {"X": images, "y": labels[:, None].astype(np.uint8)})
-        table[split] = [url, file, md5(tmp_path / file)]
-    monkeypatch.setattr(vision.SVHN, "split_list", table)
+        images[0, 0] = number
+        scipy.io.savemat(root / file, {"X": images, "y": labels[:, None].astype(np.uint8)})
+        table[split] = [url, file, md5(root / file)]
+    patch.setattr(vision.SVHN, "split_list", table)
+    return images.transpose(3, 2, 0, 1), labels % 10
+
+
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images, labels = svhn(tmp_path, monkeypatch)
     data = datasets.load("svhn", root=tmp_path)
     assert [len(s) for s in (data.train, data.validation, data.test)] == [54, 6, 60]
-    assert data.test.labels.tolist() == (labels % 10).tolist()
-    assert (data.test.images == images.transpose(3, 2, 0, 1)).all()
+    assert data.test.labels.tolist() == labels.tolist()
+    assert (data.test.images[:, :, 1:] == images[:, :, 1:]).all() and (data.test.images[:, :, 0, 0] == 1).all()
     assert data.augment == Augment(pad=4, flip=False) and data.classes == tuple("0123456789")
     assert data.mean == pytest.approx(tuple(data.train.images.mean(axis=(0, 2, 3)) / 255))
+
+
+def test_svhn_with_its_extra_images_is_not_augmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    svhn(tmp_path, monkeypatch)
+    data = datasets.load("svhn-extra", root=tmp_path)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [108, 12, 60] and data.augment == Augment()
+    seen = np.concatenate([data.train.images, data.validation.images])[:, 0, 0, 0]
+    assert np.bincount(seen).tolist() == [60, 0, 60] and (data.test.images[:, 0, 0, 0] == 1).all()
+    (tmp_path / "extra_32x32.mat").unlink()
+    with pytest.raises(DataMissing, match=r"no extra_32x32.mat; get it with: routefront data svhn-extra --download"):
+        datasets.load("svhn-extra", root=tmp_path)
 
 
 def test_mnist(tmp_path: Path):
@@ -98,7 +116,7 @@ def test_damaged_mnist_files_are_named(tmp_path: Path):
         datasets.load("mnist", root=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "mnist"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "svhn-extra", "mnist"])
 def test_an_absent_data_set_says_where_what_and_how(name: str, tmp_path: Path):
     with pytest.raises(DataMissing) as caught:
         datasets.load(name, root=tmp_path)
