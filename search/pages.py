@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def front_table(points: list[FrontPoint], dataset: str) -> Table:
     """The front for a terminal."""
-    title = f"frontier on {Path(dataset).name}: validation accuracy, MACs per image"
+    title = f"frontier on {_dataset(dataset)}: validation accuracy, MACs per image"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
     for name, justify in (("accuracy", "right"), ("MACs", "right"), ("of full", "right"), ("method", "left"),
                           ("network", "left"), ("knobs", "left"), ("trial", "left"), ("epoch", "right")):  # fmt: skip
@@ -77,7 +77,7 @@ def _report(study: Study, *, with_paths: bool) -> Report:
     facts = {
         "name": study.spec.name,
         "state": study.status(),
-        "dataset": Path(created["data"]["name"]).name,  # of a path its last part
+        "dataset": _dataset(created["data"]["name"]),
         "trials": counts,
         "epochs": state.cost_epochs,
         "seconds": state.elapsed,
@@ -98,6 +98,12 @@ def _report(study: Study, *, with_paths: bool) -> Report:
         trials=_trials(state),
         paths=paths_of(study, state) if with_paths else Paths(),
     )
+
+
+def _dataset(name: str) -> str:
+    """The name of a data set for people: of a path its last part, ``hybrid:/a/b`` becoming ``hybrid:b``."""
+    kind, colon, where = name.rpartition(":")
+    return f"{kind}{colon}{Path(where).name}"
 
 
 def _front_rows(study: Study, state: StudyState) -> list[dict[str, Any]]:

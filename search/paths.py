@@ -18,6 +18,7 @@ from search.trial import Trial
 
 if TYPE_CHECKING:
     from search.study import Study
+    from trainables.encoded import ImageFiles
 
 MOST_TRIALS = 6
 """A page shows the paths of at most so many trials."""
@@ -61,7 +62,7 @@ class Paths:
     trials: Sequence[TrialPaths] = ()
     classes: Sequence[str] = ()
     places: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    images: np.ndarray | None = None
+    images: np.ndarray | ImageFiles | None = None
     note: str = ""
 
 
@@ -121,7 +122,7 @@ def _read(study: Study, trial: Trial) -> TrialPaths:
     )
 
 
-def _images(study: Study, digest: str) -> tuple[np.ndarray | None, str]:
+def _images(study: Study, digest: str) -> tuple[np.ndarray | ImageFiles | None, str]:
     """The study's validation images, or None and the reason."""
     from search.study import load_data
 

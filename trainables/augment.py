@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainables.encoded import Images, LazyImages
 from trainables.method import Batch
 from trainables.splits import Augment, Split
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from trainables.splits import Data
 
 
@@ -30,45 +30,82 @@ def _shared(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def to_device(split: Split, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def to_device(split: Split, device: torch.device | str) -> tuple[Images, Tensor]:
     """Images (n, C, S, S) uint8 and labels (n,) int64 of a split on `device`.
 
     On the CPU they share the memory of the split, which may be read-only: never write to them.
+    Images that stay in files are `LazyImages`, whose batches are decoded and sent when they are asked for.
     """
-    return _shared(split.images).to(device), _shared(split.labels).to(device)
+    labels = _shared(split.labels).to(device)
+    if isinstance(split.images, np.ndarray):
+        return _shared(split.images).to(device), labels
+    return LazyImages(split.images, device), labels
 
 
-def normalise(images: Tensor, data: Data) -> Tensor:
-    """Images (B, C, S, S) uint8 as float32, ``(pixel / 255 - mean) / std`` per channel; new memory."""
+@overload
+def normalise(images: Tensor, data: Data) -> Tensor: ...
+@overload
+def normalise(images: Images, data: Data) -> Images: ...
+def normalise(images: Images, data: Data) -> Images:
+    """Images (B, C, S, S) uint8 as float32, ``(pixel / 255 - mean) / std`` per channel; new memory.
+
+    Of images that stay in files each batch, once it is decoded.
+    """
+    if isinstance(images, LazyImages):
+        return images.finished(lambda batch: normalise(batch, data))
     mean = torch.tensor(data.mean, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
     std = torch.tensor(data.std, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
     return images.to(torch.float32, copy=True).sub_(mean).div_(std)
 
 
-def augment(images: Tensor, how: Augment, generator: torch.Generator | None = None) -> Tensor:
+def _padded(images: Tensor, how: Augment) -> Tensor:
+    """Images (B, C, S, S) with `how.pad` pixels more on every side: 0, or the image's mean colour."""
+    pad = how.pad
+    if how.fill == "black":
+        return F.pad(images, (pad,) * 4)
+    count, channels, size, _ = images.shape
+    mean = images.mean(dim=(2, 3), keepdim=True, dtype=torch.float32)
+    colour = mean if images.is_floating_point() else mean.round()
+    padded = colour.to(images.dtype).expand(count, channels, size + 2 * pad, size + 2 * pad).contiguous()
+    padded[:, :, pad : pad + size, pad : pad + size] = images
+    return padded
+
+
+def augment(
+    images: Tensor, how: Augment, generator: torch.Generator | None = None, labels: Tensor | None = None
+) -> Tensor:
     """Every image of a batch (B, C, S, S) shifted, and perhaps flipped, by its own draw.
 
-    The shift is uniform over [-pad, pad] in both directions; what comes in is 0 (before
-    normalisation, thus black, as in the papers' code). A new tensor of the same shape and type. The
-    draws are made on the generator's device: the same generator state gives the same images.
+    The shift is uniform over [-pad, pad] in both directions (so that it does not matter which comes
+    first, flip or shift); what comes in is 0, before normalisation, thus black, as in the papers'
+    code, or the mean colour of the image. `labels` (B,) are needed where some classes are not
+    flipped. A new tensor of the same shape and type. The draws are made on the generator's device:
+    the same generator state gives the same images.
     """
     count, channels, size, _ = images.shape
     at = generator.device if generator is not None else images.device
     span = 2 * how.pad + 1
     shifts = torch.randint(span, (2, count), generator=generator, device=at).to(images.device)
     flips = torch.rand(count, generator=generator, device=at).to(images.device) < 0.5
+    if how.flip and how.unflipped:
+        if labels is None:
+            raise ValueError(f"labels = None: classes {how.unflipped} are not flipped, so augment needs the labels")
+        for label in how.unflipped:  # compared one by one: a tensor of them would have to reach the device
+            flips &= labels != label
+    if not how.pad:  # in whatever order the pixels lie in memory
+        return torch.where(flips[:, None, None, None], images.flip(3), images) if how.flip else images.clone()
     along = torch.arange(size, device=images.device)
     columns = torch.where(flips[:, None], along.flip(0), along) if how.flip else along.expand(count, size)
     rows = along + shifts[0, :, None]
     columns = columns + shifts[1, :, None]
     # one gather over flattened pixels: six times as fast on a CPU core as indexing by four axes
     pixels = (rows[:, :, None] * (size + 2 * how.pad) + columns[:, None, :]).flatten(1)
-    padded = F.pad(images, (how.pad,) * 4).flatten(2)
+    padded = _padded(images, how).flatten(2)
     return padded.gather(2, pixels[:, None].expand(-1, channels, -1)).view(count, channels, size, size)
 
 
 def batches(
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     data: Data,
     *,
@@ -78,25 +115,36 @@ def batches(
 ) -> Iterator[Batch]:
     """One epoch of training: every image in `views` augmented copies, which are neighbours; shuffled.
 
+    With `data.replacement` as many images as there are, drawn with replacement.
+
     `images` (n, C, S, S) uint8 and `labels` (n,) are those of `to_device`. `batch_size` counts all
     copies, so that a batch has ``max(1, batch_size // views)`` different images. The last batch may
     be smaller; it is left out where it would hold a single image, of which batch-norm (and a loss
-    over pairs of images) can make nothing. Nothing waits for the device.
+    over pairs of images) can make nothing. Nothing waits for the device, but for images in files
+    once an epoch. Raises `ValueError` where images in memory are to be cropped by area.
     """
     at = generator.device if generator is not None else images.device
-    order = torch.randperm(len(labels), generator=generator, device=at).to(images.device)
+    count = len(labels)
+    if data.replacement:
+        order = torch.randint(count, (count,), generator=generator, device=at).to(images.device)
+    else:
+        order = torch.randperm(count, generator=generator, device=at).to(images.device)
     step = max(1, batch_size // views)
-    for begin in range(0, len(labels), step):
-        index = order[begin : begin + step]
-        if len(index) == 1 < step:
-            return
-        index = index.repeat_interleave(views)
-        inputs = normalise(augment(images[index], data.augment, generator), data)
-        yield Batch(images=inputs, labels=labels[index], views=views, generator=generator)
+    chunks = [chunk for chunk in order.split(step) if not len(chunk) == 1 < step]
+    how = data.augment
+    if isinstance(images, LazyImages):
+        read = images.crops((chunk.cpu() for chunk in chunks), views=views, area=how.area, generator=generator)
+    elif how.area is not None:
+        raise ValueError(f"area = {how.area}: images in memory have one size; only those in files are cropped by area")
+    else:
+        read = (images[chunk.repeat_interleave(views)] for chunk in chunks)
+    for chunk, pixels in zip(chunks, read, strict=True):
+        truth = labels[chunk.repeat_interleave(views)]
+        inputs = normalise(augment(pixels, how, generator, truth), data)
+        yield Batch(images=inputs, labels=truth, views=views, generator=generator)
 
 
-def in_order(images: Tensor, labels: Tensor, data: Data, *, batch_size: int) -> Iterator[Batch]:
+def in_order(images: Images, labels: Tensor, data: Data, *, batch_size: int) -> Iterator[Batch]:
     """The images of an evaluation: normalised, not augmented, in their order, none left out."""
-    for begin in range(0, len(labels), batch_size):
-        chosen = slice(begin, begin + batch_size)
-        yield Batch(images=normalise(images[chosen], data), labels=labels[chosen])
+    for batch, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        yield Batch(images=normalise(batch, data), labels=truth)

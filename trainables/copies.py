@@ -45,7 +45,7 @@ def copy_of(images: Tensor, how: str, data: Data, generator: torch.Generator) ->
     """
     if how == "crop":
         pad = data.augment.pad or Augment.natural(images.shape[-1]).pad
-        return augment(images, Augment(pad=pad), generator)
+        return augment(images, Augment(pad=pad, fill=data.augment.fill), generator)
     if how in ("hflip", "vflip"):
         return images.flip(3 if how == "hflip" else 2)
     if how != "rotation":

@@ -1,7 +1,8 @@
 """Data sets for training: `load` reads, resizes, splits and fingerprints; the rest is re-exported.
 
-The readers are in `sources.py` (known data sets), `image_files.py` (folders) and `parquet_files.py`, the
-records and splits in `splits.py`, what happens on the device in `augment.py`.
+The readers are in `sources.py` (published data sets), `hybrid.py` (sets made of these), `imagenet_folders.py`,
+`image_files.py` (folders) and `parquet_files.py`, the records and splits in `splits.py`, what happens on
+the device in `augment.py`, decoding on demand in `encoded.py`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import os
 from pathlib import Path
 
 from spaces.space import nearest
+from trainables import hybrid, imagenet_folders, sources
 from trainables.augment import augment, batches, in_order, normalise, to_device
 from trainables.image_files import export, read_folder, read_images
 from trainables.network import Task
 from trainables.parquet_files import is_parquet, read_parquet
-from trainables.sources import NAMES, DatasetStatus, catalogue, download, read_named
+from trainables.sources import DatasetStatus, read_named
 from trainables.splits import (
     Augment,
     Data,
@@ -50,6 +52,32 @@ __all__ = [
 ]
 
 
+NAMES = (*sources.NAMES, *hybrid.PARTS, *imagenet_folders.CLASSES)
+"""The data sets that have a name."""
+
+
+def catalogue(root: Path) -> list[DatasetStatus]:
+    """Every known data set under `root`, in the order of `NAMES`."""
+    published = sources.catalogue(root)
+    made = hybrid.catalogue({status.name: status for status in published})
+    return [*published, *made, *imagenet_folders.catalogue(root)]
+
+
+def download(name: str, root: Path) -> None:
+    """Get a known data set, or those it is made of, through torchvision; what is complete is left alone.
+
+    Raises `DataError` where the name is unknown, has nothing to download, or the download fails.
+    """
+    if name not in NAMES:
+        raise DataError(f"no known data set {name!r}{nearest(name, NAMES)}")
+    if name in imagenet_folders.CLASSES:
+        how = next(status.how for status in imagenet_folders.catalogue(root) if status.name == name)
+        raise DataError(f"{name} was not downloaded: {how}")
+    for part in hybrid.PARTS.get(name, (name,)):
+        if part == name or part != "digits":  # scikit-learn brings its digits along
+            sources.download(part, root)
+
+
 def default_root() -> Path:
     """Where data sets lie: ``$ROUTEFRONT_DATA``, else ``./data``."""
     return Path(os.environ.get("ROUTEFRONT_DATA") or "data")
@@ -61,8 +89,10 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
     `name` is one of `NAMES` or a path (absolute, or relative to the working folder or to `root`): a
     folder ``train/<class>/*.png`` and ``test/<class>/*.png``, a folder ``<class>/*.png`` that is
     split here, or Parquet of encoded images (``train-*.parquet``, ``test-*.parquet``, or one file
-    that is split here). `image_size` resizes to that many pixels along an edge. `seed` chooses what
-    is held out. `limit` keeps at most that many training images and leaves validation and test whole.
+    that is split here). Sets made of CIFAR-10 take it from a path after a colon
+    (``hybrid-digits:/data/cifar10``), and ImageNet its folder (``imagenet-100:/data/ILSVRC2012``).
+    `image_size` resizes to that many pixels along an edge. `seed` chooses what is held out. `limit`
+    keeps at most that many training images and leaves validation and test whole.
 
     Raises `DataMissing` (a `FileNotFoundError`) where it is absent and `DataError` (a `ValueError`)
     where it cannot be used; both say in one line which file and what would be right.
@@ -70,15 +100,16 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
     whole = isinstance(image_size, int) and not isinstance(image_size, bool)
     if image_size is not None and (not whole or image_size < 4):
         raise DataError(f"image_size = {image_size!r}: it takes a whole number of at least 4 pixels")
-    name, source = _read(name, root, image_size)
+    name, source = _read(name, root, image_size, seed)
     train, validation, test = divide(source, seed)
     if limit is not None:
         train = at_most(train, limit, len(source.classes), seed)
     mean, std = source.mean, source.std
     if mean is None or std is None:
-        mean, std = statistics(train.images)
+        mean, std = statistics(train.decoded())
     for split in (train, validation, test):  # as they come out of Ray's object store
-        split.images.flags.writeable = split.labels.flags.writeable = False
+        for array in split.arrays:
+            array.flags.writeable = False
     return Data(
         name=name,
         task=Task(classes=len(source.classes), size=train.images.shape[2], channels=train.images.shape[1]),
@@ -90,22 +121,35 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
         std=std,
         augment=source.augment,
         hash=digest(source.classes, (train, validation, test)),
+        replacement=source.replacement,
     )
 
 
-def _read(name: str, root: Path, image_size: int | None) -> tuple[str, Source]:
+def _read(name: str, root: Path, image_size: int | None, seed: int) -> tuple[str, Source]:
     """The name under which the data will be found again, and what was read."""
+    kind, colon, where = name.partition(":")
     try:
-        if name in NAMES:
+        if name in sources.NAMES:
             return name, read_named(name, root, image_size)
-        given = Path(name).expanduser()
-        if name and given.exists():
-            path, name = given, str(given.resolve())
-        elif name and (root / given).exists():
-            path = root / given
-        else:
-            known = nearest(name, NAMES)
-            raise DataMissing(f"no data set {name!r}, and no such file or folder here or in {root}{known}")
-        return name, (read_parquet if is_parquet(path) else read_folder)(path, image_size)
+        if kind not in NAMES or kind in sources.NAMES:
+            path, name = _found(name, root, f"no data set {name!r}, and", nearest(name, NAMES))
+            return name, (read_parquet if is_parquet(path) else read_folder)(path, image_size)
+        path = None
+        if colon:
+            path, where = _found(where, root, f"no {kind} from {where!r}:")
+            name = f"{kind}:{where}"
+        if kind in hybrid.PARTS:
+            return name, hybrid.read_made(kind, root, image_size, seed, path)
+        return name, imagenet_folders.read_imagenet(kind, root, image_size, path)
     except PermissionError as error:
         raise DataError(f"{error.filename} may not be read by this user") from None
+
+
+def _found(where: str, root: Path, begin: str, end: str = "") -> tuple[Path, str]:
+    """A path that is here or under `root`, and how to write it so that it will be found again."""
+    given = Path(where).expanduser()
+    if where and given.exists():
+        return given, str(given.resolve())
+    if where and (root / given).exists():
+        return root / given, where
+    raise DataMissing(f"{begin} no such file or folder here or in {root}{end}")

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from trainables.augment import normalise, to_device
 from trainables.copies import AUGMENTATIONS, agreement, copy_of, divergence
+from trainables.encoded import Images
 from trainables.evaluation import exit_logits
 from trainables.method import Method
 from trainables.network import Inference, Knobs, Routed, RoutedNetwork
@@ -132,7 +133,7 @@ def diagnose(
 
 
 def _look(
-    network: RoutedNetwork, data: Data, images: Tensor, labels: Tensor, knobs: Knobs, seed: int, batch_size: int
+    network: RoutedNetwork, data: Data, images: Images, labels: Tensor, knobs: Knobs, seed: int, batch_size: int
 ) -> dict[str, Tensor]:
     """Every image and its copies through the network; `kl` and `same` are (copies, n), the mixture last."""
     draws = torch.Generator(images.device).manual_seed(seed)

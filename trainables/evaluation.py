@@ -6,7 +6,7 @@ Shape legend: K exits, n images, C classes, S settings.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.encoded import Images
 from trainables.fused import prepared
 from trainables.method import Method
 from trainables.network import Inference, Knobs, RoutedNetwork
@@ -76,14 +77,14 @@ class _Tally:
         return [round(share, 6) for share in torch.cat(self.paths).double().mean(dim=0).tolist()]
 
 
-def _batches(images: Tensor, size: int) -> list[Tensor]:
-    if images.dim() == 4:
+def _batches(images: Images, size: int) -> Iterable[Tensor]:
+    if isinstance(images, Tensor) and images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)  # as networks are trained
-    return list(images.split(size))
+    return images.split(size)
 
 
 @torch.inference_mode()
-def exit_logits(network: RoutedNetwork, images: Tensor, batch_size: int = 256) -> Tensor:
+def exit_logits(network: RoutedNetwork, images: Images, batch_size: int = 256) -> Tensor:
     """All exits' logits (K, n, C) from one pass in eval mode."""
     network.eval()
     parts = [torch.stack(network(batch).logits) for batch in _batches(images, batch_size)]
@@ -94,7 +95,7 @@ def exit_logits(network: RoutedNetwork, images: Tensor, batch_size: int = 256) -
 def curve(
     method: Method,
     network: RoutedNetwork,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     settings: Sequence[Mapping[str, Any]] | None = None,
@@ -134,7 +135,7 @@ def curve(
 
 
 def _swept(
-    network: RoutedNetwork, images: Tensor, labels: Tensor, knobs: list[Mapping[str, Any]], batch_size: int, seed: int
+    network: RoutedNetwork, images: Images, labels: Tensor, knobs: list[Mapping[str, Any]], batch_size: int, seed: int
 ) -> tuple[list[_Tally], list[Mapping[str, Any]], Tensor]:
     tallies = [_Tally() for _ in knobs]
     generator = torch.Generator(images.device).manual_seed(seed)
@@ -147,7 +148,7 @@ def _swept(
 def _calibrated(
     method: Method,
     network: RoutedNetwork,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     asked: list[Mapping[str, Any]],
     batch_size: int,
@@ -169,7 +170,7 @@ def _calibrated(
 
 @torch.inference_mode()
 def evaluate(
-    network: RoutedNetwork, images: Tensor, labels: Tensor, knobs: Knobs, *, batch_size: int = 128, seed: int = 0
+    network: RoutedNetwork, images: Images, labels: Tensor, knobs: Knobs, *, batch_size: int = 128, seed: int = 0
 ) -> Curve:
     """One operating point, executed by the hard pass: what promotion measures and serving does."""
     started = time.perf_counter()

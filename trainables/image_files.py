@@ -18,7 +18,7 @@ from trainables.network import Task
 from trainables.splits import Augment, DataError, DataMissing, Source, Split
 
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-_LITTER = ("Thumbs.db", "desktop.ini")  # left in picture folders by file managers
+LITTER = ("Thumbs.db", "desktop.ini")  # left in picture folders by file managers
 _TEST = ("test", "val", "valid", "validation")
 
 
@@ -134,7 +134,7 @@ def read_images(paths: Iterable[Path], task: Task) -> np.ndarray:
 def export(split: Split, folder: Path, classes: Sequence[str]) -> list[Path]:
     """Write a split as ``folder/<class>/<number>.png`` (lossless); the files in the order of the split."""
     paths = []
-    for number, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+    for number, (image, label) in enumerate(zip(split.decoded(), split.labels, strict=True)):
         name = classes[int(label)]
         if Path(name).name != name:
             raise DataError(f"class {name!r} cannot be the name of a folder")
@@ -155,11 +155,13 @@ def read_folder(folder: Path, size: int | None) -> Source:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is neither a folder of class folders nor a .parquet file")
-    divided = "train" in _folders(folder) and bool(_folders(folder / "train"))  # else a class of trains
-    tops = [folder / "train", *(folder / name for name in _TEST if name in _folders(folder))] if divided else [folder]
+    divided = "train" in class_folders(folder) and bool(class_folders(folder / "train"))  # else a class of trains
+    tops = (
+        [folder / "train", *(folder / name for name in _TEST if name in class_folders(folder))] if divided else [folder]
+    )
     if len(tops) > 3:
         raise DataError(f"{folder} has more than a train, a validation and a test folder: {', '.join(map(str, tops))}")
-    classes = tuple(_folders(tops[0]))
+    classes = tuple(class_folders(tops[0]))
     if not classes:
         raise DataError(f"{tops[0]} has no class folders with images: expected {tops[0]}/<class>/<image>")
     if len(classes) < 2:
@@ -175,11 +177,12 @@ def read_folder(folder: Path, size: int | None) -> Source:
         train=train,
         validation=rest if test is not None else None,
         test=test if test is not None else rest,
-        augment=augmentation(train.images),
+        augment=augmentation(train.decoded()),
     )
 
 
-def _folders(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in alphabetical order."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
@@ -189,13 +192,13 @@ def _read_classes(
     """Images and labels of the class folders in `top`, in alphabetical order; only in training must none be empty."""
     images: list[np.ndarray] = []
     labels: list[int] = []
-    for name in _folders(top):
+    for name in class_folders(top):
         if name not in classes:
             raise DataError(f"{top / name} is of a class that has no training images")
         files = sorted(
             path
             for path in (top / name).rglob("*")
-            if path.is_file() and not path.name.startswith(".") and path.name not in _LITTER
+            if path.is_file() and not path.name.startswith(".") and path.name not in LITTER
         )
         if all_of_them and not files:
             raise DataError(f"{top / name} holds no image")

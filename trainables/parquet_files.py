@@ -72,7 +72,7 @@ def read_parquet(path: Path, size: int | None) -> Source:
         train=train,
         validation=validation if test is not None else None,
         test=test if test is not None else validation,  # as for folders: the only other split is for testing
-        augment=augmentation(train.images),
+        augment=augmentation(train.decoded()),
     )
 
 

@@ -18,11 +18,12 @@ from spaces.space import nearest
 from trainables.image_files import resized
 from trainables.splits import Augment, DataError, DataMissing, Source, Split
 
-NAMES = ("digits", "cifar10", "cifar100", "svhn", "mnist")
+NAMES = ("digits", "cifar10", "cifar100", "svhn", "svhn-extra", "mnist")
 
 # The constants of CoDiNet, SkipNet and ConvNet-AIG, which use them for CIFAR-100 too
 _CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 _CIFAR_STD = (0.2023, 0.1994, 0.2010)
+_SVHN = {"svhn": ("train", "test"), "svhn-extra": ("train", "extra", "test")}
 _DIGITS = tuple(str(digit) for digit in range(10))
 
 
@@ -63,8 +64,8 @@ def _expected(name: str, root: Path) -> tuple[Path, dict[str, str | None]]:
     """The folder and the files in it, with their MD5 where it is published."""
     if name == "digits":
         return root, {}
-    if name == "svhn":
-        return root, {file: md5 for _, file, md5 in (_vision().SVHN.split_list[s] for s in ("train", "test"))}
+    if name in _SVHN:
+        return root, {file: md5 for _, file, md5 in (_vision().SVHN.split_list[s] for s in _SVHN[name])}
     if name == "mnist":
         # published are the checksums of the archives; here lie the unpacked files
         return root / "MNIST" / "raw", {file.removesuffix(".gz"): None for file, _ in _vision().MNIST.resources}
@@ -106,8 +107,8 @@ def download(name: str, root: Path) -> None:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # torchvision prints; stdout belongs to --json
             root.mkdir(parents=True, exist_ok=True)
-            if name == "svhn":
-                for split in ("train", "test"):
+            if name in _SVHN:
+                for split in _SVHN[name]:
                     _vision().SVHN(root, split=split, download=True)
             else:
                 (_vision().MNIST if name == "mnist" else _cifar_class(name))(root, download=True)
@@ -128,7 +129,7 @@ def read_named(name: str, root: Path, image_size: int | None) -> Source:
     if absent:
         raise DataMissing(f"{name} is not in {folder}: no {', '.join(absent)}; {_how(name, folder, files)}")
     try:
-        return {"svhn": _svhn, "mnist": _mnist}.get(name, _cifar)(name, root, image_size)
+        return {**dict.fromkeys(_SVHN, _svhn), "mnist": _mnist}.get(name, _cifar)(name, root, image_size)
     except RuntimeError:
         for file, md5 in files.items():
             if not _intact(folder / file, md5):
@@ -166,14 +167,20 @@ def _cifar(name: str, root: Path, size: int | None) -> Source:
 
 
 def _svhn(name: str, root: Path, size: int | None) -> Source:
-    """The 73,257 training images, without the extra ones; cropped, not flipped (as CoDiNet's paper has it)."""
+    """The 73,257 training images, cropped and not flipped (as CoDiNet's paper has it).
+
+    With the 531,131 extra ones nothing is augmented (as SkipNet's has it).
+    """
     splits = []
-    for which in ("train", "test"):
+    for which in _SVHN[name]:
         found = _vision().SVHN(root, split=which)
         images = np.ascontiguousarray(found.data)
         splits.append(Split(resized(images, size), np.asarray(found.labels, dtype=np.int64)))
-    train, test = splits
-    augment = Augment(pad=Augment.natural(size or 32).pad, flip=False)
+    *parts, test = splits
+    train = parts[0]
+    if len(parts) > 1:
+        train = Split(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]))
+    augment = Augment(pad=Augment.natural(size or 32).pad, flip=False) if name == "svhn" else Augment()
     return Source(classes=_DIGITS, train=train, test=test, augment=augment)
 
 

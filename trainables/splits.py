@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from trainables.network import Task
+
+if TYPE_CHECKING:
+    from trainables.encoded import ImageFiles
 
 
 class DataError(ValueError):
@@ -23,13 +27,17 @@ class DataMissing(FileNotFoundError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Images (n, C, S, S) uint8 in [0, 255] and their labels (n,) int64 in [0, classes)."""
+    """Images (n, C, S, S) uint8 in [0, 255] and their labels (n,) int64 in [0, classes).
 
-    images: np.ndarray
+    Images of sets that are too large for memory are `ImageFiles`: indexing decodes them.
+    """
+
+    images: np.ndarray | ImageFiles
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == np.uint8 and self.images.ndim == 4, (self.images.dtype, self.images.shape)
+        if isinstance(self.images, np.ndarray):
+            assert self.images.dtype == np.uint8 and self.images.ndim == 4, (self.images.dtype, self.images.shape)
         assert self.labels.dtype == np.int64 and self.labels.shape == self.images.shape[:1], self.labels.shape
 
     def __len__(self) -> int:
@@ -37,15 +45,34 @@ class Split:
 
     def take(self, indices: np.ndarray) -> Split:
         """The images at `indices`, copied."""
-        return Split(self.images[indices], self.labels[indices])
+        images = self.images[indices] if isinstance(self.images, np.ndarray) else self.images.take(indices)
+        return Split(images, self.labels[indices])
+
+    def decoded(self) -> np.ndarray:
+        """All images in memory, (n, C, S, S) uint8."""
+        return self.images if isinstance(self.images, np.ndarray) else self.images[:]
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that is kept in memory."""
+        images = (self.images,) if isinstance(self.images, np.ndarray) else self.images.arrays
+        return *images, self.labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augment:
-    """Training augmentation: a random crop after `pad` zero (black) pixels on every side; `flip` half of them."""
+    """Training augmentation: a random crop after `pad` pixels more on every side; `flip` half of them.
+
+    `fill`: what the added pixels are, zero (black) or the image's own mean colour. `unflipped`:
+    labels whose images are never flipped. `area`: crops of a random share of the image within these
+    bounds and of a random aspect ratio; only of images that are decoded when they are asked for.
+    """
 
     pad: int = 0
     flip: bool = False
+    fill: Literal["black", "mean"] = "black"
+    unflipped: tuple[int, ...] = ()
+    area: tuple[float, float] | None = None
 
     @classmethod
     def natural(cls, size: int) -> Augment:
@@ -63,8 +90,9 @@ class Data:
     """A data set in memory, ready to be shared between processes (arrays and plain values only).
 
     `mean` and `std` per channel are of pixels in [0, 1]. `hash` is the SHA-256 of the classes and of
-    all images and labels. The arrays may be read-only. ``dataclasses.replace(data, augment=...)``
-    chooses another augmentation.
+    all images and labels; of images in files, of their names and lengths. The arrays may be read-only.
+    ``dataclasses.replace(data, augment=...)`` chooses another augmentation. `replacement`: an epoch
+    draws as many training images as there are, each from all of them, so that some come twice and others not.
     """
 
     name: str
@@ -77,6 +105,7 @@ class Data:
     std: tuple[float, ...]
     augment: Augment
     hash: str
+    replacement: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +123,7 @@ class Source:
     test: Split | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    replacement: bool = False
 
 
 def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +151,8 @@ def divide(source: Source, seed: int) -> tuple[Split, Split, Split]:
     """(train, validation, test) of a source; the source's own test images never mix in.
 
     An undivided source becomes 60 % train, 20 % validation, 20 % test. Where there is a test split,
-    the validation split is 5,000 images of train, or 10 % where train has fewer than 50,000.
+    the validation split is 5,000 images of train, 10 % where train has fewer than 50,000 and 50,000
+    of a million or more.
     Raises `DataError` where there are too few images.
     """
     train, validation, test = source.train, source.validation, source.test
@@ -130,7 +161,8 @@ def divide(source: Source, seed: int) -> tuple[Split, Split, Split]:
         kept, held = hold_out(train.labels, round(len(train) / 5), seed)
         train, test, share = train.take(kept), train.take(held), 0.25
     if validation is None:
-        count = 5_000 if len(train) >= 50_000 else round(share * len(train))
+        fixed = 50_000 if len(train) >= 1_000_000 else 5_000
+        count = fixed if len(train) >= 50_000 else round(share * len(train))
         kept, held = hold_out(train.labels, count, seed)
         train, validation = train.take(kept), train.take(held)
     if not (len(train) and len(validation) and len(test)):
@@ -169,10 +201,15 @@ def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def digest(classes: tuple[str, ...], splits: tuple[Split, ...]) -> str:
-    """SHA-256 over the class names and the bytes of all splits, as hexadecimal digits."""
+    """SHA-256 over the class names and the bytes of all splits, as hexadecimal digits.
+
+    Images that stay in files count by the names and lengths of these: reading them all would take hours.
+    """
     whole = hashlib.sha256(repr(classes).encode())
     for split in splits:
-        for array in (split.images, split.labels.astype("<i8", copy=False)):
+        for array in split.arrays:
+            if array.dtype == np.int64:
+                array = array.astype("<i8", copy=False)
             whole.update(repr(array.shape).encode())
             whole.update(np.ascontiguousarray(array).data)
     return whole.hexdigest()

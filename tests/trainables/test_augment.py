@@ -69,6 +69,37 @@ def test_what_comes_in_is_black():
     assert set(zeros.tolist()) == {0, 4, 7}  # no shift, along one axis, along both
 
 
+def test_what_comes_in_may_be_the_mean_colour_of_the_image():
+    data = make(count=60, how=Augment(pad=2, fill="mean"))
+    images, _ = to_device(data.train, "cpu")
+    result = augment(images, data.augment, seeded())
+    assert result.dtype == torch.uint8
+    shifted = 0
+    for image, original in zip(result, data.train.images, strict=True):
+        colour = np.rint(original.astype(float).mean(axis=(1, 2))).astype(np.uint8)
+        padded = torch.from_numpy(np.broadcast_to(colour[:, None, None], (3, 12, 12)).copy())
+        padded[:, 2:10, 2:10] = torch.from_numpy(original)
+        found = which(image, padded, 8)
+        assert len(found) == 1
+        shifted += found[0][:2] != (2, 2)
+    assert shifted > 50
+
+
+def test_classes_that_must_not_be_flipped_are_not():
+    how = Augment(flip=True, unflipped=(0, 3))
+    data = make(count=400, how=how)
+    images, labels = to_device(data.train, "cpu")
+    flipped = (augment(images, how, seeded(), labels) != images).flatten(1).any(dim=1)
+    for label, flips in enumerate(np.bincount(labels[flipped], minlength=5)):
+        assert flips == 0 if label in (0, 3) else 20 < flips < 60  # of 80
+    for batch in batches(images, labels, data, batch_size=64, views=2, generator=seeded()):
+        kept = torch.isin(batch.labels, torch.tensor([0, 3]))
+        still = (batch.images[:, None] == normalise(images, data)[None]).flatten(2).all(dim=2).any(dim=1)
+        assert still[kept].all() and not still[~kept].all()
+    with pytest.raises(ValueError, match=r"labels = None: classes \(0, 3\) are not flipped"):
+        augment(images, how, seeded())
+
+
 @pytest.mark.parametrize("how", [Augment(pad=2, flip=False), Augment(pad=0, flip=True), Augment()])
 def test_parts_of_the_augmentation_can_be_off(how: Augment):
     data = make(how=how)
@@ -120,6 +151,29 @@ def test_an_epoch_shows_every_image_once_with_its_label():
     order = torch.cat([(b.images[:, :1, 0, 0] == truth[:, 0, 0, 0]).nonzero()[:, 1] for b in epoch])
     assert sorted(order.tolist()) == list(range(23)) and order.tolist() != list(range(23))
     assert torch.equal(shown, truth[order]) and torch.equal(torch.cat([b.labels for b in epoch]), labels[order])
+
+
+def test_an_epoch_may_be_drawn_with_replacement():
+    data = dataclasses.replace(make(count=200, how=Augment()), replacement=True)
+    images, labels = to_device(data.train, "cpu")
+    truth = normalise(images, data)
+    orders = []
+    for seed in (0, 0, 1):
+        epoch = list(batches(images, labels, data, batch_size=64, generator=seeded(seed)))
+        assert [len(b.labels) for b in epoch] == [64, 64, 64, 8]
+        shown, said = torch.cat([b.images for b in epoch]), torch.cat([b.labels for b in epoch])
+        order = torch.cdist(shown.flatten(1), truth.flatten(1)).argmin(dim=1)
+        assert torch.equal(shown, truth[order]) and torch.equal(said, labels[order])
+        orders.append(order.tolist())
+    assert orders[0] == orders[1] != orders[2]
+    assert 110 < len(set(orders[0])) < 143  # 1 - 1/e of 200, deviation 4.4
+
+
+def test_images_in_memory_cannot_be_cropped_by_area():
+    data = make(how=Augment(area=(0.08, 1.0)))
+    images, labels = to_device(data.train, "cpu")
+    with pytest.raises(ValueError, match=r"area = \(0.08, 1.0\): images in memory have one size"):
+        list(batches(images, labels, data, batch_size=8, generator=seeded()))
 
 
 def test_views_are_neighbours_differently_augmented():

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pickle
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import scipy.io
 from torchvision import datasets as vision
 
+from tests.formats import CIFAR10, Bomb, cifar, dump, md5, mnist
 from trainables import data as datasets
 from trainables.data import Augment, DataError, DataMissing
 from trainables.network import Task
@@ -21,38 +19,11 @@ from trainables.network import Task
 RANDOM = np.random.default_rng(0)
 
 
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def dump(path: Path, content: Any) -> str:
-    path.write_bytes(pickle.dumps(content, protocol=2))
-    return md5(path)
-
-
-def cifar(root: Path, kind: type[vision.CIFAR10], patch: pytest.MonkeyPatch, *, classes: int, key: str) -> np.ndarray:
-    """Files of CIFAR's python version, 40 images each, whose MD5 torchvision then expects; the test images."""
-    folder = root / kind.base_folder
-    folder.mkdir(parents=True)
-    shown = np.zeros(0)
-    for table in ("train_list", "test_list"):
-        expected = []
-        for file, _ in getattr(kind, table):
-            shown = RANDOM.integers(0, 256, (40, 3072), dtype=np.uint8)
-            entry = {"data": shown, key: [i % classes for i in range(40)], "filenames": ["x.png"] * 40}
-            expected.append([file, dump(folder / file, entry)])
-        patch.setattr(kind, table, expected)
-    names = [f"class {i}" for i in range(classes)]
-    meta = {**kind.meta, "md5": dump(folder / kind.meta["filename"], {kind.meta["key"]: names})}
-    patch.setattr(kind, "meta", meta)
-    return shown.reshape(-1, 3, 32, 32)
-
-
 def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    shown = cifar(tmp_path, vision.CIFAR10, monkeypatch, classes=10, key="labels")
+    shown = cifar(tmp_path, vision.CIFAR10, monkeypatch, key="labels", names=CIFAR10)
     data = datasets.load("cifar10", root=tmp_path)
     assert [len(s) for s in (data.train, data.validation, data.test)] == [180, 20, 40]
-    assert data.task == Task(classes=10, size=32, channels=3) and data.classes[3] == "class 3"
+    assert data.task == Task(classes=10, size=32, channels=3) and data.classes[3] == "cat"
     assert (data.test.images == shown).all() and data.test.labels.tolist() == [i % 10 for i in range(40)]
     assert data.mean == (0.4914, 0.4822, 0.4465) and data.std == (0.2023, 0.1994, 0.2010)
     assert data.augment == Augment(pad=4, flip=True)
@@ -62,25 +33,15 @@ def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_cifar100_has_the_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    cifar(tmp_path, vision.CIFAR100, monkeypatch, classes=20, key="fine_labels")
+    cifar(tmp_path, vision.CIFAR100, monkeypatch, key="fine_labels", names=[f"class {i}" for i in range(20)])
     data = datasets.load("cifar100", root=tmp_path)
     assert [len(s) for s in (data.train, data.validation, data.test)] == [36, 4, 40]
     assert data.task.classes == 20 and data.std == (0.2023, 0.1994, 0.2010)
 
 
-class Bomb:
-    """A pickle that leaves a file behind when it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("file", ["data_batch_2", "test_batch", "batches.meta"])
 def test_a_pickle_with_another_checksum_is_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str):
-    cifar(tmp_path, vision.CIFAR10, monkeypatch, classes=10, key="labels")
+    cifar(tmp_path, vision.CIFAR10, monkeypatch, key="labels", names=CIFAR10)
     path = tmp_path / "cifar-10-batches-py" / file
     dump(path, Bomb(tmp_path / "exploded"))
     with pytest.raises(DataError, match=rf"{file} is damaged or not the published file .*--download"):
@@ -91,34 +52,39 @@ def test_a_pickle_with_another_checksum_is_never_loaded(tmp_path: Path, monkeypa
     assert (tmp_path / "exploded").exists()  # it would have
 
 
-def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def svhn(root: Path, patch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
+    """Files of SVHN, 60 images each, that differ by split in nothing but the first pixel; images and labels of one."""
     labels = np.arange(60) % 10 + 1  # the files call the digit 0 ten
     images = RANDOM.integers(0, 256, (32, 32, 3, 60), dtype=np.uint8)
     table = dict(vision.SVHN.split_list)
-    for split in ("train", "test"):
+    for number, split in enumerate(("train", "test", "extra")):
         url, file, _ = table[split]
-        scipy.io.savemat(tmp_path / file, {"X": images, "y": labels[:, None].astype(np.uint8)})
-        table[split] = [url, file, md5(tmp_path / file)]
-    monkeypatch.setattr(vision.SVHN, "split_list", table)
+        images[0, 0] = number
+        scipy.io.savemat(root / file, {"X": images, "y": labels[:, None].astype(np.uint8)})
+        table[split] = [url, file, md5(root / file)]
+    patch.setattr(vision.SVHN, "split_list", table)
+    return images.transpose(3, 2, 0, 1), labels % 10
+
+
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images, labels = svhn(tmp_path, monkeypatch)
     data = datasets.load("svhn", root=tmp_path)
     assert [len(s) for s in (data.train, data.validation, data.test)] == [54, 6, 60]
-    assert data.test.labels.tolist() == (labels % 10).tolist()
-    assert (data.test.images == images.transpose(3, 2, 0, 1)).all()
+    assert data.test.labels.tolist() == labels.tolist()
+    assert (data.test.images[:, :, 1:] == images[:, :, 1:]).all() and (data.test.images[:, :, 0, 0] == 1).all()
     assert data.augment == Augment(pad=4, flip=False) and data.classes == tuple("0123456789")
     assert data.mean == pytest.approx(tuple(data.train.images.mean(axis=(0, 2, 3)) / 255))
 
 
-def mnist(root: Path, count: int = 50) -> np.ndarray:
-    """The four raw files of MNIST; the images, which training and test share here."""
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    images = RANDOM.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-    labels = (np.arange(count) % 10).astype(np.uint8)
-    for which in ("train", "t10k"):
-        header = struct.pack(">IIII", 2051, count, 28, 28)
-        (folder / f"{which}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        (folder / f"{which}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels.tobytes())
-    return images
+def test_svhn_with_its_extra_images_is_not_augmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    svhn(tmp_path, monkeypatch)
+    data = datasets.load("svhn-extra", root=tmp_path)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [108, 12, 60] and data.augment == Augment()
+    seen = np.concatenate([data.train.images, data.validation.images])[:, 0, 0, 0]
+    assert np.bincount(seen).tolist() == [60, 0, 60] and (data.test.images[:, 0, 0, 0] == 1).all()
+    (tmp_path / "extra_32x32.mat").unlink()
+    with pytest.raises(DataMissing, match=r"no extra_32x32.mat; get it with: routefront data svhn-extra --download"):
+        datasets.load("svhn-extra", root=tmp_path)
 
 
 def test_mnist(tmp_path: Path):
@@ -150,7 +116,7 @@ def test_damaged_mnist_files_are_named(tmp_path: Path):
         datasets.load("mnist", root=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "mnist"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "svhn-extra", "mnist"])
 def test_an_absent_data_set_says_where_what_and_how(name: str, tmp_path: Path):
     with pytest.raises(DataMissing) as caught:
         datasets.load(name, root=tmp_path)
@@ -179,7 +145,7 @@ def test_downloading_goes_through_torchvision_and_keeps_stdout_clean(
     def fetch(self: vision.CIFAR10) -> None:
         asked.append(str(self.root))
         print("Extracting ...")
-        cifar(tmp_path, vision.CIFAR10, monkeypatch, classes=10, key="labels")
+        cifar(tmp_path, vision.CIFAR10, monkeypatch, key="labels", names=CIFAR10)
 
     monkeypatch.setattr(vision.CIFAR10, "download", fetch)
     datasets.download("cifar10", tmp_path)
