@@ -184,6 +184,8 @@ class _Preparation:
         """The fast form of a module, or the module itself with its children replaced."""
         if isinstance(module, ResidualBlock) and (block := self.block(module)) is not None:
             return block
+        if callable(own := getattr(module, "prepared", None)):  # a part that knows its own fast form
+            return own(self.dtype)
         if isinstance(module, Router) and (router := prepared_router(module)) is not None:
             return router
         if type(module) is nn.Sequential:
