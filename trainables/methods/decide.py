@@ -295,8 +295,14 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
 
 
 def adjust_gradients(network: RoutedNetwork, batch: Batch) -> None:
-    r"""TALR and the routers' rate: gradients times :math:`1 / RMS_B(p_\ell)` (section 4.5) and alpha_rtr."""
+    r"""TALR and the routers' rate: gradients times :math:`1 / RMS_B(p_\ell)` (section 4.5) and alpha_rtr.
+
+    Idle batch norms (`Column`) get gradients of zeros.
+    """
     assert isinstance(network, ColumnNetwork)
+    for parameter in network.columns.parameters():
+        if parameter.grad is None and parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
     config: Config = network.config
     if config.variant == "static" or not (config.talr or config.alpha_rtr != 1):
         return

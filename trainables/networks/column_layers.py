@@ -65,25 +65,27 @@ class Column(nn.Module):
     .. math:: y_0 = b_0 + h_0 * x_0, \quad y_s = b_s + h_s * x_s + v_s * \mathrm{maxpool}_2(y_{s-1})
 
     and ReLU(BN(y_s)) is handed on: the vertical convolution reads y *before* its batch norm. All
-    convolutions are 3 x 3.
+    convolutions are 3 x 3. Of the coarsest scales `read` are handed on, as many as anybody reads; the
+    batch norms of the others are there (the paper counts them) and idle.
     """
 
-    def __init__(self, channels_in: int, channels: int, scales: int) -> None:
+    def __init__(self, channels_in: int, channels: int, scales: int, read: int) -> None:
         super().__init__()
-        self.channels, self.count = channels, scales
+        self.channels, self.count, self.idle = channels, scales, scales - read
         self.across = nn.ModuleList(nn.Conv2d(channels_in, channels, 3, padding=1) for _ in range(scales))
         self.down = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(scales - 1))
         self.norms = nn.ModuleList(BatchNorm2d(channels) for _ in range(scales))
 
     def forward(self, *scales: Tensor) -> list[Tensor]:
-        """Scales of the column before it (the pyramid, for the first) to its own, finest first."""
+        """Scales of the column before it (the pyramid, for the first) to its own that are read, finest first."""
         outputs: list[Tensor] = []
         sums: Tensor | None = None
         for s, features in enumerate(scales[-self.count :]):
             before, sums = sums, self.across[s](features)
             if before is not None:
                 sums = sums + self.down[s - 1](coarser(before))
-            outputs.append(self.norms[s](sums).relu_())
+            if s >= self.idle:
+                outputs.append(self.norms[s](sums).relu_())
         return outputs
 
     def prepared(self, dtype: torch.dtype) -> nn.Module:
@@ -100,7 +102,7 @@ class FusedColumn(nn.Module):
 
     def __init__(self, column: Column, dtype: torch.dtype) -> None:
         super().__init__()
-        self.count = column.count
+        self.count, self.idle = column.count, column.idle
         across = [copy.deepcopy(each).double() for each in column.across]
         down = [copy.deepcopy(each).double() for each in column.down]
         *others, folded = map(scale_and_shift, column.norms)
@@ -129,10 +131,10 @@ class FusedColumn(nn.Module):
             if before is not None:
                 sums = self.down[s - 1](coarser(before), sums)
             assert sums is not None
-            if s < self.count - 1:
+            if self.idle <= s < self.count - 1:
                 scale, shift = self.scaling[s]
                 outputs.append(torch.addcmul(shift, sums, scale).relu_())
-            else:
+            elif s == self.count - 1:
                 outputs.append(sums)
         return outputs
 

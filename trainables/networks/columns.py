@@ -153,10 +153,15 @@ def columns_for(nodes: Sequence[Node], channels_in: int, scales: int, width: flo
     def channels(depth: int) -> int:
         return max(1, round(CHANNELS * 2 ** (depth // 2) * width))
 
-    return [
-        Column(channels(n.depth - 1) if n.depth else channels_in, channels(n.depth), scales - n.depth // 2)
-        for n in nodes
-    ]
+    def kept(depth: int) -> int:
+        return scales - depth // 2
+
+    columns = []
+    for node in nodes:
+        before = channels(node.depth - 1) if node.depth else channels_in
+        read = kept(node.depth + 1) if node.children else 1  # a classifier and a router read the coarsest
+        columns.append(Column(before, channels(node.depth), kept(node.depth), read))
+    return columns
 
 
 def exits_at(nodes: Sequence[Node]) -> list[int]:
