@@ -51,9 +51,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spaces.decide import PAPER, SPACE
+from trainables.inference_costs import classification_costs, squared_weights, targets
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.column_layers import initialise
@@ -61,14 +62,11 @@ from trainables.networks.columns import (
     FORKS,
     NETWORKS,
     PYRAMIDS,
-    Node,
     Pyramid,
-    exits_at,
     kind_and_length,
     length_for,
     nodes_of,
     scales_of,
-    sinks_at,
 )
 from trainables.networks.junctions import ColumnNetwork
 
@@ -171,7 +169,7 @@ def phases(config: Config) -> tuple[Phase, ...]:
 
 
 def temperature(config: Config, share: float) -> float:
-    r"""tau after a share of the steps: :math:`\tau_0\, 2^{-share / half\ life}`."""
+    r"""Temperature after a share of the steps: :math:`\tau_0\, 2^{-share / half\ life}`."""
     start = config.tau or (0.1 if config.variant in CRITICS else 1.0)
     return start * 0.5 ** (share / config.tau_half_life)
 
@@ -192,67 +190,10 @@ def prices_of(network: ColumnNetwork, batch: Batch) -> Tensor:
     return values[torch.randint(len(values), (count,), generator=batch.generator, device=at).to(device)]
 
 
-def classification_costs(logits: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-    r"""Cross entropy (B,) of :math:`\epsilon / C + (1 - \epsilon)\, softmax(z)`; logits (B, C), labels (B,)."""
-    likely = logits.log_softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
-    floor = likely.new_tensor(math.log(epsilon / logits.shape[1]))
-    return -torch.logaddexp(likely + math.log1p(-epsilon), floor)
-
-
-def sink_costs(
-    nodes: Sequence[Node], errors: Tensor, columns: Tensor, exits: Tensor, scores: Tensor | None = None
-) -> Tensor:
-    r"""The cost (B, D) of going on to every sink of every junction.
-
-    `errors` (B, E) are c_err of the classifiers, `columns` (B, N) and `exits` (B, E) the price of the
-    operations of each column (with its router) and classifier. A sink's cost is
-
-    .. math:: c(x) = c_{err}(x) + k_{cpt} n_{ops}(x) + c(\text{the sink of x that is taken}),
-
-    taken by the largest of the `scores` (B, D) (pragmatic), or, without scores, the cheapest one
-    (optimistic).
-    """
-    slices, numbers = sinks_at(nodes), exits_at(nodes)
-    answer = errors + exits
-    total: dict[int, Tensor] = {}
-    costs: list[Tensor] = []
-    for n, node in reversed(list(enumerate(nodes))):
-        own = [answer[:, numbers[n]]] if node.answers else []
-        ways = torch.stack([*own, *(total.pop(child) for child in node.children)], dim=1)
-        if node.sinks > 1:
-            costs.insert(0, ways)
-        if node.sinks > 1 and scores is not None:
-            taken = ways.gather(1, scores[:, slices[n]].argmax(dim=1, keepdim=True)).squeeze(1)
-        else:
-            taken = ways.amin(dim=1)
-        total[n] = columns[:, n] + taken
-    return torch.cat(costs, dim=1) if costs else errors.new_zeros(len(errors), 0)
-
-
-def targets(network: ColumnNetwork, errors: Tensor, price: Tensor, scores: Tensor, variant: str) -> Tensor:
-    """What a critic's scores regress, (B, D): the negative costs of the sinks (eq. 7, 8).
-
-    `errors` (B, E), `price` (B,) of macs / macs_full, `scores` (B, D).
-    """
-    macs = network.unit_macs.to(errors.device, errors.dtype) / network.macs_full
-    columns = torch.stack([macs[u["column"]] + (macs[u["router"]] if "router" in u else 0) for u in network.unit_of])
-    exits = torch.stack([macs[u["exit"]] for u in network.unit_of if "exit" in u])
-    of = price.to(errors.dtype)[:, None]
-    ruled = None if variant == "optimistic" else scores
-    return -sink_costs(network.nodes, errors, of * columns, of * exits, ruled)
-
-
-def squared_weights(network: ColumnNetwork) -> Tensor:
-    """The sum of the squared weights of every unit (U,), without biases and batch norm."""
-    sums = []
-    for part in network.parts():
-        layers = [m for m in part.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        sums.append(torch.stack([layer.weight.square().sum() for layer in layers]).sum())
-    return torch.stack(sums)
-
-
 def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, Tensor]:
-    r"""The terms of the variant; with sg the stop of the gradient and p the share that reaches a part:
+    r"""The terms of the variant.
+
+    With sg the stop of the gradient, p the share of an image that reaches a part, u `targets`:
 
     .. math:: actor: \quad & E[\sum_\ell p_\ell (c_{err} + k_{cpt} n_{ops})]
         + \sum_\ell sg[p_\ell] \frac{decay}{2} \lVert W_\ell \rVert^2
@@ -289,7 +230,8 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
         return terms
     if config.variant == "classification_error":
         errors = torch.stack([z.argmax(dim=1).ne(batch.labels) for z in routed.logits], dim=1).to(errors.dtype)
-    wanted = targets(network, errors.detach(), price, scores.detach(), config.variant)
+    ruled = None if config.variant == "optimistic" else scores.detach()
+    wanted = targets(network, errors.detach(), price, ruled)
     terms["regression"] = config.k_cre * (reached.detach() * (scores - wanted).square()).sum(dim=1).mean()
     return terms
 

@@ -178,3 +178,23 @@ def sinks_at(nodes: Sequence[Node]) -> list[slice]:
         slices.append(slice(begin, begin + count))
         begin += count
     return slices
+
+
+def way_to(nodes: Sequence[Node], leaf: int) -> list[tuple[int, int]]:
+    """(column, sink taken) from the first column to the classifier behind column `leaf`."""
+    way, n, sink = [], leaf, 0
+    while n >= 0:
+        way.append((n, sink))
+        if nodes[n].parent >= 0:
+            above = nodes[nodes[n].parent]
+            sink = above.answers + above.children.index(n)
+        n = nodes[n].parent
+    return way[::-1]
+
+
+def exits_from(nodes: Sequence[Node]) -> list[int]:
+    """Of every column how many classifiers lie behind it, its own included."""
+    counts = [int(node.answers) for node in nodes]
+    for n in reversed(range(1, len(nodes))):
+        counts[nodes[n].parent] += counts[n]
+    return counts

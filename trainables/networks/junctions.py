@@ -19,7 +19,7 @@ from trainables.execution import take
 from trainables.macs import macs_of
 from trainables.network import Exit, Inference, Knobs, Routed, RoutedNetwork, Task, Unit
 from trainables.networks.column_layers import Router
-from trainables.networks.columns import Node, Pyramid, columns_for, exits_at, sinks_at
+from trainables.networks.columns import Node, Pyramid, columns_for, exits_at, exits_from, sinks_at, way_to
 
 PRICE_UNIT = 1e7
 """Routers read the price of computation per ten million MACs (section 4.6)."""
@@ -76,6 +76,7 @@ class ColumnNetwork(RoutedNetwork):
             if node.answers:
                 classifiers[str(n)] = nn.Linear(features[n], task.classes)
         self.columns = nn.ModuleList(columns)
+        self.scales_of = [column.count for column in columns]
         self.routers, self.classifiers = nn.ModuleDict(routers), nn.ModuleDict(classifiers)
         self._describe(features)
         self.reference = reference or self.macs_full
@@ -100,14 +101,20 @@ class ColumnNetwork(RoutedNetwork):
             units += [Unit(f"{kind}-{node.name}", kind, macs) for kind, macs in costs.items()]
             groups += [node.depth // 2] * len(costs)
         self._groups = tuple(groups)
-        leaves = [n for n, node in enumerate(self.nodes) if node.answers]
-        ways = [self._way_to(n) for n in leaves]
-        macs = [sum(units[u].macs for u in path) for path, _ in ways]
-        exits = [Exit(f"exit-{self.nodes[n].name}", cost) for n, cost in zip(leaves, macs, strict=True)]
+        paths, sinks, exits = [], [], []
+        for leaf, node in enumerate(self.nodes):
+            if not node.answers:
+                continue
+            way = way_to(self.nodes, leaf)
+            path = {u for n, _ in way for kind, u in self.unit_of[n].items() if kind != "exit" or n == leaf}
+            paths.append(path)
+            sinks.append({self.sinks_at[n].start + sink for n, sink in way if self.nodes[n].sinks > 1})
+            exits.append(Exit(f"exit-{node.name}", sum(units[u].macs for u in path)))
+        macs = [each.macs for each in exits]
         self.describe_units(units, fixed=0, full=max(macs), least=min(macs), exits=exits)
         for name, columns, ones in (
-            ("exit_paths", len(units), [path for path, _ in ways]),
-            ("exit_decisions", self.sinks_at[-1].stop, [sinks for _, sinks in ways]),
+            ("exit_paths", len(units), paths),
+            ("exit_decisions", self.sinks_at[-1].stop, sinks),
         ):
             table = [[int(k in row) for k in range(columns)] for row in ones]
             self.register_buffer(name, torch.tensor(table, dtype=torch.uint8), persistent=False)
@@ -120,20 +127,6 @@ class ColumnNetwork(RoutedNetwork):
         column = [n for n, sinks in enumerate(self.sinks_at) for _ in range(sinks.start, sinks.stop)]
         self.register_buffer("share_of_unit", torch.tensor(share), persistent=False)
         self.register_buffer("column_of_sink", torch.tensor(column, dtype=torch.long), persistent=False)
-
-    def _way_to(self, leaf: int) -> tuple[set[int], set[int]]:
-        """The units and the sinks of an image that is classified behind a column."""
-        path, sinks, n, sink = {self.unit_of[leaf]["exit"]}, set(), leaf, 0
-        while n >= 0:
-            node = self.nodes[n]
-            path |= {u for kind, u in self.unit_of[n].items() if kind != "exit"}
-            if node.sinks > 1:
-                sinks.add(self.sinks_at[n].start + sink)
-            if node.parent >= 0:
-                above = self.nodes[node.parent]
-                sink = above.answers + above.children.index(n)
-            n = node.parent
-        return path, sinks
 
     def parts(self) -> list[nn.Module]:
         """The modules of the units, in their order."""
@@ -195,10 +188,7 @@ class ColumnNetwork(RoutedNetwork):
 
     def _relaxed(self, probabilities: Tensor) -> Callable[[int, Tensor], Tensor]:
         """Column n and its share p (B,) to the shares of its sinks (B, sinks): the equation of the class."""
-        count = len(self.exits)
-        below = [int(node.answers) for node in self.nodes]
-        for n in reversed(range(1, len(self.nodes))):
-            below[self.nodes[n].parent] += below[n]
+        count, below = len(self.exits), exits_from(self.nodes)
 
         def share(n: int, p: Tensor) -> Tensor:
             least = [1] * self.nodes[n].answers + [below[child] for child in self.nodes[n].children]
@@ -222,7 +212,11 @@ class ColumnNetwork(RoutedNetwork):
             for k, child in enumerate(node.children, start=int(node.answers)):
                 reached[child] = shares[:, k]
         columns = torch.stack([reached[n] for n in range(len(self.nodes))], dim=1)
-        return columns, torch.stack(answered, dim=1), torch.cat(sinks, dim=1) if sinks else start.new_zeros(len(start), 0)
+        return (
+            columns,
+            torch.stack(answered, dim=1),
+            torch.cat(sinks, dim=1) if sinks else start.new_zeros(len(start), 0),
+        )
 
     def asked(self, knobs: Knobs) -> tuple[float, float]:
         """(k_cpt, margin) of knobs.
@@ -280,7 +274,7 @@ class ColumnNetwork(RoutedNetwork):
                     exits[s, left[r]] = self.exits_at[n]
                     continue
                 child = node.children[sink - node.answers]
-                read = features[-self.columns[child].count :]  # pyright: ignore[reportArgumentType]
+                read = features[-self.scales_of[child] :]
                 waiting.append((child, left, going, read if whole else [take(each, some) for each in read]))
         return [self._result(*each) for each in zip(logits, exits, strict=True)]
 
