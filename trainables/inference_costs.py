@@ -75,3 +75,12 @@ def squared_weights(network: ColumnNetwork) -> Tensor:
         layers = [m for m in part.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         sums.append(torch.stack([layer.weight.square().sum() for layer in layers]).sum())
     return torch.stack(sums)
+
+
+def throughput(path: Tensor) -> Tensor:
+    r"""The root mean square over a batch of the shares that reach each unit: (B, U) to (U,).
+
+    TALR divides gradients by it: with :math:`\alpha_\ell = \sqrt{n} / \lVert p_\ell \rVert` their variance
+    does not depend on how much of the batch a layer sees (section 4.5, eq. 15).
+    """
+    return path.detach().square().mean(dim=0).sqrt()

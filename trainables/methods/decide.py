@@ -54,7 +54,7 @@ import torch
 from torch import Tensor
 
 from spaces.decide import PAPER, SPACE
-from trainables.inference_costs import classification_costs, squared_weights, targets
+from trainables.inference_costs import classification_costs, squared_weights, targets, throughput
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.column_layers import initialise
@@ -213,7 +213,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     errors = torch.stack([classification_costs(z, batch.labels, config.epsilon) for z in routed.logits], dim=1)
     answered, path, scores = (routed.aux[name] for name in ("answered", "path", "scores"))
     constant = path.detach()
-    network.throughput = constant.square().mean(dim=0).sqrt()
+    network.throughput = throughput(path)
     decayed = path if config.reg_policy else constant
     terms = {
         "cross_entropy": ((answered if acts else answered.detach()) * errors).sum(dim=1).mean(),

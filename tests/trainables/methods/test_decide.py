@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainables.diagnostics import diagnose
 from trainables.evaluation import curve
+from trainables.inference_costs import throughput
 from trainables.method import Batch, Optimiser, config_dict
 from trainables.methods.decide import (
     CRITICS,
@@ -54,20 +55,12 @@ def terms_of(network: ColumnNetwork, batch: Batch) -> dict[str, Tensor]:
     return METHOD.objective(network, batch, METHOD.phases(network.config)[0])
 
 
-def gradients(network: ColumnNetwork, term: Tensor, prefix: str = "") -> dict[str, Tensor]:
-    """The gradient of a term, of the parameters that it reaches."""
-    chosen = {name: p for name, p in network.named_parameters() if name.startswith(prefix)}
-    found = torch.autograd.grad(term, list(chosen.values()), allow_unused=True, retain_graph=True)
-    return {name: g for name, g in zip(chosen, found, strict=True) if g is not None and g.any()}
-
-
 def test_talr_divides_by_the_root_mean_square() -> None:
     for shares, factor in (([1.0, 1, 1, 1], 1.0), ([1, 0.5, 0.5, 0], 1.63299)):
         network = build(alpha_rtr=1.0)
         for p in network.parameters():
             p.grad = torch.ones_like(p)
-        rms = torch.tensor(shares).square().mean().sqrt()
-        network.throughput = torch.ones(len(network.units)) * rms
+        network.throughput = throughput(torch.tensor(shares)[:, None].expand(4, len(network.units)))
         adjust(network)
         assert all(torch.allclose(p.grad, torch.full_like(p, factor), rtol=1e-5) for p in network.parameters())  # pyright: ignore
 

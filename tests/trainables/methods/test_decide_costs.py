@@ -12,18 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from trainables.inference_costs import classification_costs, sink_costs, squared_weights, targets
 from trainables.method import Batch
-from trainables.methods.decide import (
-    CRITICS,
-    METHOD,
-    REFERENCE_MACS,
-    Config,
-    classification_costs,
-    sink_costs,
-    squared_weights,
-    targets,
-    temperature,
-)
+from trainables.methods.decide import CRITICS, METHOD, REFERENCE_MACS, Config, temperature
 from trainables.network import Task
 from trainables.networks.column_layers import Router
 from trainables.networks.columns import nodes_of, sinks_at
