@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.execution import take
 from trainables.macs import macs_of
 from trainables.network import Exit, Inference, Knobs, Routed, RoutedNetwork, Task, Unit
 from trainables.networks.column_layers import Router
+from trainables.networks.column_pass import alone, swept
 from trainables.networks.columns import Node, Pyramid, columns_for, exits_at, exits_from, sinks_at, way_to
 
 PRICE_UNIT = 1e7
@@ -137,7 +137,7 @@ class ColumnNetwork(RoutedNetwork):
         """See `RoutedNetwork`: two columns work on the same scales."""
         return self._groups
 
-    def _price_read(self, k_cpt: Tensor, features: Tensor) -> Tensor:
+    def price_read(self, k_cpt: Tensor, features: Tensor) -> Tensor:
         """What routers read of k_cpt (R,): (R, 1)."""
         return (k_cpt * PRICE_UNIT).to(features.device, features.dtype)[:, None]
 
@@ -158,7 +158,7 @@ class ColumnNetwork(RoutedNetwork):
         told = None
         if self.priced:
             k_cpt = torch.full((len(inputs),), self.config.k_cpt) if price is None else price / self.reference
-            told = self._price_read(k_cpt, inputs)
+            told = self.price_read(k_cpt, inputs)
         features: list[list[Tensor]] = []
         logits, scores = [], []
         pyramid = self.pyramid(inputs)
@@ -239,62 +239,20 @@ class ColumnNetwork(RoutedNetwork):
 
     def infer(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
         """The hard pass: images that are classified leave the batch, and at a fork it is divided."""
+        k_cpt, margin = self.asked(knobs)
+        if len(inputs) == 1:
+            return self.result(*alone(self, inputs, k_cpt, margin))
         return self.sweep(inputs, [knobs], generator=generator)[0]
 
-    @torch.no_grad()
     def sweep(
         self, inputs: Tensor, knobs: Sequence[Knobs], *, generator: torch.Generator | None = None
     ) -> list[Inference]:
         """The hard pass under several knobs: a column sees an image once, however many settings bring it there."""
-        asked = [self.asked(k) for k in knobs]
-        k_cpts, margins = torch.tensor(asked, device=inputs.device).T
-        count, settings = len(inputs), len(asked)
-        logits = inputs.new_zeros(settings, count, self.task.classes)
-        exits = torch.zeros(settings, count, dtype=torch.long, device=inputs.device)
-        rows = torch.arange(count, device=inputs.device)
-        here = torch.ones(settings, count, dtype=torch.bool, device=inputs.device)
-        waiting = [(0, rows, here, self.pyramid(inputs))]
-        while waiting:
-            n, rows, here, features = waiting.pop()
-            node = self.nodes[n]
-            features = self.columns[n](*features)
-            flat = features[-1].flatten(1)
-            chosen = self._choose(n, flat, here, k_cpts, margins) if node.sinks > 1 else None
-            for sink in range(node.sinks):
-                goes = here if chosen is None else here & (chosen == sink)
-                some = (goes[0] if settings == 1 else goes.any(dim=0)).nonzero().squeeze(1)
-                if not len(some):
-                    continue
-                whole = len(some) == len(rows)
-                left, going = (rows, goes) if whole else (rows.index_select(0, some), goes.index_select(1, some))
-                if sink == 0 and node.answers:
-                    answers = self.classifiers[str(n)](flat if whole else flat.index_select(0, some))
-                    s, r = going.nonzero(as_tuple=True)
-                    logits[s, left[r]] = answers[r].to(logits.dtype)
-                    exits[s, left[r]] = self.exits_at[n]
-                    continue
-                child = node.children[sink - node.answers]
-                read = features[-self.scales_of[child] :]
-                waiting.append((child, left, going, read if whole else [take(each, some) for each in read]))
-        return [self._result(*each) for each in zip(logits, exits, strict=True)]
+        logits, exits = swept(self, inputs, [self.asked(k) for k in knobs])
+        return [self.result(*each) for each in zip(logits, exits, strict=True)]
 
-    def _choose(self, n: int, flat: Tensor, here: Tensor, k_cpts: Tensor, margins: Tensor) -> Tensor:
-        """The sink of column n (S, R) that every setting chooses for every image; the first of equal scores."""
-        router = self.routers[str(n)]
-        assert isinstance(router, Router)
-        sums = router.read(flat)
-        if self.priced:
-            s, r = here.nonzero(as_tuple=True)
-            found = router.score(sums.index_select(0, r), self._price_read(k_cpts[s], flat))
-            scores = found.new_zeros(*here.shape, found.shape[1])
-            scores[s, r] = found
-        else:
-            scores = router.score(sums).expand(len(here), -1, -1).clone()
-        scores[..., 0] += margins[:, None].to(scores.dtype)
-        return scores.argmax(dim=-1)
-
-    def _result(self, logits: Tensor, exits: Tensor) -> Inference:
-        """What an image executed and decided follows from the exit that it left at."""
+    def result(self, logits: Tensor, exits: Tensor) -> Inference:
+        """What images executed and decided follows from the exits (B,) that they left at."""
         path = self.get_buffer("exit_paths")[exits].to(torch.promote_types(logits.dtype, torch.float32))
         decisions = self.get_buffer("exit_decisions")[exits].to(logits.dtype)
         return Inference(logits, path, self.path_macs(path), decisions, exits)
