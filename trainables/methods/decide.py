@@ -77,7 +77,9 @@ REFERENCE_MACS = 20_643_552
 K_CPTS = tuple(k * 1e-9 for k in (0, 1, 2, 4, 8, 16, 32, 64))
 """The paper's prices (figure 5)."""
 SWEPT_K_CPTS = tuple(k * 1e-9 for k in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
-MARGINS = (-10.0, -1.0, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 1.0, 10.0)
+_STEPS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+MARGINS = (*(-step for step in reversed(_STEPS)), 0.0, *_STEPS)
+"""From all images at the last column to all at the first; scores differ by hundredths early in a training."""
 INITS = ("fan_in", "xavier")
 UNITS = ("macs_full", "mac")
 

@@ -6,6 +6,7 @@ import json
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from trainables.methods.decide import (
 from trainables.network import Task
 from trainables.networks.column_layers import Router
 from trainables.networks.junctions import ColumnNetwork
+from trainables.splits import Augment, Data, Split
 
 torch.set_num_threads(1)
 
@@ -149,10 +151,16 @@ def test_curves_of_margins_run_from_the_first_exit_to_the_last() -> None:
     assert all(sum(p["exit_fractions"]) == pytest.approx(1, abs=1e-5) for p in points)
 
 
-def test_diagnostics_know_the_classifiers() -> None:
-    from trainables.data import default_root, load
+def data_of(count: int = 40) -> Data:
+    drawn = np.random.default_rng(0)
+    split = Split(drawn.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8), np.arange(count, dtype=np.int64) % 3)
+    constants: dict[str, Any] = {"mean": (0.5,), "std": (0.3,), "augment": Augment(pad=1)}
+    splits = {"train": split, "validation": split, "test": split}
+    return Data(name="noise", task=SMALL, classes=("a", "b", "c"), hash="", **splits, **constants)
 
-    data = load("digits", root=default_root(), image_size=8, limit=40)
+
+def test_diagnostics_know_the_classifiers() -> None:
+    data = data_of()
     network = build(data.task, network="columns-tree-3")
     found = diagnose(METHOD, network, data).record
     assert found["blocks"] == ["column-0", "column-1-0", "column-1-1"] + [f"column-2-{k}" for k in range(4)]

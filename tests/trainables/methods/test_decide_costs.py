@@ -287,7 +287,7 @@ def test_regularisation_leaves_the_policy_alone_unless_asked() -> None:
     assert "routers.0.scores.bias" in gradients(network, terms["l2"], "routers")
     changed = gradients(network, terms["decisiveness"], "routers.0.scores.bias")["routers.0.scores.bias"]
     assert not torch.allclose(changed, found, rtol=1e-3)
-    assert float(terms_of(build(k_dec=0.0), batch)["decisiveness"]) == 0
+    assert float(terms_of(build(k_dec=0.0), batch)["decisiveness"].detach()) == 0
 
 
 def test_decay_is_that_of_an_optimiser_weighed_by_the_shares() -> None:
