@@ -23,8 +23,8 @@ torch.set_num_threads(1)
 
 TINY: dict[str, dict[str, Any]] = {
     "imta": {"network": "msdnet-3", "growth": 4},
-    "decide": {"network": "columns-chain-3"},
-    "decide static": {"network": "columns-static-3"},
+    "decide": {"network": "columns-static-3"},  # without a variant; with one:
+    **{f"decide {v}": {"network": "columns-chain-3"} for v in METHODS["decide"].variants if v},
 }
 DEFAULT = {"network": "resnet-8"}
 TASK = Task(classes=5, size=16, channels=1)

@@ -10,8 +10,8 @@ Inference costs :math:`c_{inf} = c_{err} + k_{cpt} n_{ops}` (eq. 1, 2). Variants
   decisions further on (eq. 5 to 7); decisions carry no gradient.
 - ``optimistic``: the same under the best decisions further on (eq. 8).
 - ``classification_error``: pragmatic, with 0 or 1 for a right or wrong class in what is regressed.
-- ``static``: columns-static-N, the first N columns and one classifier. The network says so; there is
-  nothing else to choose for it.
+
+Networks columns-static-N, the first N columns and one classifier, decide nothing and have no variant.
 
 Layers are regularised by the share of images that they see, and their gradients divided by its root
 mean square (`talr`: throughput-adjusted learning rates, section 4.5).
@@ -71,7 +71,8 @@ from trainables.networks.columns import (
 from trainables.networks.junctions import ColumnNetwork
 
 CRITICS = ("pragmatic", "optimistic", "classification_error")
-VARIANTS = ("actor", *CRITICS, "static")
+VARIANTS = ("actor", *CRITICS, "")
+"""The last is that of static networks; of others it stands for the actor."""
 REFERENCE_MACS = 20_643_552
 """macs_full of the published network: columns-chain at 32 pixels, 10 classes, width 1."""
 K_CPTS = tuple(k * 1e-9 for k in (0, 1, 2, 4, 8, 16, 32, 64))
@@ -88,7 +89,7 @@ UNITS = ("macs_full", "mac")
 class Config(TrainingConfig):
     """The method's own choices; `weight_decay` is 2 k_L2.
 
-    `variant` is, left empty, what the network can be: static or actor. `k_cpt`: the price of
+    `variant`, left empty, is the actor, and none of a static network. `k_cpt`: the price of
     computation, in the unit of `k_cpt_per` (see the module); `dynamic_k_cpt`: routers read it. `k_dec`:
     weight of the actor's scores squared; `k_cre`: of the critics' regression. `tau`: temperature at the
     beginning, 0 being the paper's (1 for the actor, 0.1 for critics); `tau_half_life` and
@@ -123,13 +124,14 @@ class Config(TrainingConfig):
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         static = kind_and_length(self.network)[0] == "static"
-        if not self.variant:
-            object.__setattr__(self, "variant", "static" if static else "actor")
+        if not self.variant and not static:
+            object.__setattr__(self, "variant", "actor")
         for name, allowed in (("pyramid", PYRAMIDS), ("init", INITS), ("k_cpt_per", UNITS), ("variant", VARIANTS)):
             value = getattr(self, name)
-            require(value in allowed, name, value, f"decide takes one of {', '.join(allowed)}")
-        fits = (self.variant == "static") == static
-        require(fits, "variant", self.variant, "columns-static-N are static, and no other network is")
+            if name == "variant" and static:
+                require(value == "", name, value, f"{self.network} decides nothing and has no variant")
+                continue
+            require(value in allowed, name, value, f"decide takes one of {', '.join(filter(None, allowed))}")
         require(not (static and self.dynamic_k_cpt), "dynamic_k_cpt", True, "a static network reads no price")
         for name in ("k_cpt", "k_dec", "k_cre", "tau"):
             value = getattr(self, name)
@@ -221,7 +223,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
         "cross_entropy": ((answered if acts else answered.detach()) * errors).sum(dim=1).mean(),
         "l2": config.weight_decay / 2 * (decayed.mean(dim=0) * squared_weights(network)).sum(),
     }
-    if config.variant == "static":
+    if not config.variant:
         return terms
     computation = (price * routed.macs / network.macs_full).mean().to(errors.dtype)
     terms["computation"] = computation if acts else computation.detach()
@@ -248,7 +250,7 @@ def adjust_gradients(network: RoutedNetwork, batch: Batch) -> None:
         if parameter.grad is None and parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     config: Config = network.config
-    if config.variant == "static" or not (config.talr or config.alpha_rtr != 1):
+    if not config.variant or not (config.talr or config.alpha_rtr != 1):
         return
     assert network.throughput is not None, "a training step leaves the throughput of its batch"
     for unit, part, share in zip(network.units, network.parts(), network.throughput, strict=True):
@@ -261,7 +263,7 @@ def adjust_gradients(network: RoutedNetwork, batch: Batch) -> None:
 
 def settings(config: Config) -> tuple[dict[str, Any], ...]:
     """What a curve asks for: prices where routers read one, else margins; nothing of a static network."""
-    if config.variant == "static":
+    if not config.variant:
         return ({},)
     if config.dynamic_k_cpt:
         return tuple({"k_cpt": k} for k in k_cpts(config, SWEPT_K_CPTS))

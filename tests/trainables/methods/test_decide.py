@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.diagnostics import diagnose
@@ -151,6 +152,20 @@ def test_curves_of_margins_run_from_the_first_exit_to_the_last() -> None:
     assert all(sum(p["exit_fractions"]) == pytest.approx(1, abs=1e-5) for p in points)
 
 
+def test_static_networks_are_trained_by_cross_entropy_and_decay_alone() -> None:
+    network, batch = build(network="columns-static-3"), batch_of()
+    terms = terms_of(network, batch)
+    assert list(terms) == ["cross_entropy", "l2"]
+    assert float(terms["cross_entropy"].detach()) == pytest.approx(
+        float(F.cross_entropy(network(batch.images).output, batch.labels).detach()), rel=1e-4
+    )
+    torch.stack(list(terms.values())).sum().backward()
+    adjust(network)
+    assert all(p.grad is not None for p in network.parameters())
+    (point,) = curve(METHOD, network, batch.images, batch.labels).points
+    assert point["macs"] == network.macs_full and point["distinct_paths"] == 1
+
+
 def data_of(count: int = 40) -> Data:
     drawn = np.random.default_rng(0)
     split = Split(drawn.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8), np.arange(count, dtype=np.int64) % 3)
@@ -193,8 +208,8 @@ def test_diagnostics_know_the_classifiers() -> None:
         ({"init": "zeros"}, "init = 'zeros'"),
         ({"k_cpt_per": "flop"}, "k_cpt_per = 'flop'"),
         ({"variant": "reinforce"}, "variant = 'reinforce'"),
-        ({"variant": "static"}, "variant = 'static': columns-static-N are static"),
-        ({"network": "columns-static-3", "variant": "actor"}, "variant = 'actor': columns-static-N are static"),
+        ({"variant": "static"}, "variant = 'static': decide takes one of actor"),
+        ({"network": "columns-static-3", "variant": "actor"}, "variant = 'actor': columns-static-3 decides nothing"),
         ({"network": "columns-static-3", "dynamic_k_cpt": True}, "dynamic_k_cpt = True: a static network reads no"),
         ({"network": "columns-static"}, "network = 'columns-static': must be columns-static-N"),
         ({"network": "columns-tree-9"}, "network = 'columns-tree-9': must be"),
@@ -233,7 +248,7 @@ def test_defaults_are_the_papers() -> None:
     )
     published = METHOD.configure(METHOD.published)
     assert METHOD.configure(config_dict(published)) == published
-    assert Config(network="columns-static-3").variant == "static"
+    assert Config(network="columns-static-3").variant == ""
     plain = METHOD.phases(Config(schedule="step"))[0].optimiser
     assert [plain.lr_at(s) for s in (0.4, 0.6)] == pytest.approx([0.1, 0.01])
 
@@ -245,7 +260,7 @@ def test_every_configuration_of_the_space_is_possible() -> None:
         config = METHOD.configure(values)
         assert ("k_dec" in values) == (config.variant == "actor")
         assert ("k_cre" in values) == (config.variant in CRITICS)
-        assert ("k_cpt" in values) == (config.variant != "static" and not config.dynamic_k_cpt)
+        assert ("k_cpt" in values) == (config.variant != "" and not config.dynamic_k_cpt)
         METHOD.build(
             METHOD.configure({**values, "width": 0.1, "router_width": 2}), Task(size=8)
         ) if rng.random() < 0.05 else None
