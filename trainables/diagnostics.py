@@ -211,18 +211,22 @@ def _classes(network: RoutedNetwork, tensors: Mapping[str, Tensor]) -> dict[str,
 
 
 def _exits(network: RoutedNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Of every exit: its accuracy on all images, the share that leaves there, the accuracy on those; by class."""
+    """Of every exit: its accuracy on all images, the share that leaves there, the accuracy on those.
+
+    By class how many images left there, and how many of them it classified right.
+    """
     taken = F.one_hot(tensors["exit"].long(), len(network.exits)).double()
     left = taken.sum(dim=0)
     right = (tensors["exit_right"].double() * taken).sum(dim=0)
-    by_class = F.one_hot(tensors["label"], network.task.classes).double().T @ taken
+    labels = F.one_hot(tensors["label"], network.task.classes).double().T
     return {
         "exit_acc": [round(share, 6) for share in tensors["exit_right"].double().mean(dim=0).tolist()],
         "exit_frac": [round(share, 6) for share in (left / len(taken)).tolist()],
         "exit_acc_given_exit": [
             round(r / count, 6) if count else None for r, count in zip(right.tolist(), left.tolist(), strict=True)
         ],
-        "class_by_exit": by_class.long().tolist(),
+        "class_by_exit": (labels @ taken).long().tolist(),
+        "right_by_exit": (labels @ (taken * tensors["exit_right"])).long().tolist(),
     }
 
 

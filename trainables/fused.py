@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,15 @@ def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float32
+
+
+@runtime_checkable
+class SelfPreparing(Protocol):
+    """A part of a network that knows its own fast form."""
+
+    def prepared(self, dtype: torch.dtype) -> nn.Module:
+        """The fast form for arithmetic of a type; the part itself stays as it was."""
+        ...
 
 
 class FusedConv(nn.Conv2d):
@@ -184,6 +194,8 @@ class _Preparation:
         """The fast form of a module, or the module itself with its children replaced."""
         if isinstance(module, ResidualBlock) and (block := self.block(module)) is not None:
             return block
+        if isinstance(module, SelfPreparing):
+            return module.prepared(self.dtype)
         if isinstance(module, Router) and (router := prepared_router(module)) is not None:
             return router
         if type(module) is nn.Sequential:

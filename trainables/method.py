@@ -27,7 +27,8 @@ class TrainingConfig:
     """What every method's configuration has: the body and the shared recipe.
 
     `width` multiplies the body's channels. `lr_decay_at` are shares of a phase's steps at which
-    the learning rate is multiplied by `lr_decay`; `schedule="cosine"` anneals to zero instead.
+    the learning rate is multiplied by `lr_decay`; `schedule="cosine"` anneals to zero instead,
+    ``"exponential"`` multiplies by `lr_decay` steadily, once over the whole phase.
     `warmup` is the share of the first phase's steps over which the rate rises linearly.
 
     `precision` is the arithmetic of the training passes: ``float32``, or ``bfloat16`` where autocast
@@ -57,7 +58,8 @@ class TrainingConfig:
         require(0 <= self.weight_decay, "weight_decay", self.weight_decay, "must not be negative")
         whole = isinstance(self.batch_size, int) and not isinstance(self.batch_size, bool)
         require(whole and self.batch_size >= 1, "batch_size", self.batch_size, "must be a whole number of at least 1")
-        require(self.schedule in ("step", "cosine"), "schedule", self.schedule, "must be step or cosine")
+        known = self.schedule in ("step", "cosine", "exponential")
+        require(known, "schedule", self.schedule, "must be step, cosine or exponential")
         require(all(0 < s < 1 for s in self.lr_decay_at), "lr_decay_at", self.lr_decay_at, "shares lie in (0, 1)")
         require(0 < self.lr_decay <= 1, "lr_decay", self.lr_decay, "must be in (0, 1]")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "must be a share in [0, 1)")
@@ -117,6 +119,8 @@ class Optimiser:
             return self.lr * (share + 1e-3) / (self.warmup + 1e-3)
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * share))
+        if self.schedule == "exponential":
+            return self.lr * self.decay**share
         return self.lr * self.decay ** sum(share >= at for at in self.decay_at)
 
 

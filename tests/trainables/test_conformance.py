@@ -21,7 +21,11 @@ from trainables.registry import METHODS, get_method
 
 torch.set_num_threads(1)
 
-TINY: dict[str, dict[str, Any]] = {"imta": {"network": "msdnet-3", "growth": 4}}
+TINY: dict[str, dict[str, Any]] = {
+    "imta": {"network": "msdnet-3", "growth": 4},
+    "decide": {"network": "columns-static-3"},  # without a variant; with one:
+    **{f"decide {v}": {"network": "columns-chain-3"} for v in METHODS["decide"].variants if v},
+}
 DEFAULT = {"network": "resnet-8"}
 TASK = Task(classes=5, size=16, channels=1)
 BATCH = 8
@@ -37,7 +41,9 @@ every_method = pytest.mark.parametrize("method", CASES.values(), ids=list(CASES)
 
 
 def configure(method: Method) -> Any:
-    return method.configure({**TINY.get(method.name, DEFAULT), "variant": method.variants[0]})
+    variant = method.variants[0]
+    tiny = TINY.get(f"{method.name} {variant}", TINY.get(method.name, DEFAULT))
+    return method.configure({**tiny, "variant": variant})
 
 
 def build(method: Method, task: Task = TASK) -> RoutedNetwork:

@@ -25,7 +25,10 @@ from trainables.splits import Augment, Split
 
 torch.set_num_threads(1)
 
-TINY: dict[str, dict[str, Any]] = {"imta": {"network": "msdnet-3", "growth": 4}}
+TINY: dict[str, dict[str, Any]] = {
+    "imta": {"network": "msdnet-3", "growth": 4},
+    "decide": {"network": "columns-chain-4", "width": 0.5},
+}
 CLASSES, SIZE, IMAGES = 4, 8, 40
 KEYS = {
     "setting", "knobs", "images", "params", "decisions", "blocks", "groups", "acc", "err", "macs", "K", "n_paths",

@@ -1,0 +1,54 @@
+"""What may vary in actor and critic networks: the price of computation, how routers learn, how far they explore."""
+
+from __future__ import annotations
+
+from spaces.space import Choice, LogRange, When
+from spaces.training import with_training
+
+_NETWORKS = ("columns-chain", "columns-tree")
+_CRITICS = ("pragmatic", "optimistic", "classification_error")
+_ROUTED = When("network", _NETWORKS)  # static networks have no routers
+_LEARNT = When("variant", ("actor", *_CRITICS))
+
+SPACE = with_training(
+    {
+        "network": Choice((*_NETWORKS, "columns-static-1", "columns-static-2", "columns-static-3", "columns-static-4")),
+        "variant": Choice(("actor", *_CRITICS), when=_ROUTED),
+        "dynamic_k_cpt": Choice((False, True), when=_ROUTED),
+        "k_cpt": LogRange(1e-10, 1e-6, or_zero=True, when=When("dynamic_k_cpt", (False,))),
+        "k_dec": LogRange(0.01 / 30, 0.01 * 30, when=When("variant", ("actor",))),
+        "k_cre": LogRange(0.001 / 30, 0.001 * 30, when=When("variant", _CRITICS)),
+        "tau": LogRange(0.03, 3.0, when=_LEARNT),
+        "tau_half_life": LogRange(1 / 16, 1 / 2, when=_LEARNT),
+        "talr": Choice((True, False), when=_LEARNT),
+        "router_width": Choice((8, 16, 32), when=_LEARNT),
+        "alpha_rtr": LogRange(0.1, 10.0, when=_LEARNT),
+        "weight_decay": LogRange(2e-4 / 30, 2e-4 * 30),  # 2 k_L2
+        "lr": LogRange(0.01, 0.5),
+    }
+)
+
+# McGill and Perona (2017), section 4.7: 80,000 iterations of 128 images; rate and temperature halve every 10,000.
+# k_cpt is swept there; 4e-9 is in the middle. k_L2 = 1e-4 is a weight decay of 2e-4.
+PAPER = {
+    "network": "columns-chain",
+    "variant": "actor",
+    "dynamic_k_cpt": False,
+    "k_cpt": 4e-9,
+    "k_dec": 0.01,
+    "k_cre": 0.001,
+    "tau": 1.0,
+    "tau_half_life": 1 / 8,
+    "epsilon": 1e-6,
+    "talr": True,
+    "reg_policy": False,
+    "router_width": 16,
+    "router_depth": 2,
+    "alpha_rtr": 1.0,
+    "lr": 0.1,
+    "schedule": "exponential",
+    "lr_half_life": 1 / 8,
+    "momentum": 0.9,
+    "weight_decay": 2e-4,
+    "batch_size": 128,
+}
