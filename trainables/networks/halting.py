@@ -71,11 +71,6 @@ class HaltingNetwork(ResidualNetwork):
     def __init__(self, config: Any, task: Task, body: PreActBody, *, eps: float) -> None:
         super().__init__(config, task, body)
         self.eps, self.groups = eps, body.groups
-        if min(body.groups) < 2:
-            raise ValueError(
-                f"network = {config.network!r}: a group of one unit has nothing to halt; "
-                "take preact-resnet-14 or a deeper one"
-            )
         ends = {sum(body.groups[: g + 1]) - 1 for g in range(len(body.groups))}
         kind = SpatialHead if self.spatial else HaltingHead
         self.router = nn.ModuleList(
