@@ -14,7 +14,8 @@ Deviations and choices:
   prices multiply, it is tau times the number of units: 0.15 for ResNet-32 at the published 0.01. Deeper
   networks at the same tau therefore pay more for the same share.
 - The paper's halting threshold T = 1 - eps is swept at inference, from 0 (every group ends behind its first unit) to
-  "never" (the network without halting, by its weights). Above 1, which the paper does not have, scores are divided by T.
+  "never" (the network without halting, by its weights). Above 1, which the paper does not have, scores are
+  divided by T.
 - Where all positions of an image have stopped, nothing of a unit is computed or counted; the public code counts the
   linear layer of the halting head (c MACs) for every unit.
 - A unit whose active positions are too many to be gathered with profit is computed as a masked convolution, and
@@ -95,6 +96,7 @@ def build(config: Config, task: Task) -> RoutedNetwork:
     else:
         kind = SpatialHaltingNetwork if isinstance(config, SpatialConfig) else HaltingNetwork
         network = kind(config, task, body, eps=config.eps)
+    network.own_names = True  # pyright: ignore[reportAttributeAccessIssue]  # for load_pretrained
     kaiming_normal(network)
     for module in network.modules():
         if isinstance(module, HaltingHead | SpatialHead):

@@ -1,4 +1,4 @@
-"""Adaptive computation time on residual groups: every group stops when its halting scores reach one.
+r"""Adaptive computation time on residual groups: every group stops when its halting scores reach one.
 
 M. Figurnov et al., "Spatially adaptive computation time for residual networks", CVPR 2017, arXiv
 1612.02297, sections 3.1 and 3.2; A. Graves, arXiv 1603.08983.
@@ -6,11 +6,11 @@ M. Figurnov et al., "Spatially adaptive computation time for residual networks",
 In a group of n units, x_u being the state behind unit u and h_u in [0, 1] its halting score (h_n = 1), with
 a halting threshold T = 1 - eps and sums over v = 1 ... u:
 
-.. math:: N = \\min\\{u : \\sum_v h_v \\ge T\\}, \\quad R = 1 - \\sum_{v < N} h_v, \\quad
-          y = \\sum_{u < N} h_u x_u + R\\, x_N, \\quad \\rho = N + R
+.. math:: N = \min\{u : \sum_v h_v \ge T\}, \quad R = 1 - \sum_{v < N} h_v, \quad
+          y = \sum_{u < N} h_u x_u + R\, x_N, \quad \rho = N + R
 
-Everything here is told by the *remaining mass* :math:`r_u = 1 - \\sum_{v < u} h_v` before unit u, 0 where the group
-has stopped: unit u runs where r_u > 0, x_u weighs :math:`r_u - r_{u+1}`, N counts the r_u > 0 and R is the last of them.
+Everything here is told by the *remaining mass* :math:`r_u = 1 - \sum_{v < u} h_v` before unit u, 0 where the group
+has stopped: unit u runs where r_u > 0, x_u weighs :math:`r_u - r_{u+1}`, N counts the r_u > 0, R is the last of them.
 So the decisions are the r_u of units 2 ... n of every group: 1 = run, as everywhere.
 
 With spatial halting h, r, N, R belong to a position; x stays where it has stopped.

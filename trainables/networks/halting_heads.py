@@ -35,7 +35,7 @@ def threshold_of(knobs: Knobs, default: float) -> float:
 
 
 def remaining(total: Tensor, running: Tensor | None, threshold: float | Tensor) -> Tensor:
-    """r behind a unit: from the sum of its and all earlier scores, 0 where T is reached or r was 0 before.
+    """What remains behind a unit, r: from the sum of its and all earlier scores, 0 where T is reached or r was 0 before.
 
     `threshold` is T; `running` tells where the group had not stopped (None: everywhere).
     """
@@ -114,7 +114,7 @@ class LocalNorm(NormAct):
 
 
 def ponder_of(masses: Sequence[Tensor]) -> Tensor:
-    """rho = N + R of a group from r_1 = 1, r_2 ... r_n, of one shape each; N carries no gradient."""
+    """What a group costs, rho = N + R, from r_1 = 1, r_2 ... r_n, of one shape each; N carries no gradient."""
     each = torch.stack(tuple(masses))
     runs = each > 0
     ends = runs & ~F.pad(runs[1:].flatten(1), (0, 0, 0, 1)).view_as(runs)  # the last r above 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from trainables.execution import put, take
+from trainables.execution import overwriting, put, take
 from trainables.network import Inference
 from trainables.networks.halting_heads import remaining
 from trainables.networks.positions import Places, dilated, features_of, rows_of
@@ -67,9 +67,7 @@ class _Claims:
     kind: Tensor
 
 
-def _group(
-    network: HaltingNetwork, steps: Sequence[Step], features: Tensor, claims: _Claims, told: _Told
-) -> Tensor:
+def _group(network: HaltingNetwork, steps: Sequence[Step], features: Tensor, claims: _Claims, told: _Told) -> Tensor:
     """One group for all claims, which then hold rows of what is returned."""
     exact = torch.promote_types(features.dtype, torch.float32)
     mass = torch.ones(len(claims.row), dtype=exact, device=features.device)
@@ -79,7 +77,7 @@ def _group(
     row = claims.row  # among the features, which become fewer
     total = output = None
     for step in steps:
-        features = step.unit(features)
+        features = overwriting(step.unit)(features)
         told.path += [(mass > 0).double()] * network.parts(step)
         score = None
         if step.last:

@@ -49,7 +49,7 @@ class Places:
     @classmethod
     def of(cls, mask: Tensor) -> Places:
         """The positions where a mask (B, h, w) of booleans is true."""
-        images, height, width = mask.shape
+        height, width = mask.shape[1:]
         flat = mask.flatten().nonzero().squeeze(1)
         lines = flat.div(width, rounding_mode="floor")
         image = lines.div(height, rounding_mode="floor")

@@ -193,13 +193,13 @@ class PreActUnit(ResidualBlock):
 
     def fused(self, dtype: torch.dtype) -> nn.Module:
         """See `trainables.fused`."""
-        from trainables.fused_positions import fuse_unit
+        from trainables.fused_positions import FusedPreActUnit
 
-        return fuse_unit(self, dtype)
+        return FusedPreActUnit(self, dtype)
 
 
 class PooledClassifier(nn.Module):
-    """Pooling, batch norm, activation, linear layer; with `before` batch norm and activation come before the pooling."""
+    """Pooling, batch norm, activation, linear layer; with `before` pooling comes third."""
 
     def __init__(self, channels: int, classes: int, style: Style, *, before: bool) -> None:
         super().__init__()
