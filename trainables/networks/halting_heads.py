@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.network import Knobs
-from trainables.networks.positions import Places, PositionConv, with_zeros
+from trainables.networks.positions import Places, ScoreConv, with_zeros
 from trainables.networks.preact import NormAct, PooledNorm, Style
 
 NEVER = 1e6
@@ -75,7 +75,7 @@ class SpatialHead(nn.Module):
     def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
         self.local_norm: nn.Module = LocalNorm(channels, style) if style.bottleneck else NormAct(channels, style)
-        self.local = PositionConv(channels, 1, 3, padding=1)
+        self.local = ScoreConv(channels, 1, 3, padding=1)
         self.norm = PooledNorm(channels, style, slope=None if style.bottleneck else style.slope)
         self.linear = nn.Linear(channels, 1, bias=False)
 

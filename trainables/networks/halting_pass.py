@@ -30,9 +30,9 @@ class _Told:
     path: list[Tensor] = field(default_factory=list)
 
     def nothing_more(self, network: HaltingNetwork, steps: Sequence[Step], like: Tensor) -> None:
-        """These steps did not run for anyone; `like` is a mask r."""
+        """These steps did not run for anyone; `like` is a mask r (P,)."""
         for step in steps:
-            self.path += [like.new_zeros(len(like), dtype=torch.float64)] * network.parts(step)
+            self.path += [torch.zeros_like(like, dtype=torch.float64)] * network.parts(step)
             self.decisions += [] if step.last else [torch.zeros_like(like)]
 
 
@@ -150,87 +150,85 @@ class _Group:
     def __init__(self, network: HaltingNetwork, features: Tensor, score: Tensor, threshold: float, told: _Told) -> None:
         self.network, self.threshold, self.told = network, threshold, told
         self.shape = features.shape
+        self.positions = features.shape[2] * features.shape[3]
         self.state = rows_of(features)
         self.total, self.mass = score, remaining(score, None, threshold)
         self.output = self.state * (1 - self.mass).to(features.dtype).flatten()[:, None]
         self.sums: Tensor | None = None
-        everywhere = features.new_ones(len(features), dtype=torch.float64)
-        told.path += [everywhere] * 3
         told.decisions.append(self.mass)
 
     def run(self, steps: Sequence[Step]) -> Tensor:
         """The output (B, c, h, w) of the group."""
-        positions = self.shape[2] * self.shape[3]
+        counts = [self.mass.new_full((2, len(self.mass)), self.positions)]
         for step in steps[1:]:
             runs = self.mass > 0
             wide = dilated(runs)
-            active, around = runs.sum(dim=(1, 2)), wide.sum(dim=(1, 2))
-            images = active.nonzero().squeeze(1)
-            if not len(images):
-                self.told.nothing_more(self.network, steps[step.place :], self.mass)
+            counts.append(torch.stack([wide, runs]).sum(dim=(2, 3)))
+            each = counts[-1].tolist()  # the only wait for the device in a unit
+            if not any(each[1]):
+                counts += [torch.zeros_like(counts[0])] * (len(steps) - len(counts))
+                self.told.decisions += [torch.zeros_like(self.mass)] * sum(not s.last for s in steps[step.place :])
                 break
-            shares = active.double() / positions
-            block = self.network.block_share(step.k, around.double() / positions, shares)
-            self.told.path += [block] if step.last else [block, shares, (active > 0).double()]
-            counts = int(around.sum()), int(active.sum())
-            self.mass = self.mass.clone()  # the one before is among the decisions
-            if self.network.sparse_pays(step.k, counts[0], len(images) * positions):
-                self._sparse(step, Places.of(runs), Places.of(wide), images)
+            images = None if all(each[1]) else torch.tensor([i for i, some in enumerate(each[1]) if some])
+            here = len(each[1]) if images is None else len(images)
+            around, active = sum(each[0]), sum(each[1])
+            if self.network.sparse_pays(step.k, around, here * self.positions):
+                self._sparse(step, Places.of(runs), Places.of(wide))
             else:
-                self._dense(step, runs, images, *counts)
+                self._dense(step, runs, None if images is None else images.to(runs.device), around, active)
             self.told.decisions += [] if step.last else [self.mass]
+        self._tell(steps, torch.stack([each.double() for each in counts]) / self.positions)
         return features_of(self.output, self.shape)
 
-    def _dense(self, step: Step, runs: Tensor, images: Tensor, wide: int, active: int) -> None:
-        """The unit on all positions of the images that are not done, its residual masked."""
-        everything = len(images) == self.shape[0]
+    def _tell(self, steps: Sequence[Step], shares: Tensor) -> None:
+        """Executed shares of all units of the group, from those (n, 2, B) of the positions, wide and active."""
+        for step, (wide, active) in zip(steps, shares.unbind(), strict=True):
+            block = self.network.block_share(step.k, wide, active)
+            self.told.path += [block] if step.last else [block, active, (active > 0).double()]
+
+    def _dense(self, step: Step, runs: Tensor, images: Tensor | None, wide: int, active: int) -> None:
+        """The unit on all positions of `images` (None: all), its residual masked."""
+        state, output = features_of(self.state, self.shape), features_of(self.output, self.shape)
 
         def some(tensor: Tensor) -> Tensor:
-            return tensor if everything else take(tensor, images)
+            return tensor if images is None else take(tensor, images)
 
-        before, mask = some(features_of(self.state, self.shape)), some(runs)
-        state = before + mask.to(before.dtype)[:, None] * step.unit.branch(before, wide, active)
-        mass = some(self.mass)
+        mine, mask, mass = some(state), some(runs), some(self.mass)
+        mine.addcmul_(mask.to(mine.dtype)[:, None], step.unit.branch(mine, wide, active))
         later = torch.zeros_like(mass)
         if step.head is not None:
-            total = some(self.total) + step.head(state, active)
+            total = some(self.total) + step.head(mine, active)
             later = remaining(total, mask, self.threshold)
-            self.total = total if everything else put(images, total, self.total.clone())
-        if everything:
-            self.state = rows_of(state)
+            self.total = total if images is None else put(images, total, self.total.clone())
+        weight = (mass - later).to(mine.dtype)[:, None]
+        if images is None:
+            output.addcmul_(weight, mine)
+            self.mass = later
         else:
-            put(images, state, features_of(self.state, self.shape))
-        weight = (mass - later).to(state.dtype)[:, None]
-        output = features_of(self.output, self.shape)
-        if everything:
-            output.addcmul_(weight, state)
-        else:
-            output.index_add_(0, images, weight * state)
-        self.mass = later if everything else put(images, later, self.mass)
+            put(images, mine, state)
+            output.index_add_(0, images, weight * mine)
+            self.mass = put(images, later, torch.zeros_like(self.mass))
         self.sums = None
 
-    def _sparse(self, step: Step, active: Places, wide: Places, images: Tensor) -> None:
+    def _sparse(self, step: Step, active: Places, wide: Places) -> None:
         """The unit on its active positions; the first convolution on those around them too."""
-        positions = self.shape[2] * self.shape[3]
         if self.sums is None and step.head is not None:
-            self.sums = self.state.view(self.shape[0], positions, -1).sum(dim=1)
+            self.sums = self.state.view(self.shape[0], self.positions, -1).sum(dim=1)
         residual = step.unit.at(self.state, active, wide)
         state = self.state.index_select(0, active.flat).add_(residual)
         self.state.index_copy_(0, active.flat, state)
-        mass, total = self.mass.flatten(), self.total.flatten()
-        before = mass.index_select(0, active.flat)
+        before = self.mass.flatten().index_select(0, active.flat)
         later = torch.zeros_like(before)
         if step.head is not None:
             assert self.sums is not None
-            image = active.flat.div(positions, rounding_mode="floor")
+            image = active.flat.div(self.positions, rounding_mode="floor")
             self.sums.index_add_(0, image, residual)
-            among = torch.zeros_like(self.sums[:, 0], dtype=torch.long).index_copy_(
-                0, images, torch.arange(len(images), device=images.device)
-            )
-            pooled = self.sums.index_select(0, images) / positions
-            score = step.head.at(self.state, pooled, among[image], active, wide)
+            images, among = torch.unique_consecutive(image, return_inverse=True)
+            pooled = self.sums.index_select(0, images) / self.positions
+            score = step.head.at(self.state, pooled, among, active, wide)
+            total = self.total.flatten()
             summed = total.index_select(0, active.flat) + score
             later = remaining(summed, None, self.threshold)
             self.total = total.index_copy(0, active.flat, summed).view_as(self.total)
         self.output.index_add_(0, active.flat, (before - later).to(state.dtype)[:, None] * state)
-        self.mass = mass.index_copy_(0, active.flat, later).view_as(self.mass)
+        self.mass = torch.zeros_like(self.mass).flatten().index_copy_(0, active.flat, later).view_as(self.mass)

@@ -99,6 +99,16 @@ class PositionConv(nn.Conv2d):
         return F.linear(gathered(input, around), self.matrix(), self.bias)
 
 
+class ScoreConv(PositionConv):
+    """A 3 x 3 convolution with a single output."""
+
+    def fused(self, dtype: torch.dtype) -> nn.Module:
+        """See `trainables.fused`."""
+        from trainables.fused_positions import FusedScoreConv  # which builds on what this file defines
+
+        return FusedScoreConv(self, dtype)
+
+
 def gathered(rows: Tensor, around: Tensor | None) -> Tensor:
     """What the kernel reads at each position, (m, 9 c); the rows (m, c) themselves without `around`."""
     if around is None:
