@@ -126,7 +126,9 @@ def told(network: HaltingNetwork, mask: Callable[..., Tensor] | None, share: flo
     return network
 
 
-def measure(name: str, body: str, batch: int, shares: tuple[float, ...], repeats: int, device: str, clock: Clock) -> list:
+def measure(
+    name: str, body: str, batch: int, shares: tuple[float, ...], repeats: int, device: str, clock: Clock
+) -> list:
     noise = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     images = noise.to(device).contiguous(memory_format=torch.channels_last)
     nothing = told(build(name, body, device), None, 1.0, batch, device)
@@ -149,9 +151,7 @@ def measure(name: str, body: str, batch: int, shares: tuple[float, ...], repeats
                 macs = float(network.infer(images, {"threshold": 1.0}).macs.mean()) / nothing.macs_full
             taken = interleaved(contenders, repeats, clock)
             for way in list(contenders)[2:]:
-                each = statistics.median(
-                    a / b for a, b in zip(taken[way], taken["nothing halted"], strict=True)
-                )
+                each = statistics.median(a / b for a, b in zip(taken[way], taken["nothing halted"], strict=True))
                 rows.append(
                     {
                         "method": name,
@@ -187,7 +187,9 @@ def main() -> None:
     clock = Clock(options.device, options.wall)
     named = torch.cuda.get_device_name() if options.device != "cpu" else platform.processor() or platform.machine()
     print(f"torch {torch.__version__}, {named}, one thread, {'wall' if options.wall else 'thread'} time, ms\n")
-    print("| network | batch | active share behind unit 1 | way | ms | nothing halted | dense | MACs | time | efficiency |")
+    print(
+        "| network | batch | active share behind unit 1 | way | ms | nothing halted | dense | MACs | time | efficiency |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():

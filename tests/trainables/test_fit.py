@@ -26,6 +26,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "sdv": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "blockdrop": {"network": "resnet-8", "width": 0.25, "policy_width": 0.25, "batch_size": 64},
     "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
+    "sact": {"network": "preact-resnet-14", "width": 0.25, "batch_size": 64},
 }
 
 
@@ -166,7 +167,7 @@ def test_schedules_are_shares_of_the_phase() -> None:
     assert warm.lr_at(0.0) < warm.lr_at(0.05) < warm.lr_at(0.1) == 1.0
 
 
-@pytest.mark.parametrize("name", ["skipnet", "codinet", "aig", "sdv", "imta"])
+@pytest.mark.parametrize("name", ["skipnet", "codinet", "aig", "sdv", "imta", "sact"])
 def test_bfloat16_trains_float32_weights(name: str, digits: Data) -> None:
     training = _training(name, digits, precision="bfloat16")
     single = _training(name, digits)

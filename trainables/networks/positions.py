@@ -113,4 +113,4 @@ def gathered(rows: Tensor, around: Tensor | None) -> Tensor:
     """What the kernel reads at each position, (m, 9 c); the rows (m, c) themselves without `around`."""
     if around is None:
         return rows
-    return rows.index_select(0, around.flatten()).view(len(around), -1)
+    return rows.index_select(0, around.flatten()).view(len(around), 9 * rows.shape[1])
