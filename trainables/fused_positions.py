@@ -111,7 +111,7 @@ class FusedPreActUnit(PreActUnit):
         *others, (last, _) = self.layers()
         for convolution, _ in others:
             entered = convolution(entered)
-        return last.accumulate(entered, around.to(entered.dtype))  # pyright: ignore[reportAttributeAccessIssue]
+        return last.accumulate(entered, around.to(entered.dtype))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
 
     def fused(self, dtype: torch.dtype) -> nn.Module:
         """It is already."""

@@ -29,8 +29,8 @@ def macs_of_call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int
         area = 1
         for extent in module.kernel_size:
             area *= extent
-        told = len(inputs) > 1 and isinstance(inputs[1], int)  # see `macs_of_call`
-        elements = inputs[1] * module.out_channels if told else output.numel()
+        wanted = next(iter(inputs[1:]), None)
+        elements = wanted * module.out_channels if isinstance(wanted, int) else output.numel()
         return elements * (module.in_channels // module.groups) * area
     if isinstance(module, nn.Linear):
         return output.numel() * module.in_features

@@ -187,9 +187,7 @@ def main() -> None:
     clock = Clock(options.device, options.wall)
     named = torch.cuda.get_device_name() if options.device != "cpu" else platform.processor() or platform.machine()
     print(f"torch {torch.__version__}, {named}, one thread, {'wall' if options.wall else 'thread'} time, ms\n")
-    print(
-        "| network | batch | active share behind unit 1 | way | ms | nothing halted | dense | MACs | time | efficiency |"
-    )
+    print("| network | batch | active behind unit 1 | way | ms | nothing halted | dense | MACs | time | efficiency |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():

@@ -96,7 +96,6 @@ def build(config: Config, task: Task) -> RoutedNetwork:
     else:
         kind = SpatialHaltingNetwork if isinstance(config, SpatialConfig) else HaltingNetwork
         network = kind(config, task, body, eps=config.eps)
-    network.own_names = True  # pyright: ignore[reportAttributeAccessIssue]  # for load_pretrained
     kaiming_normal(network)
     for module in network.modules():
         if isinstance(module, HaltingHead | SpatialHead):

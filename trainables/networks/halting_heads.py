@@ -35,7 +35,7 @@ def threshold_of(knobs: Knobs, default: float) -> float:
 
 
 def remaining(total: Tensor, running: Tensor | None, threshold: float | Tensor) -> Tensor:
-    """What remains behind a unit, r: from the sum of its and all earlier scores, 0 where T is reached or r was 0 before.
+    """What remains behind a unit, r: 1 - `total`, the sum of scores up to it, but 0 where T is or was reached.
 
     `threshold` is T; `running` tells where the group had not stopped (None: everywhere).
     """

@@ -143,7 +143,7 @@ def torchvision_names(name: str) -> dict[str, str]:
 def load_pretrained(network: RoutedNetwork, file: str) -> bool:
     """Take the weights of an ImageNet body from a file of torchvision's names; routers keep theirs.
 
-    Networks whose bodies torchvision does not have (`network.own_names`) take files of their own names.
+    Pre-activation networks, which torchvision does not have, take files of our names: a checkpoint's network.
 
     `file` is .safetensors, or .pth as torchvision publishes it (read without unpickling code). A
     classifier of another number of classes keeps its own initialisation: the answer is whether the file's was
@@ -151,7 +151,7 @@ def load_pretrained(network: RoutedNetwork, file: str) -> bool:
     or is of another network.
     """
     name = network.config.network
-    own = getattr(network, "own_names", False)
+    own = name.startswith("preact-")
     if name not in IMAGENET_NETWORKS and not own:
         raise ValueError(f"pretrained = {file!r}: only {', '.join(IMAGENET_NETWORKS)} take weights, not {name}")
     theirs = _tensors(file)

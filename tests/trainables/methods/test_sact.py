@@ -239,5 +239,5 @@ def test_published_and_refused() -> None:
     assert METHOD.configure(PAPER).network == "preact-resnet-32" and "tau" in SPACE
     with pytest.raises(ValueError, match=r"variant = 'vanilla': must be ''"):
         METHOD.configure({"variant": "vanilla"})
-    with pytest.raises(ValueError, match="tau = -1.0"):
+    with pytest.raises(ValueError, match=r"tau = -1\.0"):
         METHOD.configure({"tau": -1})
