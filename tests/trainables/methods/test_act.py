@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from search.describe import network_description
@@ -23,7 +21,6 @@ from trainables.methods.act import METHOD, SPATIAL
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.halting import HaltingNetwork
 from trainables.networks.halting_heads import NEVER, HaltingHead, ponder_of, remaining
-from trainables.networks.imagenet import load_pretrained
 from trainables.networks.resnet import StaticResNet
 from trainables.splits import Augment, Data, Split
 
@@ -83,19 +80,6 @@ def test_the_published_networks_to_the_digit(n: int) -> None:
     assert act["macs_min"] == first and sact["macs_min"] == first + local
     if n == 18:  # the public code's own test
         assert vanilla["paper_cost"]["flops"] == 505_775_360
-
-
-def test_resnet_101_has_the_operations_of_the_public_code() -> None:
-    with torch.device("meta"):
-        values = {"network": "preact-resnet-101-imagenet"}
-        task = Task(classes=1001, size=224)
-        vanilla = METHOD.build(METHOD.configure({**values, "variant": "vanilla"}), task)
-        sact = SPATIAL.build(SPATIAL.configure(values), task)
-    assert 2 * vanilla.macs_full == 15_602_814_976
-    heads = [(2, 256, 56), (3, 512, 28), (22, 1024, 14), (2, 2048, 7)]
-    assert sact.macs_full - vanilla.macs_full == sum(count * c * (1 + 9 * size**2) for count, c, size in heads)
-    params = [sum(p.numel() for p in network.parameters()) for network in (vanilla, sact)]
-    assert params[0] == 44_579_945 and params[1] - params[0] == sum(count * (14 * c + 1) for count, c, _ in heads)
 
 
 def test_the_arithmetic_of_halting() -> None:
@@ -252,26 +236,6 @@ def small() -> Data:
     return Data(name="noise", task=task, classes=classes, train=split, validation=split, test=split, **more)
 
 
-def test_weights_of_a_network_without_halting(tmp_path: Path) -> None:
-    task, values = Task(classes=4, size=32), {"network": "preact-resnet-50-imagenet", "width": 0.125}
-    donor = build(task, **values, variant="vanilla")
-    file = tmp_path / "network.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in donor.state_dict().items()}, file)
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        network = SPATIAL.build(SPATIAL.configure(values), task).eval()
-    heads = {name: tensor.clone() for name, tensor in network.router.state_dict().items()}
-    assert load_pretrained(network, str(file))
-    assert all(torch.equal(tensor, heads[name]) for name, tensor in network.router.state_dict().items())
-    images = images_of(2, task)
-    never = network.infer(images, {"threshold": NEVER}).logits
-    assert torch.allclose(never, donor(images).output, rtol=1e-4, atol=1e-4)
-    other = build(Task(classes=7, size=32), **values)
-    assert load_pretrained(other, str(file)) is False  # another number of classes
-    with pytest.raises(ValueError, match="is of another network than preact-resnet-50-imagenet"):
-        load_pretrained(build(task, network="preact-resnet-50-imagenet"), str(file))
-
-
 def test_published_settings() -> None:
     config = METHOD.configure(PAPER)
     (phase,) = METHOD.phases(config)
@@ -298,11 +262,3 @@ def test_wrong_values_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         METHOD.configure(values)
     assert "\n" not in str(caught.value)
-
-
-def test_images_that_are_too_small_are_refused() -> None:
-    assert build(network="preact-resnet-8", variant="vanilla").macs_full > 0
-    with pytest.raises(ValueError, match=r"size = 7: preact-resnet-14 halves images 2 times.*at least 8"):
-        build(Task(size=7))
-    with pytest.raises(ValueError, match=r"size = 16: preact-resnet-50-imagenet halves images 5 times.*at least 32"):
-        build(Task(size=16), network="preact-resnet-50-imagenet")
