@@ -51,11 +51,9 @@ def test_the_first_shortcut_is_taken_behind_its_activation() -> None:
 
 
 def test_resnet_101_has_the_operations_of_the_public_code() -> None:
-    with torch.device("meta"):
-        values = {"network": "preact-resnet-101-imagenet"}
-        task = Task(classes=1001, size=224)
-        vanilla = METHOD.build(METHOD.configure({**values, "variant": "vanilla"}), task)
-        sact = SPATIAL.build(SPATIAL.configure(values), task)
+    values, task = {"network": "preact-resnet-101-imagenet"}, Task(classes=1001, size=224)
+    vanilla = METHOD.build(METHOD.configure({**values, "variant": "vanilla"}), task)
+    sact = SPATIAL.build(SPATIAL.configure(values), task)
     assert 2 * vanilla.macs_full == 15_602_814_976
     heads = [(2, 256, 56), (3, 512, 28), (22, 1024, 14), (2, 2048, 7)]
     assert sact.macs_full - vanilla.macs_full == sum(count * c * (1 + 9 * size**2) for count, c, size in heads)
