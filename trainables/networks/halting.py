@@ -116,9 +116,10 @@ class HaltingNetwork(ResidualNetwork):
     def sparse_pays(self, k: int, wide: int, positions: int) -> bool:
         """Whether block k is quicker on `wide` of the positions, gathered, than on all that its images have.
 
-        Measured on CPUs (one thread, `tests/benchmarks/bench_halting.py`): the share below which gathering pays
-        grows with the MACs of a position, from 0.18 of units with 16 channels to 0.75; small batches of small
-        images do not pay for the calls. Elsewhere nothing is gathered.
+        Measured unit by unit on one thread of a CPU: the share below which gathering pays grows with the MACs of
+        a position, from 0.18 (16 channels) and 0.5 (64) to 0.75 of ImageNet's later groups; small batches of small
+        images do not pay for the calls. `tests/benchmarks/bench_halting.py` shows what it comes to on CIFAR's
+        networks. Not measured on other devices, where nothing is gathered.
         """
         height, width = self.shapes[k + 1][1:]
         each = self.block_macs[k] / (height * width)
