@@ -247,7 +247,8 @@ class Chronicle:
 
 
 _SCALARS = ("acc", "macs", "K", "n_paths", "compute_pct", "seconds", "share_of_time")
-_BY_COPY, _BY_EXIT = ("consistency", "kl_aug"), ("exit_acc", "exit_frac", "exit_acc_given_exit")
+_BY_COPY = ("consistency", "kl_aug")
+_BY_NUMBER = ("exit_acc", "exit_frac", "exit_acc_given_exit", "ponder", "ponder_std", "ponder_map_std")
 
 
 def diagnostic_metrics(found: Mapping[str, Any]) -> dict[str, float]:
@@ -259,7 +260,7 @@ def diagnostic_metrics(found: Mapping[str, Any]) -> dict[str, float]:
     for name in _BY_COPY:
         scale = found["images"] if name == "consistency" else 1
         named |= {f"{name}/{copy}": value / scale for copy, value in found[name].items()}
-    for name in _BY_EXIT:
+    for name in _BY_NUMBER:  # exits, groups
         named |= {f"{name}/{i}": value for i, value in enumerate(found.get(name, []), start=1)}
     named |= {f"skip_ratio/{block}": r for block, r in zip(found["blocks"], found["skip_ratio"], strict=True)}
     return {f"diagnostics/{name}": float(value) for name, value in named.items() if value is not None}

@@ -73,6 +73,7 @@ class _Seen:
             "path": hard.path,
             "relaxed": soft.aux.get("probabilities", soft.decisions),
         }
+        keep |= {name: soft.aux[name] for name in ("ponder", "ponder_std") if name in soft.aux}
         if hard.exits is not None:
             keep["exit"] = hard.exits
         if network.exits:
@@ -127,6 +128,7 @@ def diagnose(
         **_classes(network, tensors),
         **agreement(tensors),
         **(_exits(network, tensors) if network.exits and "exit" in tensors else {}),
+        **(_ponder(tensors) if "ponder" in tensors else {}),
         "seconds": time.perf_counter() - started,
     }
     return Diagnostics(record, _arrays(network, tensors, index.cpu()))
@@ -228,6 +230,19 @@ def _exits(network: RoutedNetwork, tensors: Mapping[str, Tensor]) -> dict[str, A
         "class_by_exit": (labels @ taken).long().tolist(),
         "right_by_exit": (labels @ (taken * tensors["exit_right"])).long().tolist(),
     }
+
+
+def _ponder(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What each group costs, units and remainder (SACT, arXiv 1612.02297): mean over images and positions,
+    deviation over images, mean deviation over the positions of an image.
+    """
+    cost, map_std = tensors["ponder"].double(), tensors["ponder_std"].double()
+    figures = {
+        "ponder": cost.mean(dim=0),
+        "ponder_std": cost.std(dim=0, unbiased=False),
+        "ponder_map_std": map_std.mean(dim=0),
+    }
+    return {name: [round(value, 6) for value in values.tolist()] for name, values in figures.items()}
 
 
 def _arrays(network: RoutedNetwork, tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:

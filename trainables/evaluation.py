@@ -43,20 +43,20 @@ class _Tally:
     correct: list[Tensor] = field(default_factory=list)
     macs: list[Tensor] = field(default_factory=list)
     paths: list[Tensor] = field(default_factory=list)
-    decisions: list[Tensor] = field(default_factory=list)
+    lengths: list[Tensor] = field(default_factory=list)
     exits: list[Tensor] = field(default_factory=list)
 
     def add(self, result: Inference, labels: Tensor) -> None:
         self.correct.append(result.logits.argmax(dim=1).eq(labels).cpu())
         self.macs.append(result.macs.cpu())
         self.paths.append(result.path.cpu())
-        self.decisions.append(result.decisions.cpu())
+        length = result.decisions.double().sum(dim=1) if result.length is None else result.length.double()
+        self.lengths.append(length.cpu())
         if result.exits is not None:
             self.exits.append(result.exits.cpu())
 
     def point(self, setting: Mapping[str, Any], knobs: Knobs, exits: int) -> dict[str, Any]:
         correct, macs = torch.cat(self.correct), torch.cat(self.macs)
-        decisions = torch.cat(self.decisions)
         point: dict[str, Any] = {
             "setting": dict(setting),
             "knobs": dict(knobs),
@@ -65,7 +65,7 @@ class _Tally:
             "count": len(correct),
             "macs": float(macs.mean()),
             "macs_std": float(macs.std(unbiased=False)),
-            "path_length": float(decisions.double().sum(dim=1).mean()),
+            "path_length": float(torch.cat(self.lengths).mean()),
             "distinct_paths": len(torch.unique(torch.cat(self.paths), dim=0)),
         }
         if self.exits:

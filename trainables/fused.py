@@ -97,10 +97,14 @@ class FusedConv(nn.Conv2d):
         # oneDNN works in the layout of what it is given
         input = input.contiguous(memory_format=LAST)
         if into is None:
-            unary = "relu" if relu else "none"
-            return _convolve(input, self.packed, self.bias, *self._geometry, unary, [], "")
+            return self.convolved(input, "relu" if relu else "none")
         into, unary = into.contiguous(memory_format=LAST), "relu" if relu else None
         return _accumulate(into, input, self.packed, self.bias, *self._geometry, "add", 1.0, unary, [], "")
+
+    def convolved(self, input: Tensor, unary: str, scalars: Sequence[float] = ()) -> Tensor:
+        """The convolution by oneDNN and a function of its output, by oneDNN's name and parameters."""
+        input = input.to(self.dtype).contiguous(memory_format=LAST)
+        return _convolve(input, self.packed, self.bias, *self._geometry, unary, list(scalars), "")
 
 
 if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
@@ -192,6 +196,8 @@ class _Preparation:
 
     def module(self, module: nn.Module) -> nn.Module:
         """The fast form of a module, or the module itself with its children replaced."""
+        if hasattr(module, "fused"):
+            return module.fused(self.dtype)  # pyright: ignore[reportCallIssue]
         if isinstance(module, ResidualBlock) and (block := self.block(module)) is not None:
             return block
         if isinstance(module, SelfPreparing):

@@ -20,12 +20,18 @@ from trainables.network import evaluating
 
 
 def macs_of_call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
-    """MACs of one call of one leaf module, over the whole batch."""
+    """MACs of one call of one leaf module, over the whole batch.
+
+    A convolution that is told, by a whole number as its second argument, at how many positions its output
+    is used, is charged for those: masked convolutions (`networks.positions`) may compute the others in vain.
+    """
     if isinstance(module, nn.Conv2d | nn.Conv1d):
         area = 1
         for extent in module.kernel_size:
             area *= extent
-        return output.numel() * (module.in_channels // module.groups) * area
+        wanted = next(iter(inputs[1:]), None)
+        elements = wanted * module.out_channels if isinstance(wanted, int) else output.numel()
+        return elements * (module.in_channels // module.groups) * area
     if isinstance(module, nn.Linear):
         return output.numel() * module.in_features
     if isinstance(module, nn.LSTM | nn.LSTMCell):

@@ -83,6 +83,7 @@ class Inference:
     `logits`: (B, C). `path`: (B, U) float in [0, 1], the share of each unit that was executed.
     `macs`: (B,) float64, exact MACs per image, ``fixed_macs + path @ unit_macs``. `decisions`:
     (B, D) hard, in the order that `forward` takes them. `exits`: (B,) index of the exit taken.
+    `length`: (B,) length of the path, where it is not the sum of the decisions.
     """
 
     logits: Tensor
@@ -90,6 +91,7 @@ class Inference:
     macs: Tensor
     decisions: Tensor
     exits: Tensor | None = None
+    length: Tensor | None = None
 
 
 @contextmanager

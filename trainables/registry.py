@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 from spaces.space import nearest
 from trainables.method import Method
-from trainables.methods import aig, blockdrop, codinet, decide, imta, sdv, skipnet, static
+from trainables.methods import act, aig, blockdrop, codinet, decide, imta, sdv, skipnet, static
 
 _OURS = (
     static.METHOD,
@@ -18,6 +18,8 @@ _OURS = (
     sdv.METHOD,
     imta.METHOD,
     decide.METHOD,
+    act.METHOD,
+    act.SPATIAL,
 )
 METHODS: dict[str, Method] = {method.name: method for method in _OURS}
 

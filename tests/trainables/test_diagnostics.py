@@ -28,6 +28,8 @@ torch.set_num_threads(1)
 TINY: dict[str, dict[str, Any]] = {
     "imta": {"network": "msdnet-3", "growth": 4},
     "decide": {"network": "columns-chain-4", "width": 0.5},
+    "act": {"network": "preact-resnet-14"},
+    "sact": {"network": "preact-resnet-14"},
 }
 CLASSES, SIZE, IMAGES = 4, 8, 40
 KEYS = {
@@ -137,9 +139,9 @@ def test_skipped_blocks_by_class(found: tuple[RoutedNetwork, Diagnostics], data:
     assert classes[3] == {"images": 0}
     for label, entry in enumerate(classes[:3]):
         mine = [i for i in range(IMAGES) if data.validation.labels[i] == label]
-        skipped = [round(float((1 - paths[i]).sum())) for i in mine]
-        counts = Counter(skipped)
-        assert entry["images"] == len(mine) and entry["median"] == pytest.approx(float(np.median(skipped)))
+        skipped = [float((1 - paths[i]).sum()) for i in mine]  # blocks may run in part
+        counts = Counter(round(blocks) for blocks in skipped)
+        assert entry["images"] == len(mine) and entry["median"] == pytest.approx(float(np.median(skipped)), abs=1e-4)
         assert {entry["least"] + i: n for i, n in enumerate(entry["histogram"]) if n} == dict(counts)
         right = [int(diagnostics.arrays["predicted"][i]) == label for i in mine]
         assert entry["acc"] == pytest.approx(sum(right) / len(mine), abs=1e-6)

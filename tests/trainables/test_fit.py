@@ -27,6 +27,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "blockdrop": {"network": "resnet-8", "width": 0.25, "policy_width": 0.25, "batch_size": 64},
     "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
     "decide": {"network": "columns-chain-3", "width": 0.25, "batch_size": 64, "dynamic_k_cpt": True},
+    "sact": {"network": "preact-resnet-14", "width": 0.25, "batch_size": 64},
 }
 
 
@@ -167,7 +168,7 @@ def test_schedules_are_shares_of_the_phase() -> None:
     assert warm.lr_at(0.0) < warm.lr_at(0.05) < warm.lr_at(0.1) == 1.0
 
 
-@pytest.mark.parametrize("name", ["skipnet", "codinet", "aig", "sdv", "imta", "decide"])
+@pytest.mark.parametrize("name", ["skipnet", "codinet", "aig", "sdv", "imta", "decide", "sact"])
 def test_bfloat16_trains_float32_weights(name: str, digits: Data) -> None:
     training = _training(name, digits, precision="bfloat16")
     single = _training(name, digits)

@@ -143,21 +143,24 @@ def torchvision_names(name: str) -> dict[str, str]:
 def load_pretrained(network: RoutedNetwork, file: str) -> bool:
     """Take the weights of an ImageNet body from a file of torchvision's names; routers keep theirs.
 
+    Pre-activation networks, which torchvision does not have, take files of our names: a checkpoint's network.
+
     `file` is .safetensors, or .pth as torchvision publishes it (read without unpickling code). A
     classifier of another number of classes keeps its own initialisation: the answer is whether the file's was
     taken. Raises `ValueError` with one line where the file is missing, cut off, needs unpickling,
     or is of another network.
     """
     name = network.config.network
-    if name not in IMAGENET_NETWORKS:
+    own = name.startswith("preact-")
+    if name not in IMAGENET_NETWORKS and not own:
         raise ValueError(f"pretrained = {file!r}: only {', '.join(IMAGENET_NETWORKS)} take weights, not {name}")
     theirs = _tensors(file)
-    state, names, taken = network.state_dict(), torchvision_names(name), True
+    state, names, taken = network.state_dict(), {} if own else torchvision_names(name), True
     mapped: dict[str, Tensor] = {}
     for key, tensor in theirs.items():
         layer, _, leaf = key.rpartition(".")
         ours = f"{names.get(layer, layer)}.{leaf}"
-        if layer == "fc" and tensor.shape != state[ours].shape:
+        if layer == ("classifier.fc" if own else "fc") and tensor.shape != state[ours].shape:
             taken = False
         elif ours not in state or state[ours].shape != tensor.shape:
             shape = f"has shape {tuple(tensor.shape)}" if ours in state else "does not exist here"
