@@ -5,14 +5,14 @@ from __future__ import annotations
 from spaces.space import Choice, LogRange, When
 from spaces.training import with_training
 
-_NETWORKS = ("columns-chain", "columns-tree")
+_NETWORKS = ("pyramid", "pyramid-tree")
 _CRITICS = ("pragmatic", "optimistic", "classification_error")
 _ROUTED = When("network", _NETWORKS)  # static networks have no routers
 _LEARNT = When("variant", ("actor", *_CRITICS))
 
 SPACE = with_training(
     {
-        "network": Choice((*_NETWORKS, "columns-static-1", "columns-static-2", "columns-static-3", "columns-static-4")),
+        "network": Choice((*_NETWORKS, "pyramid-static-1", "pyramid-static-2", "pyramid-static-3", "pyramid-static-4")),
         "variant": Choice(("actor", *_CRITICS), when=_ROUTED),
         "dynamic_k_cpt": Choice((False, True), when=_ROUTED),
         "k_cpt": LogRange(1e-10, 1e-6, or_zero=True, when=When("dynamic_k_cpt", (False,))),
@@ -31,7 +31,7 @@ SPACE = with_training(
 # McGill and Perona (2017), section 4.7: 80,000 iterations of 128 images; rate and temperature halve every 10,000.
 # k_cpt is swept there; 4e-9 is in the middle. k_L2 = 1e-4 is a weight decay of 2e-4.
 PAPER = {
-    "network": "columns-chain",
+    "network": "pyramid",
     "variant": "actor",
     "dynamic_k_cpt": False,
     "k_cpt": 4e-9,

@@ -84,13 +84,13 @@ def test_the_chain_has_the_papers_integers() -> None:
 
 
 def test_trees_and_static_networks_have_the_papers_integers() -> None:
-    tree = build(Task(), network="columns-tree")
+    tree = build(Task(), network="pyramid-tree")
     assert len(tree.nodes) == len(tree.exits) == 47 and params(tree) == 5_010_075
     assert sorted(e.macs for e in tree.exits) == sorted(TREE[n.depth] for n in tree.nodes)
     sinks = [n.sinks for n in tree.nodes]
     assert (sinks.count(3), sinks.count(2), sinks.count(1)) == (7, 32, 8)
     for n in range(1, 9):
-        network = build(Task(), network=f"columns-static-{n}")
+        network = build(Task(), network=f"pyramid-static-{n}")
         assert (network.macs_full, params(network)) == (STATIC[n - 1], STATIC_PARAMS[n - 1])
         assert network.macs_min == network.macs_full and len(network.exits) == 1
 
@@ -98,7 +98,7 @@ def test_trees_and_static_networks_have_the_papers_integers() -> None:
 @pytest.mark.parametrize(("width", "count", "macs"), [(2.0, 2_372_574, 80_989_696), (3.0, 5_078_110, 181_314_816)])
 def test_wider_networks_have_the_papers_integers(width: float, count: int, macs: int) -> None:
     assert params(build(Task(), width=width)) == count
-    assert build(Task(), width=width, network="columns-static-8").macs_full == macs
+    assert build(Task(), width=width, network="pyramid-static-8").macs_full == macs
 
 
 @settings(deadline=None, max_examples=25)
@@ -109,10 +109,10 @@ def test_any_size_holds_two_columns_a_scale(name: str, size: int, forks: int, py
     values = {"network": name, "width": 0.25, "forks": forks, "pyramid": pyramid, "router_width": 4}
     task = Task(classes=3, size=size, channels=1)
     if "tree" in name and asked > 5:
-        asked, values["network"] = 5, "columns-tree-5"  # all the rest are the same chains
+        asked, values["network"] = 5, "pyramid-tree-5"  # all the rest are the same chains
     if asked > held:
         with pytest.raises(
-            ValueError, match=rf"holds {held} columns; take columns-\w+-{held} or .* at least \d+ pixels"
+            ValueError, match=rf"holds {held} columns; take pyramid(-\w+)?-{held} or .* at least \d+ pixels"
         ):
             build(task, **values)
         return
@@ -187,7 +187,7 @@ def test_initial_weights() -> None:
     assert float(glorot.detach().std()) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["columns-chain", "columns-tree-4", "columns-static-3"])
+@pytest.mark.parametrize("name", ["pyramid", "pyramid-tree-4", "pyramid-static-3"])
 @pytest.mark.parametrize("fast", [False, True])
 def test_injected_decisions_agree_with_inference_leaf_by_leaf(name: str, fast: bool) -> None:
     network = lived_in(build(network=name, width=0.5))
@@ -218,7 +218,7 @@ def test_injected_decisions_agree_with_inference_leaf_by_leaf(name: str, fast: b
 
 
 def test_a_tree_divides_its_batch() -> None:
-    network, images = lived_in(build(network="columns-tree-4"), seed=4), images_of(40)
+    network, images = lived_in(build(network="pyramid-tree-4"), seed=4), images_of(40)
     result = network.infer(images, {})
     assert result.exits is not None and len(result.exits.unique()) >= 5
     assert torch.equal(result.path.unique(dim=0).sum(dim=0).clamp(max=1), result.path.amax(dim=0))
@@ -234,7 +234,7 @@ def test_a_tree_divides_its_batch() -> None:
 
 
 def test_all_exits_off_is_the_static_network() -> None:
-    chain, static = lived_in(build(network="columns-chain-4")), build(network="columns-static-4").eval()
+    chain, static = lived_in(build(network="pyramid-4")), build(network="pyramid-static-4").eval()
     state = chain.state_dict()
     static.load_state_dict({name: state[name] for name in static.state_dict()})
     images = images_of(5)
@@ -245,7 +245,7 @@ def test_all_exits_off_is_the_static_network() -> None:
     assert chain.infer(images, {"margin": 1e6}).macs.unique().tolist() == [chain.macs_min]
 
 
-@pytest.mark.parametrize("values", [{}, {"dynamic_k_cpt": True}, {"network": "columns-tree-3", "dynamic_k_cpt": True}])
+@pytest.mark.parametrize("values", [{}, {"dynamic_k_cpt": True}, {"network": "pyramid-tree-3", "dynamic_k_cpt": True}])
 def test_prepared_networks_answer_the_same(values: dict[str, Any]) -> None:
     network, images = lived_in(build(**values)), images_of(9)
     fast = prepared(network)
@@ -264,7 +264,7 @@ def test_prepared_networks_answer_the_same(values: dict[str, Any]) -> None:
 
 
 def test_prices_change_decisions_where_routers_read_them() -> None:
-    network, images = build(network="columns-chain-4", dynamic_k_cpt=True).eval(), images_of(4)
+    network, images = build(network="pyramid-4", dynamic_k_cpt=True).eval(), images_of(4)
     for router in network.routers.values():  # dear computation: classify
         assert isinstance(router, Router) and router.price is not None
         router.price.weight.data.fill_(10.0)
@@ -297,6 +297,6 @@ def test_prices_change_decisions_where_routers_read_them() -> None:
     ],
 )
 def test_bad_knobs_are_refused(priced: bool, knobs: dict[str, Any], message: str) -> None:
-    network = build(network="columns-chain-2", dynamic_k_cpt=priced)
+    network = build(network="pyramid-2", dynamic_k_cpt=priced)
     with pytest.raises(ValueError, match=message):
         network.infer(images_of(2), knobs)

@@ -23,8 +23,8 @@ torch.set_num_threads(1)
 
 TINY: dict[str, dict[str, Any]] = {
     "imta": {"network": "msdnet-3", "growth": 4},
-    "decide": {"network": "columns-static-3"},  # without a variant; with one:
-    **{f"decide {v}": {"network": "columns-chain-3"} for v in METHODS["decide"].variants if v},
+    "decide": {"network": "pyramid-static-3"},  # without a variant; with one:
+    **{f"decide {v}": {"network": "pyramid-3"} for v in METHODS["decide"].variants if v},
     "act": {"network": "preact-resnet-14"},
     "sact": {"network": "preact-resnet-14"},
 }

@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 
 TINY: dict[str, dict[str, Any]] = {
     "imta": {"network": "msdnet-3", "growth": 4},
-    "decide": {"network": "columns-chain-4", "width": 0.5},
+    "decide": {"network": "pyramid-4", "width": 0.5},
     "act": {"network": "preact-resnet-14"},
     "sact": {"network": "preact-resnet-14"},
 }

@@ -26,7 +26,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "sdv": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
     "blockdrop": {"network": "resnet-8", "width": 0.25, "policy_width": 0.25, "batch_size": 64},
     "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
-    "decide": {"network": "columns-chain-3", "width": 0.25, "batch_size": 64, "dynamic_k_cpt": True},
+    "decide": {"network": "pyramid-3", "width": 0.25, "batch_size": 64, "dynamic_k_cpt": True},
     "sact": {"network": "preact-resnet-14", "width": 0.25, "batch_size": 64},
 }
 

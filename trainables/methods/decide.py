@@ -11,7 +11,7 @@ Inference costs :math:`c_{inf} = c_{err} + k_{cpt} n_{ops}` (eq. 1, 2). Variants
 - ``optimistic``: the same under the best decisions further on (eq. 8).
 - ``classification_error``: pragmatic, with 0 or 1 for a right or wrong class in what is regressed.
 
-Networks columns-static-N, the first N columns and one classifier, decide nothing and have no variant.
+Networks pyramid-static-N, the first N columns and one classifier, decide nothing and have no variant.
 
 Layers are regularised by the share of images that they see, and their gradients divided by its root
 mean square (`talr`: throughput-adjusted learning rates, section 4.5).
@@ -74,7 +74,7 @@ CRITICS = ("pragmatic", "optimistic", "classification_error")
 VARIANTS = ("actor", *CRITICS, "")
 """The last is that of static networks; of others it stands for the actor."""
 REFERENCE_MACS = 20_643_552
-"""macs_full of the published network: columns-chain at 32 pixels, 10 classes, width 1."""
+"""macs_full of the published network: pyramid at 32 pixels, 10 classes, width 1."""
 K_CPTS = tuple(k * 1e-9 for k in (0, 1, 2, 4, 8, 16, 32, 64))
 """The paper's prices (figure 5)."""
 SWEPT_K_CPTS = tuple(k * 1e-9 for k in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
@@ -99,7 +99,7 @@ class Config(TrainingConfig):
     subsample or bilinear. `forks`: columns of a tree behind which it forks.
     """
 
-    network: str = "columns-chain"
+    network: str = "pyramid"
     variant: str = ""
     schedule: str = "exponential"
     weight_decay: float = 2e-4

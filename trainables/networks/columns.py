@@ -37,9 +37,9 @@ FORKS = 3
 PYRAMIDS = ("subsample", "bilinear")
 _LENGTHS = range(2, 2 * MOST_SCALES + 1)
 ROUTED_NETWORKS = tuple(
-    name for kind in ("chain", "tree") for name in (f"columns-{kind}", *(f"columns-{kind}-{n}" for n in _LENGTHS))
+    name for kind in ("pyramid", "pyramid-tree") for name in (kind, *(f"{kind}-{n}" for n in _LENGTHS))
 )
-STATIC_NETWORKS = tuple(f"columns-static-{n}" for n in (1, *_LENGTHS))
+STATIC_NETWORKS = tuple(f"pyramid-static-{n}" for n in (1, *_LENGTHS))
 NETWORKS = (*ROUTED_NETWORKS, *STATIC_NETWORKS)
 
 
@@ -48,13 +48,13 @@ def kind_and_length(name: str) -> tuple[str, int]:
 
     Raises `ValueError` where the name is of another kind.
     """
-    match = re.fullmatch(r"columns-(static|chain|tree)(?:-([1-9]\d*))?", name)
+    match = re.fullmatch(r"pyramid(?:-(static|tree))?(?:-([1-9]\d*))?", name)
     if match is None or name not in NETWORKS:
         raise ValueError(
-            f"network = {name!r}: must be columns-static-N (N = 1 to {_LENGTHS[-1]}), columns-chain[-N] or"
-            f" columns-tree[-N] (N = 2 to {_LENGTHS[-1]}; without N as many columns as the images' pyramid holds)"
+            f"network = {name!r}: must be pyramid-static-N (N = 1 to {_LENGTHS[-1]}), pyramid[-N] or"
+            f" pyramid-tree[-N] (N = 2 to {_LENGTHS[-1]}; without N as many columns as the images' pyramid holds)"
         )
-    return match[1], int(match[2] or 0)
+    return match[1] or "chain", int(match[2] or 0)
 
 
 def scales_of(size: int) -> list[int]:
@@ -70,14 +70,14 @@ def length_for(name: str, size: int) -> int:
 
     Raises `ValueError` where the pyramid does not hold as many as the name asks for.
     """
-    kind, length = kind_and_length(name)
+    _, length = kind_and_length(name)
     scales = scales_of(size)
     held = 2 * len(scales)
     if length > held:
         pixels = COARSEST * 2 ** (math.ceil(length / 2) - 1)
         raise ValueError(
             f"network = {name!r}: images of {size} pixels have a pyramid of {len(scales)} scales, which holds"
-            f" {held} columns; take columns-{kind}-{held} or images of at least {pixels} pixels"
+            f" {held} columns; take {name.rpartition('-')[0]}-{held} or images of at least {pixels} pixels"
         )
     return length or held
 

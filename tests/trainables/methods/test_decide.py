@@ -39,7 +39,7 @@ def build(task: Task = SMALL, decided: float = 1.0, **values: Any) -> ColumnNetw
     """A small network whose routers have weights of size `decided` in their last layers (0: as built)."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = METHOD.build(METHOD.configure({"network": "columns-chain-3", "width": 0.25, **values}), task)
+        network = METHOD.build(METHOD.configure({"network": "pyramid-3", "width": 0.25, **values}), task)
         assert isinstance(network, ColumnNetwork)
         for router in network.routers.values():
             assert isinstance(router, Router)
@@ -83,7 +83,7 @@ def adjusted(**values: Any) -> tuple[ColumnNetwork, dict[str, Tensor]]:
 
 
 def test_talr_acts_on_the_whole_gradient_layer_by_layer() -> None:
-    network, factors = adjusted(network="columns-tree-3")
+    network, factors = adjusted(network="pyramid-tree-3")
     path = network(batch_of().images).aux["path"]
     rms = path.square().mean(dim=0).sqrt()
     names = {id(p): n for n, p in network.named_parameters()}
@@ -96,7 +96,7 @@ def test_talr_acts_on_the_whole_gradient_layer_by_layer() -> None:
     assert seen > 20 and rms.min() < 0.9
     _, plain = adjusted(talr=False)
     assert all(torch.equal(f, torch.ones_like(f)) for f in plain.values())
-    static, factors = adjusted(network="columns-static-3")
+    static, factors = adjusted(network="pyramid-static-3")
     assert all(torch.equal(f, torch.ones_like(f)) for f in factors.values())
     assert static.throughput is not None and static.throughput.tolist() == [1] * 4
 
@@ -141,11 +141,11 @@ def test_what_a_curve_asks_for() -> None:
     assert len(margins) >= 9 and margins[len(margins) // 2] == {"margin": 0.0}
     prices = [s["k_cpt"] for s in METHOD.settings(Config(dynamic_k_cpt=True))]
     assert len(prices) >= 9 and set(K_CPTS) <= set(prices) and prices == sorted(prices)
-    assert METHOD.settings(Config(network="columns-static-3")) == ({},)
+    assert METHOD.settings(Config(network="pyramid-static-3")) == ({},)
 
 
 def test_curves_of_margins_run_from_the_first_exit_to_the_last() -> None:
-    network, images = build(network="columns-chain").eval(), batch_of(30).images
+    network, images = build(network="pyramid").eval(), batch_of(30).images
     points = curve(METHOD, network, images, torch.arange(30) % 3).points
     macs = [point["macs"] for point in points]
     assert macs == sorted(macs, reverse=True) and (macs[0], macs[-1]) == (network.macs_full, network.macs_min)
@@ -153,7 +153,7 @@ def test_curves_of_margins_run_from_the_first_exit_to_the_last() -> None:
 
 
 def test_static_networks_are_trained_by_cross_entropy_and_decay_alone() -> None:
-    network, batch = build(network="columns-static-3"), batch_of()
+    network, batch = build(network="pyramid-static-3"), batch_of()
     terms = terms_of(network, batch)
     assert list(terms) == ["cross_entropy", "l2"]
     assert float(terms["cross_entropy"].detach()) == pytest.approx(
@@ -176,7 +176,7 @@ def data_of(count: int = 40) -> Data:
 
 def test_diagnostics_know_the_classifiers() -> None:
     data = data_of()
-    network = build(data.task, network="columns-tree-3")
+    network = build(data.task, network="pyramid-tree-3")
     found = diagnose(METHOD, network, data).record
     assert found["blocks"] == ["column-0", "column-1-0", "column-1-1"] + [f"column-2-{k}" for k in range(4)]
     exits = len(network.exits)
@@ -209,12 +209,12 @@ def test_diagnostics_know_the_classifiers() -> None:
         ({"k_cpt_per": "flop"}, "k_cpt_per = 'flop'"),
         ({"variant": "reinforce"}, "variant = 'reinforce'"),
         ({"variant": "static"}, "variant = 'static': decide takes one of actor"),
-        ({"network": "columns-static-3", "variant": "actor"}, "variant = 'actor': columns-static-3 decides nothing"),
-        ({"network": "columns-static-3", "dynamic_k_cpt": True}, "dynamic_k_cpt = True: a static network reads no"),
-        ({"network": "columns-static"}, "network = 'columns-static': must be columns-static-N"),
-        ({"network": "columns-tree-9"}, "network = 'columns-tree-9': must be"),
-        ({"network": "columns-chain-1"}, "network = 'columns-chain-1': must be"),
-        ({"network": "pyramid-8"}, "network = 'pyramid-8'"),
+        ({"network": "pyramid-static-3", "variant": "actor"}, "variant = 'actor': pyramid-static-3 decides nothing"),
+        ({"network": "pyramid-static-3", "dynamic_k_cpt": True}, "dynamic_k_cpt = True: a static network reads no"),
+        ({"network": "pyramid-static"}, "network = 'pyramid-static': must be pyramid-static-N"),
+        ({"network": "pyramid-tree-9"}, "network = 'pyramid-tree-9': must be"),
+        ({"network": "pyramid-1"}, "network = 'pyramid-1': must be"),
+        ({"network": "columns-8"}, "network = 'columns-8'"),
         ({"schedule": "linear"}, "schedule = 'linear': must be step, cosine or exponential"),
     ],
 )
@@ -228,14 +228,14 @@ def test_a_tree_deeper_than_the_pyramid_is_refused() -> None:
     with pytest.raises(
         ValueError, match="images of 16 pixels have a pyramid of 3 scales, which holds 6 columns"
     ) as error:
-        METHOD.build(METHOD.configure({"network": "columns-tree-7"}), Task(size=16))
-    assert str(error.value).endswith("take columns-tree-6 or images of at least 32 pixels")
+        METHOD.build(METHOD.configure({"network": "pyramid-tree-7"}), Task(size=16))
+    assert str(error.value).endswith("take pyramid-tree-6 or images of at least 32 pixels")
 
 
 def test_defaults_are_the_papers() -> None:
     config = Config()
     assert (config.network, config.variant, config.lr, config.momentum, config.batch_size) == (
-        "columns-chain",
+        "pyramid",
         "actor",
         0.1,
         0.9,
@@ -248,7 +248,7 @@ def test_defaults_are_the_papers() -> None:
     )
     published = METHOD.configure(METHOD.published)
     assert METHOD.configure(config_dict(published)) == published
-    assert Config(network="columns-static-3").variant == ""
+    assert Config(network="pyramid-static-3").variant == ""
     plain = METHOD.phases(Config(schedule="step"))[0].optimiser
     assert [plain.lr_at(s) for s in (0.4, 0.6)] == pytest.approx([0.1, 0.01])
 

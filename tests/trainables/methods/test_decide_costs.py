@@ -29,7 +29,7 @@ def build(task: Task = SMALL, decided: float = 1.0, **values: Any) -> ColumnNetw
     """A small network whose routers have weights of size `decided` in their last layers (0: as built)."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = METHOD.build(METHOD.configure({"network": "columns-chain-3", "width": 0.25, **values}), task)
+        network = METHOD.build(METHOD.configure({"network": "pyramid-3", "width": 0.25, **values}), task)
         assert isinstance(network, ColumnNetwork)
         for router in network.routers.values():
             assert isinstance(router, Router)
@@ -55,7 +55,7 @@ def gradients(network: ColumnNetwork, term: Tensor, prefix: str = "") -> dict[st
     return {name: g for name, g in zip(chosen, found, strict=True) if g is not None and g.any()}
 
 
-@pytest.mark.parametrize("name", ["columns-chain", "columns-tree-4"])
+@pytest.mark.parametrize("name", ["pyramid", "pyramid-tree-4"])
 @pytest.mark.parametrize("decided", [0.0, 1.0, 1e4])
 def test_shares_sum_to_one_and_keep_a_floor(name: str, decided: float) -> None:
     network = build(network=name, decided=decided)
@@ -73,7 +73,7 @@ def test_shares_sum_to_one_and_keep_a_floor(name: str, decided: float) -> None:
 
 
 def test_routers_begin_undecided() -> None:
-    network = build(decided=0.0, network="columns-tree-3")
+    network = build(decided=0.0, network="pyramid-tree-3")
     decisions = network(batch_of().images).decisions
     for n, sinks in enumerate(network.sinks_at):
         if sinks.stop > sinks.start:
@@ -122,7 +122,7 @@ def followed(network: ColumnNetwork, image: int, n: int, errors: Tensor, price: 
 
 @pytest.mark.parametrize("variant", CRITICS)
 def test_critics_regress_the_cost_of_each_childs_subnetwork(variant: str) -> None:
-    network = build(network="columns-tree-4", variant=variant)
+    network = build(network="pyramid-tree-4", variant=variant)
     draw = torch.Generator().manual_seed(0)
     errors, price = torch.rand(5, len(network.exits), generator=draw) * 3, torch.rand(5, generator=draw) * 4
     scores = torch.randn(5, network.sinks_at[-1].stop, generator=draw)
@@ -151,7 +151,7 @@ def test_the_best_way_is_never_dearer(seed: int, length: int, forks: int) -> Non
 
 
 def test_dear_computation_is_never_worth_it() -> None:
-    network = build(network="columns-tree-4", variant="optimistic")
+    network = build(network="pyramid-tree-4", variant="optimistic")
     errors = torch.rand(5, len(network.exits), generator=torch.Generator().manual_seed(0)) * 5
     wanted = targets(network, errors, torch.full((5,), 1e4))
     for sinks in network.sinks_at:
@@ -196,7 +196,7 @@ def is_weight(name: str) -> bool:
 
 
 def test_the_actors_loss_is_the_equation() -> None:
-    network, batch = build(network="columns-tree-3", k_cpt=3e-8), batch_of(share=0.1)
+    network, batch = build(network="pyramid-tree-3", k_cpt=3e-8), batch_of(share=0.1)
     expected = by_hand(network, batch)
     terms = terms_of(network, batch)
     assert {name: float(term.detach()) for name, term in terms.items()} == pytest.approx(expected, rel=1e-4)
@@ -229,7 +229,7 @@ def test_the_critics_loss_is_the_equation() -> None:
     "values",
     [
         {"k_dec": 0.0, "weight_decay": 0.0, "k_cpt": 3e-8},
-        {"k_dec": 0.1, "weight_decay": 0.05, "reg_policy": True, "k_cpt": 3e-8, "network": "columns-tree-3"},
+        {"k_dec": 0.1, "weight_decay": 0.05, "reg_policy": True, "k_cpt": 3e-8, "network": "pyramid-tree-3"},
     ],
 )
 def test_the_actors_gradient_is_that_of_finite_differences(values: dict[str, Any]) -> None:
