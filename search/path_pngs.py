@@ -15,8 +15,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from search import path_plots
 from search.exit_plots import exit_colours, exit_shares
-from search.path_section import mosaic
 from search.paths import Paths, TrialPaths, extremes
+from search.pictures import mosaic
 from search.plots import log_ticks, style
 from search.units import show_count
 

@@ -20,8 +20,9 @@ from search.exit_plots import class_exit_figure, exit_colours, exit_figure, exit
 from search.folder import StudyFolder
 from search.page_parts import panel
 from search.path_pngs import draw_paths
-from search.path_section import mosaic, path_sections
+from search.path_section import path_sections
 from search.paths import Paths, TrialPaths, chosen, embedded, extremes, paths_of, spread
+from search.pictures import mosaic
 from search.study import Study
 from tests.search.test_report import EVIL, made
 from trainables.copies import COPIES

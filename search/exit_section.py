@@ -1,0 +1,125 @@
+"""The sections of a report about networks with exits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from search import exit_plots, flow_plots
+from search.exits import AGREE, budget, ranks, routing
+from search.page_parts import class_key, panel, section, trial_key
+from search.paths import ALL_EMBEDDED, TrialPaths
+
+_SHAPES = ("M6 2a4 4 0 1 0 .01 0z", "M6 1l5 9H1z", "M6 11L1 2h10z", "M2 2l8 8M10 2l-8 8")
+
+
+def exit_sections(trials: Sequence[TrialPaths], classes: Sequence[str]) -> list[str]:
+    """The sections in their order; empty words for what there is nothing of."""
+    if not trials:
+        return []
+    return [_exits(trials, classes), _flow(trials, classes), _budgets(trials), _training(trials), _confidence(trials)]
+
+
+def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
+    about = "Where images leave, how right the exits are, and which classes leave early."
+    body = ""
+    for i, trial in enumerate(trials):
+        one = panel(
+            exit_plots.exit_figure(trial), f"exits-{i}", f"Exits of {trial.label}", f"{trial.label}: exits"
+        )  # fmt: skip
+        label = f"Exits by class of {trial.label}"
+        figure = exit_plots.class_exit_figure(trial, classes)
+        other = panel(figure, f"class-exits-{i}", label, f"{trial.label}: by class")
+        body += f'<div class="panels">{one}{other}</div>'
+    return section("Exits", about, body)
+
+
+def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
+    largest, limits = flow_plots.largest_share(trials), flow_plots.accuracy_range(trials)
+    body = ""
+    for i, trial in enumerate(trials):
+        label = f"Dataflow of {trial.label}"
+        figure = flow_plots.accuracy_flow(trial, largest, limits)
+        parts = panel(figure, f"flow-{i}", label, f"{trial.label}: by accuracy")
+        divided = flow_plots.class_flow(trial, largest, classes)
+        if divided is not None:
+            parts += panel(divided, f"class-flow-{i}", f"{label}, by class", f"{trial.label}: by class")
+        body += f'<div class="panels">{parts}</div>'
+    about = (
+        "A circle is an exit, its area the share of the images that leave there"
+        f" ({100 * largest:.0f} % the largest); a line is as wide as what flows along it. Colours: the accuracy on"
+        " the images that leave, which stands in bold below chains, and their classes."
+    )
+    return section("Dataflow", about, class_key(classes) + body)
+
+
+def _budgets(trials: Sequence[TrialPaths]) -> str:
+    able = [trial for trial in trials if budget(trial).points]
+    if not able:
+        return ""
+    first = panel(
+        exit_plots.budget_figure(able), "budget", "Accuracy against the average budget", "what an average budget buys"
+    )
+    second = panel(
+        exit_plots.exit_accuracy_figure(able), "exit-accuracy", "Accuracy of every exit", "every exit on all images"
+    )
+    about = (
+        "Lines: the last curve of each trial, images leaving where its knobs say. Open circles: one exit alone, which"
+        " answers every image. One trial for every variant: this is the ablation where a study searches variants."
+    )
+    return section("Accuracy against the budget", about, f'{trial_key(able)}<div class="panels">{first}{second}</div>')
+
+
+def _training(trials: Sequence[TrialPaths]) -> str:
+    found = exit_plots.epochs_by_exit(trials)
+    body = ""
+    if found:
+        limits = exit_plots.epochs_window(found)
+        drawn = {name for lines in found.values() for name in lines}
+        panels = [
+            panel(exit_plots.epochs_figure(trials, lines, limits), f"epochs-{i}", f"Accuracy of exit {i}", f"exit {i}")
+            for i, lines in found.items()
+        ]
+        body += (
+            trial_key([t for t in trials if t.trial in drawn]) + f'<div class="panels small">{"".join(panels)}</div>'
+        )
+    maps = [(trial, len(routing(trial)[0])) for trial in trials]
+    panels = [
+        panel(exit_plots.routing_figure(trial), f"routing-{i}", f"Routing of {trial.label}", f"{trial.label}: routing")
+        for i, (trial, epochs) in enumerate(maps)
+        if epochs > 1
+    ]
+    if panels:
+        body += f'<div class="panels">{"".join(panels)}</div>'
+    about = (
+        "After every epoch that was evaluated: the accuracy of each exit on all images, and the share of the images"
+        " that leaves at each exit, at the setting of the table above."
+    )
+    return section("Exits over training", about, body)
+
+
+def _confidence(trials: Sequence[TrialPaths]) -> str:
+    found = [(trial, rank) for trial in trials if (rank := ranks(trial)) is not None]
+    most = ALL_EMBEDDED // max(1, len(found))
+    panels = []
+    for i, (trial, rank) in enumerate(found):
+        rows = np.sort(np.random.default_rng(0).permutation(len(rank.x))[:most])
+        caption = f"{trial.label}: rank correlation {rank.correlation:.2f}"
+        label = f"Confidence at two exits, {caption}"
+        panels.append(panel(exit_plots.confidence_figure(rank, rows), f"confidence-{i}", label, caption))
+    about = (
+        "A point is an image: its rank by confidence at the first exit and at the one behind it, 0 % the least"
+        " confident. The nearer to the dotted line, the more the two agree on what is easy."
+    )
+    body = f'{_agree_key()}<div class="panels">{"".join(panels)}</div>' if panels else ""
+    return section("Confidence at the first two exits", about, body)
+
+
+def _agree_key() -> str:
+    entries = [
+        f'<li><svg width="12" height="12" aria-hidden="true"><path d="{shape}" stroke="{color}" stroke-width="2"'
+        f' fill="{"none" if name == AGREE[-1] else color}"/></svg>{name}</li>'
+        for name, (color, _, _), shape in zip(AGREE, exit_plots.AGREE_STYLES, _SHAPES, strict=True)
+    ]
+    return f'<ul class="key">{"".join(entries)}</ul>'
