@@ -130,24 +130,23 @@ def budget_figure(trials: Sequence[TrialPaths]) -> go.Figure:
     return figure
 
 
-def exit_accuracy_figure(trials: Sequence[TrialPaths]) -> go.Figure:
-    """A line a trial: the accuracy of each exit on all images."""
+def exit_accuracy_figure(trials: Sequence[TrialPaths], styles: Mapping[str, tuple[str, str]]) -> go.Figure:
+    """A line a trial, (colour, dash) by `styles`: the accuracy of each exit of a chain on all images."""
     figure = go.Figure()
     for trial in trials:
-        color, dash = looks(trials)[trial.trial]
+        color, dash = styles[trial.trial]
         figure.add_scatter(
             x=list(range(1, len(trial.record["exit_acc"]) + 1)),
             y=trial.record["exit_acc"],
-            mode="lines+markers" if is_chain(trial.record) else "markers",
+            mode="lines+markers",
             line={"color": color, "dash": dash, "width": 2},
             marker={"size": 6},
-            text=[escape(name) for name in exit_labels(trial.record)],
-            hovertemplate=f"{escape(trial.label)}<br>exit %{{text}}: %{{y:.1%}}<extra></extra>",
+            hovertemplate=f"{escape(trial.label)}<br>exit %{{x}}: %{{y:.1%}}<extra></extra>",
             showlegend=False,
         )
     layout(figure, 340, "exit", "validation accuracy", top=8)
     most = max(len(trial.record["exit_acc"]) for trial in trials)
-    figure.update_xaxes(dtick=max(1, -(-most // 12)), tick0=1, range=[0.6, most + 0.4])
+    figure.update_xaxes(dtick=1, tick0=1, range=[0.7, most + 0.3])
     figure.update_yaxes(range=list(accuracy_window([r for trial in trials for r in trial.record["exit_acc"]])))
     figure.update_yaxes(tickformat=".3~p")
     return figure
@@ -172,13 +171,19 @@ def epochs_by_exit(trials: Sequence[TrialPaths]) -> dict[int, dict[str, list[tup
     return {i: found[i] for i in exits}
 
 
-def epochs_window(found: Mapping[int, Mapping[str, Sequence[tuple[int, float]]]]) -> tuple[float, float]:
-    """Limits of the accuracy of all panels."""
-    return accuracy_window([right for lines in found.values() for line in lines.values() for _, right in line])
+def epochs_window(
+    found: Mapping[int, Mapping[str, Sequence[tuple[int, float]]]],
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Limits of the epochs and the accuracies of all panels."""
+    pairs = [pair for lines in found.values() for line in lines.values() for pair in line]
+    last = max(epoch for epoch, _ in pairs)
+    return (0.0, 1.03 * last), accuracy_window([right for _, right in pairs])
 
 
 def epochs_figure(
-    trials: Sequence[TrialPaths], lines: Mapping[str, Sequence[tuple[int, float]]], limits: tuple[float, float]
+    trials: Sequence[TrialPaths],
+    lines: Mapping[str, Sequence[tuple[int, float]]],
+    window: tuple[tuple[float, float], tuple[float, float]],
 ) -> go.Figure:
     """The accuracy of one exit on all images against the epochs trained, a line a trial."""
     figure = go.Figure()
@@ -195,8 +200,8 @@ def epochs_figure(
                 showlegend=False,
             )
     layout(figure, 220, "epoch", "accuracy", top=8)
-    figure.update_xaxes(rangemode="tozero", nticks=6)
-    figure.update_yaxes(range=list(limits), tickformat=".3~p", nticks=6)
+    figure.update_xaxes(range=list(window[0]), nticks=6)
+    figure.update_yaxes(range=list(window[1]), tickformat=".3~p", nticks=6)
     return figure
 
 

@@ -79,18 +79,18 @@ def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
 def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
     """A row a trial: circles by accuracy, circles by class."""
     flows = [Flow.of(trial) for trial in trials]
-    heights = [1.5 if flow.rows == 1 else 0.5 + 0.42 * flow.rows for flow in flows]
+    heights = [1.6 if flow.rows == 1 else 0.5 + 0.42 * flow.rows for flow in flows]
     figure = white(sum(heights) + 0.9)
     several = len(classes) <= len(CLASS_COLOURS)
     panels = figure.subplots(len(trials), 1 + several, squeeze=False, height_ratios=heights)
-    largest, (low, high) = flow_plots.largest_share(trials), flow_plots.accuracy_range(trials)
+    largest, (low, high) = flow_plots.largest_shares(trials), flow_plots.accuracy_range(trials)
     for row, trial, flow in zip(panels, trials, flows, strict=True):
         counts = np.array(trial.record["class_by_exit"]).T
         given = trial.record["exit_acc_given_exit"]
         for axes, by_class in zip(row, (False, True), strict=False):
-            radii = _lines(axes, flow, largest)
+            radii = _lines(axes, flow, given, largest[trial.trial])
             for i, (x, y) in enumerate(flow.places):
-                at, radius = (x * _ACROSS, y), radii[i]
+                at, radius = (x, y), radii[i]
                 if not flow.left[i]:
                     axes.add_patch(Circle(at, 0.04, facecolor=_GREY, zorder=3))
                 elif not by_class:
@@ -104,22 +104,20 @@ def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
             titled(axes, trial.label if not by_class else "by class")
     bar = ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list("right", flow_plots.ACCURACY_SCALE))
     where = {"location": "bottom", "shrink": 0.7, "pad": 0.03, "aspect": 30}
-    drawn = figure.colorbar(bar, ax=panels[-1, 0], label="accuracy on those that leave", **where)
+    drawn = figure.colorbar(bar, ax=panels[-1, 0], label="accuracy on those that leave (in brackets)", **where)
     drawn.ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if several:
         marks = [
             Line2D([], [], color=c, marker="o", linestyle="") for _, c in zip(classes, CLASS_COLOURS, strict=False)
         ]
-        _legend(figure, marks, list(classes), columns=10)
+        short = [name if len(name) <= 16 else name[:15] + "…" for name in map(str, classes)]
+        _legend(figure, marks, short, columns=10 if sum(map(len, short)) <= 70 else 5)
     return figure
 
 
-_ACROSS = 1.0
-
-
-def _lines(axes: Axes, flow: Flow, largest: float) -> np.ndarray:
+def _lines(axes: Axes, flow: Flow, given: Sequence[float | None], largest: float) -> np.ndarray:
     """The lines of a drawing and, below a chain, its words; the radii of its circles."""
-    x, y = flow.places[:, 0] * _ACROSS, flow.places[:, 1]
+    x, y = flow.places.T
     for i, parent in enumerate(flow.parents):
         begin = (x[parent], y[parent]) if parent >= 0 else (x[i] - 0.5, y[i])
         look = {"linewidth": 0.6 + 5 * flow.through[i], "linestyle": "-" if flow.through[i] else ":"}
@@ -128,9 +126,10 @@ def _lines(axes: Axes, flow: Flow, largest: float) -> np.ndarray:
     if flow.chain:
         for i, label in enumerate(flow.labels):
             word = f"exit {label}" if flow.columns <= 7 else label
-            text = f"{word}\n{100 * flow.left[i]:.0f} %"
+            right = given[i]
+            text = f"{word}\n{100 * flow.left[i]:.0f} %" + ("" if right is None else f"\n({100 * right:.0f} %)")
             axes.text(x[i], 0.55, text, ha="center", va="top", fontsize=7.5, linespacing=1.1)
-    low = 1.15 if flow.chain else flow.rows - 0.45
+    low = 1.3 if flow.chain else flow.rows - 0.45
     axes.set(xlim=(-0.55, flow.columns - 0.45), ylim=(low, -0.55), aspect="equal", anchor="W")
     axes.set_axis_off()
     return radii
@@ -160,8 +159,9 @@ def _budgets(trials: Sequence[TrialPaths]) -> Figure | None:
         left.plot(*np.array(found.points).T, color=color, linestyle=DASHES[dash], marker="o", markersize=3)
         if found.anytime:
             left.plot(*np.array(found.anytime).T, "o", color=color, mfc="none", markersize=7, markeredgewidth=1.4)
-        exits, line = trial.record["exit_acc"], DASHES[dash] if is_chain(trial.record) else ""
-        right.plot(range(1, len(exits) + 1), exits, color=color, linestyle=line, marker="o", markersize=4)
+        if is_chain(trial.record):
+            exits = trial.record["exit_acc"]
+            right.plot(range(1, len(exits) + 1), exits, color=color, linestyle=DASHES[dash], marker="o", markersize=4)
     low, high, floor, top = exit_plots.budget_window(trials)
     left.set(xscale="log", xlim=(low, high), ylim=(floor, top), ylabel="validation accuracy")
     left.set_xlabel("MACs per image (log scale)")
@@ -170,7 +170,10 @@ def _budgets(trials: Sequence[TrialPaths]) -> Figure | None:
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
     right.set_xlabel("exit")
     right.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    for axes, title in ((left, "average budget; circles: one exit alone"), (right, "every exit on all images")):
+    for axes, title in (
+        (left, "average budget; circles: one exit alone"),
+        (right, "every exit of chains on all images"),
+    ):
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
         plain(axes)
         titled(axes, title)
@@ -186,12 +189,13 @@ def _training(trials: Sequence[TrialPaths]) -> Figure | None:
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
     figure = white(2.1 * rows + 0.5)
+    across, up = exit_plots.epochs_window(found)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes, (i, lines) in zip(panels, found.items(), strict=False):
         for trial, (color, dash) in zip(drawn, looks(drawn).values(), strict=True):
             if line := lines.get(trial.trial):
                 axes.plot(*np.array(line).T, color=color, linestyle=DASHES[dash], marker="o", markersize=3)
-        axes.set(ylim=exit_plots.epochs_window(found), xlabel="epoch")
+        axes.set(xlim=across, ylim=up, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         plain(axes)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from search import exit_plots, flow_plots
-from search.exits import AGREE, budget, ranks, routing
+from search.exits import AGREE, budget, is_chain, ranks, routing
 from search.page_parts import class_key, panel, section, trial_key
+from search.path_plots import looks
 from search.paths import ALL_EMBEDDED, TrialPaths
 
 _SHAPES = ("M6 2a4 4 0 1 0 .01 0z", "M6 1l5 9H1z", "M6 11L1 2h10z", "M2 2l8 8M10 2l-8 8")
@@ -36,22 +37,30 @@ def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
 
 
 def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
-    largest, limits = flow_plots.largest_share(trials), flow_plots.accuracy_range(trials)
+    largest, limits = flow_plots.largest_shares(trials), flow_plots.accuracy_range(trials)
     body = ""
     for i, trial in enumerate(trials):
         label = f"Dataflow of {trial.label}"
-        figure = flow_plots.accuracy_flow(trial, largest, limits)
-        parts = panel(figure, f"flow-{i}", label, f"{trial.label}: by accuracy")
-        divided = flow_plots.class_flow(trial, largest, classes)
+        said = f"{100 * max(trial.record['exit_frac']):.0f} %"
+        figure = flow_plots.accuracy_flow(trial, largest[trial.trial], limits)
+        parts = panel(figure, f"flow-{i}", label, f"{trial.label}: largest circle {said}")
+        divided = flow_plots.class_flow(trial, largest[trial.trial], classes)
         if divided is not None:
             parts += panel(divided, f"class-flow-{i}", f"{label}, by class", f"{trial.label}: by class")
         body += f'<div class="panels">{parts}</div>'
     about = (
-        "A circle is an exit, its area the share of the images that leave there"
-        f" ({100 * largest:.0f} % the largest); a line is as wide as what flows along it. Colours: the accuracy on"
-        " the images that leave, which stands in bold below chains, and their classes."
+        "A circle is an exit, its area the share of the images that leave there, in one measure for networks of one"
+        " shape; a line is as wide as what flows along it. Colours: on the left the accuracy on the images that"
+        " leave, which stands in bold below chains, on the right their classes."
     )
-    return section("Dataflow", about, class_key(classes) + body)
+    return section("Dataflow", about, _accuracy_scale(limits) + class_key(classes) + body)
+
+
+def _accuracy_scale(limits: tuple[float, float]) -> str:
+    colours = ",".join(colour for _, colour in flow_plots.ACCURACY_SCALE)
+    low, high = (f"{100 * limit:.0f} %" for limit in limits)
+    bar = f'<span class="scale" style="background:linear-gradient(90deg,{colours})"></span>'
+    return f'<p class="note">Accuracy: {low} {bar} {high}</p>'
 
 
 def _budgets(trials: Sequence[TrialPaths]) -> str:
@@ -61,24 +70,25 @@ def _budgets(trials: Sequence[TrialPaths]) -> str:
     first = panel(
         exit_plots.budget_figure(able), "budget", "Accuracy against the average budget", "what an average budget buys"
     )
-    second = panel(
-        exit_plots.exit_accuracy_figure(able), "exit-accuracy", "Accuracy of every exit", "every exit on all images"
-    )
+    chains = [trial for trial in able if is_chain(trial.record)]
+    if chains:
+        figure = exit_plots.exit_accuracy_figure(chains, looks(able))
+        first += panel(figure, "exit-accuracy", "Accuracy of every exit", "every exit on all images")
     about = (
         "Lines: the last curve of each trial, images leaving where its knobs say. Open circles: one exit alone, which"
         " answers every image. One trial for every variant: this is the ablation where a study searches variants."
     )
-    return section("Accuracy against the budget", about, f'{trial_key(able)}<div class="panels">{first}{second}</div>')
+    return section("Accuracy against the budget", about, f'{trial_key(able)}<div class="panels">{first}</div>')
 
 
 def _training(trials: Sequence[TrialPaths]) -> str:
     found = exit_plots.epochs_by_exit(trials)
     body = ""
     if found:
-        limits = exit_plots.epochs_window(found)
+        window = exit_plots.epochs_window(found)
         drawn = {name for lines in found.values() for name in lines}
         panels = [
-            panel(exit_plots.epochs_figure(trials, lines, limits), f"epochs-{i}", f"Accuracy of exit {i}", f"exit {i}")
+            panel(exit_plots.epochs_figure(trials, lines, window), f"epochs-{i}", f"Accuracy of exit {i}", f"exit {i}")
             for i, lines in found.items()
         ]
         body += (

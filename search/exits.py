@@ -110,7 +110,7 @@ def routing(trial: TrialPaths) -> tuple[list[int], np.ndarray]:
     return epochs, np.array(shares, dtype=float).reshape(len(epochs), len(trial.record["exit_frac"]))
 
 
-AGREE = ("both right", "only the later", "only the earlier", "both wrong")
+AGREE = ("both right", "only the later exit right", "only the earlier right", "both wrong")
 """Which of two exits are right about an image."""
 
 

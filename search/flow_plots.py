@@ -23,7 +23,7 @@ from search.units import show_share
 _LINE = "#7C8591"  # legible on white and on near-black
 _NARROW = 326  # pixels that a panel has on a telephone
 _WIDEST, _ROW = 64, 44
-_LABELS, _SCALE = 54, 46  # pixels below a chain, and of a colour bar
+_LABELS = 54  # pixels below a chain
 ACCURACY_SCALE = [(1 - stop, colour) for stop, colour in reversed(LENGTH_SCALE)]
 """Orange is wrong, blue is right."""
 
@@ -70,9 +70,14 @@ class Flow:
         ]
 
 
-def largest_share(trials: Sequence[TrialPaths]) -> float:
-    """The share of the largest circle of all drawings, which have one measure."""
-    return max(max(trial.record["exit_frac"]) for trial in trials)
+def largest_shares(trials: Sequence[TrialPaths]) -> dict[str, float]:
+    """The share of the largest circle by trial; drawings of one shape have one measure."""
+    shapes = {trial.trial: (Flow.of(trial).columns, Flow.of(trial).rows) for trial in trials}
+    most: dict[tuple[int, int], float] = {}
+    for trial in trials:
+        shape = shapes[trial.trial]
+        most[shape] = max(most.get(shape, 0.0), *trial.record["exit_frac"])
+    return {trial.trial: most[shapes[trial.trial]] for trial in trials}
 
 
 def accuracy_range(trials: Sequence[TrialPaths]) -> tuple[float, float]:
@@ -132,14 +137,9 @@ def accuracy_flow(trial: TrialPaths, largest: float, limits: tuple[float, float]
     """Circles coloured by the accuracy on the images that leave there."""
     flow, given = Flow.of(trial), trial.record["exit_acc_given_exit"]
     widest, inside = _measures(flow)
-    labels = _LABELS if flow.chain else 0
-    figure = _canvas(flow, inside, labels + _SCALE)
+    figure = _canvas(flow, inside, _LABELS if flow.chain else 0)
     diameters = flow.diameters(widest, largest)
     y = inside * (1 - (flow.places[:, 1] + 0.5) / flow.rows)
-    bar = {
-        "thickness": 9, "outlinewidth": 0, "orientation": "h", "tickformat": ".0%", "nticks": 5,
-        "yref": "container", "y": 0, "yanchor": "bottom", "xpad": 0, "ypad": 0,
-    }  # fmt: skip
     figure.add_scatter(
         x=flow.places[:, 0].tolist(),
         y=y.tolist(),
@@ -155,16 +155,6 @@ def accuracy_flow(trial: TrialPaths, largest: float, limits: tuple[float, float]
             "line": {"width": 0},
         },
     )
-    scale: dict[str, Any] = {
-        "colorscale": [list(stop) for stop in ACCURACY_SCALE],
-        "cmin": limits[0],
-        "cmax": limits[1],
-    }
-    # the colour bar belongs to a trace of its own: exits that nobody takes have no accuracy
-    figure.add_scatter(
-        x=[None], y=[None], mode="markers", hoverinfo="skip", showlegend=False,
-        marker={**scale, "color": [limits[0]], "showscale": True, "colorbar": bar},
-    )  # fmt: skip
     if flow.chain:
         _name_exits(figure, flow, given)
     return figure

@@ -44,6 +44,7 @@ figure{margin:0}img{max-width:100%}figcaption{font-size:.9rem;overflow-wrap:anyw
 .panels>*{min-width:0}.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr))}
 .key{display:flex;flex-wrap:wrap;gap:.25rem 1rem;list-style:none;margin:.25rem 0 .75rem;padding:0;font-size:.9rem}
 .key svg{vertical-align:middle;margin-right:.35em}
+.scale{display:inline-block;width:7rem;height:.65em;border-radius:3px;margin:0 .3em}
 .grid{display:block;width:100%;max-width:32rem;image-rendering:pixelated;border-radius:4px;margin:.15rem 0 .5rem}
 .js-plotly-plot .main-svg text{fill:var(--ink)!important}
 .js-plotly-plot .hoverlayer text{fill:#fff!important}
