@@ -87,7 +87,7 @@ def class_exit_figure(trial: TrialPaths, names: Sequence[str]) -> go.Figure:
             hovertemplate=f"%{{text}} at exit {escape(exits[i])}<extra></extra>",
         )
     layout(figure, 110 + 21 * len(classes), "share of the class", "", top=8)
-    figure.update_layout(barmode="stack", legend={"traceorder": "normal"}, showlegend=len(exits) <= MOST_EXITS)
+    figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_yaxes(tickvals=list(range(len(classes))), ticktext=labels, showgrid=False)
     figure.update_xaxes(range=[0, 1.03], tickformat=".0%", dtick=0.25)
     return figure
@@ -226,7 +226,8 @@ def routing_figure(trial: TrialPaths) -> go.Figure:
         colorbar={"thickness": 9, "outlinewidth": 0, "tickformat": ".0%", "nticks": 5},
         hovertemplate="exit %{y} after epoch %{x}: %{z:.1%}<extra></extra>",
     )
-    layout(figure, 90 + (28 if few else 9) * max(len(labels), 8 if not few else 3), "epoch", "exit", top=8)
+    row = 28 if len(labels) <= MOST_EXITS else 9
+    layout(figure, 90 + row * max(len(labels), 3), "epoch", "exit", top=8)
     every, rows = -(-len(epochs) // 12), -(-len(labels) // 24)
     figure.update_xaxes(type="category", showgrid=False, tickvals=[str(epoch) for epoch in epochs[::every]])
     figure.update_yaxes(type="category", showgrid=False, tickvals=labels[::rows], autorange="reversed")

@@ -58,6 +58,11 @@ def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
         left.set(ylim=(0, 1.03), xlabel="exit", ylabel="share of images")
         left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         left.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16))
+        plain(left)
+        titled(left, trial.label)
+        if len(exits) > exit_plots.MOST_EXITS:
+            right.set_axis_off()
+            continue
         names, shares = exit_plots.exit_shares(trial, classes)
         begin = np.zeros(len(names))
         for i, colour in enumerate(exit_plots.exit_colours(shares.shape[1])):
@@ -67,12 +72,9 @@ def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
         right.set_yticks(range(len(names)), short, fontsize=8, parse_math=False)
         right.set(xlim=(0, 1), xlabel="share of the class")
         right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        if len(exits) <= exit_plots.MOST_EXITS:
-            small = {"fontsize": 7, "handlelength": 1.0, "columnspacing": 0.9}
-            right.legend(ncols=min(len(exits), 5), loc="upper left", bbox_to_anchor=(-0.1, -0.16), **small)
-        plain(left)
+        small = {"fontsize": 7, "handlelength": 1.0, "columnspacing": 0.9}
+        right.legend(ncols=min(len(exits), 5), loc="upper left", bbox_to_anchor=(-0.1, -0.16), **small)
         plain(right)
-        titled(left, trial.label)
     return figure
 
 

@@ -29,10 +29,11 @@ def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
         one = panel(
             exit_plots.exit_figure(trial), f"exits-{i}", f"Exits of {trial.label}", f"{trial.label}: exits"
         )  # fmt: skip
-        label = f"Exits by class of {trial.label}"
-        figure = exit_plots.class_exit_figure(trial, classes)
-        other = panel(figure, f"class-exits-{i}", label, f"{trial.label}: by class")
-        body += f'<div class="panels">{one}{other}</div>'
+        if len(trial.record["exit_frac"]) <= exit_plots.MOST_EXITS:
+            label = f"Exits by class of {trial.label}"
+            figure = exit_plots.class_exit_figure(trial, classes)
+            one += panel(figure, f"class-exits-{i}", label, f"{trial.label}: by class")
+        body += f'<div class="panels">{one}</div>'
     return section("Exits", about, body)
 
 
@@ -104,7 +105,7 @@ def _training(trials: Sequence[TrialPaths]) -> str:
         body += f'<div class="panels">{"".join(panels)}</div>'
     about = (
         "After every epoch that was evaluated: the accuracy of each exit on all images, and the share of the images"
-        " that leaves at each exit, at the setting of the table above."
+        " that leaves at each exit, at the setting whose knobs stand in the table of paths."
     )
     return section("Exits over training", about, body)
 

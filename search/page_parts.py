@@ -41,7 +41,7 @@ pre{overflow-x:auto;font-size:.85rem;margin:.5rem 0 0}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px}
 figure{margin:0}img{max-width:100%}figcaption{font-size:.9rem;overflow-wrap:anywhere}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem 1.5rem}
-.panels>*{min-width:0}.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr))}
+.panels>*{min-width:0}.panels+.panels{margin-top:1rem}.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr))}
 .key{display:flex;flex-wrap:wrap;gap:.25rem 1rem;list-style:none;margin:.25rem 0 .75rem;padding:0;font-size:.9rem}
 .key svg{vertical-align:middle;margin-right:.35em}
 .scale{display:inline-block;width:7rem;height:.65em;border-radius:3px;margin:0 .3em}
