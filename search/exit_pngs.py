@@ -93,7 +93,7 @@ def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
             radii = _lines(axes, flow, given, largest[trial.trial])
             for i, (x, y) in enumerate(flow.places):
                 at, radius = (x, y), radii[i]
-                if not flow.left[i]:
+                if not flow.left[i] or not counts[i].any():
                     axes.add_patch(Circle(at, 0.04, facecolor=_GREY, zorder=3))
                 elif not by_class:
                     color = flow_plots.mixed(((given[i] or 0.0) - low) / (high - low))

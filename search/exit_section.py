@@ -51,8 +51,8 @@ def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
         body += f'<div class="panels">{parts}</div>'
     about = (
         "A circle is an exit, its area the share of the images that leave there, in one measure for networks of one"
-        " shape; a line is as wide as what flows along it. Colours: on the left the accuracy on the images that"
-        " leave, which stands in bold below chains, on the right their classes."
+        " shape; a line is as wide as what flows along it. The first drawing is coloured by the accuracy on the"
+        " images that leave, which stands in bold below chains, the second divided by their classes."
     )
     return section("Dataflow", about, _accuracy_scale(limits) + class_key(classes) + body)
 

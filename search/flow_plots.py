@@ -120,8 +120,9 @@ def _name_exits(figure: go.Figure, flow: Flow, given: Sequence[float | None]) ->
     small = flow.columns > 7
     for i in range(len(flow.left)):
         right = given[i]
-        texts = [flow.labels[i] if small else f"exit {flow.labels[i]}", f"{100 * flow.left[i]:.0f} %"]
-        texts.append("" if right is None else f"<b>{100 * right:.0f} %</b>")
+        percent = "%" if small else " %"
+        texts = [flow.labels[i] if small else f"exit {flow.labels[i]}", f"{100 * flow.left[i]:.0f}{percent}"]
+        texts.append("" if right is None else f"<b>{100 * right:.0f}{percent}</b>")
         figure.add_annotation(
             x=float(flow.places[i, 0]),
             y=0,

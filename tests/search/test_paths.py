@@ -88,6 +88,7 @@ def test_the_sections_of_a_study_with_gates_and_exits(sections: str) -> None:
         "Paths of the best trials",
         "Skip ratio per block",
         "Exits",
+        "Dataflow",
         "Computation by class",
         "Paths by t-SNE",
         "KL between images and their augmented copies",
@@ -240,7 +241,8 @@ def test_the_png_files(paths: Paths, tmp_path: Path) -> None:
     few = dataclasses.replace(paths, trials=[paths.trials[0], paths.trials[2]], classes=["$", "b", "_c", "d"])
     written = draw_paths(points._table(made(20)), few, tmp_path)
     assert {file.name for file in written} == {
-        "variants.png", "skip-ratio.png", "exits.png", "classes.png", "tsne.png", "kl.png", "easy-hard.png",
+        "variants.png", "skip-ratio.png", "exits.png", "dataflow.png", "classes.png", "tsne.png",
+        "kl.png", "easy-hard.png",
     }  # fmt: skip
     for file in written:
         with Image.open(file) as picture:
