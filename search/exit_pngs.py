@@ -1,4 +1,4 @@
-"""The pictures of networks with exits as PNG files; halting maps too."""
+"""The pictures of networks with exits as PNG files; ponder costs and halting maps too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def exit_pictures(paths: Paths) -> dict[str, Figure | None]:
     """Figures by the names of their files, None for what there is nothing of."""
     trials = [trial for trial in paths.trials if "exit_frac" in trial.record]
     if not trials:
-        return {"halting.png": _halting(paths)}
+        return {"ponder.png": _ponder(paths), "halting.png": _halting(paths)}
     return {
         "exits.png": _exits(trials, paths.classes),
         "dataflow.png": _flow(trials, paths.classes),
@@ -38,6 +38,7 @@ def exit_pictures(paths: Paths) -> dict[str, Figure | None]:
         "exit-training.png": _training(trials),
         "routing-training.png": _routing([trial for trial in trials if len(routing(trial)[0]) > 1]),
         "confidence.png": _confidence(trials),
+        "ponder.png": _ponder(paths),
         "halting.png": _halting(paths),
     }
 
@@ -105,8 +106,8 @@ def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
                         axes.add_patch(Wedge(at, radius, ends[label + 1], ends[label], **wedge))
             titled(axes, trial.label if not by_class else "by class")
     bar = ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list("right", flow_plots.ACCURACY_SCALE))
-    where = {"location": "bottom", "shrink": 0.7, "pad": 0.03, "aspect": 30}
-    drawn = figure.colorbar(bar, ax=panels[-1, 0], label="accuracy on those that leave (in brackets)", **where)
+    where = {"location": "bottom", "shrink": 0.7, "pad": 0.02, "aspect": 30}
+    drawn = figure.colorbar(bar, ax=list(panels[:, 0]), label="accuracy on those that leave (in brackets)", **where)
     drawn.ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if several:
         marks = [
@@ -254,6 +255,24 @@ def _confidence(trials: Sequence[TrialPaths]) -> Figure | None:
     for axes in panels[len(found) :]:
         axes.set_axis_off()
     _legend(figure, marks, AGREE, columns=4)
+    return figure
+
+
+def _ponder(paths: Paths) -> Figure | None:
+    trials = [trial for trial in paths.trials if trial.record.get("ponder")]
+    if not trials:
+        return None
+    rows = -(-len(trials) // 2)
+    figure = white(2.4 * rows)
+    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes, trial in zip(panels, trials, strict=False):
+        cost, look = trial.record["ponder"], {"color": style(trial.method)[0], "ecolor": _GREY, "capsize": 4}
+        axes.bar([f"group {g}" for g in range(1, len(cost) + 1)], cost, yerr=trial.record["ponder_std"], **look)
+        axes.set(ylabel="ponder cost")
+        plain(axes)
+        titled(axes, trial.label.replace(", ", "\n", 1))
+    for axes in panels[len(trials) :]:
+        axes.set_axis_off()
     return figure
 
 

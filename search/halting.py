@@ -1,4 +1,4 @@
-"""Halting maps of a report: where a network computes much and where little (ACT and SACT).
+"""Ponder costs and halting maps of a report: where a network computes much and where little (ACT and SACT).
 
 M. Figurnov et al., "Spatially adaptive computation time for residual networks", CVPR 2017, arXiv 1612.02297:
 images beside the units computed at each of their positions.
@@ -9,11 +9,13 @@ from __future__ import annotations
 from html import escape
 
 import numpy as np
+import plotly.graph_objects as go
 
 from search.flow_plots import mixed
-from search.page_parts import section
+from search.page_parts import panel, section
 from search.paths import Paths, TrialPaths
 from search.pictures import COLUMNS, in_page, mosaic
+from search.plots import layout, style
 
 _EDGE = 32  # pixels that an image and a map have at least
 
@@ -72,14 +74,40 @@ def halting_says(trial: TrialPaths) -> str:
     return f"{low:.2g} (blue) to {high:.3g} (orange) units at a position, {mean:.3g} on average"
 
 
+def ponder_figure(trial: TrialPaths) -> go.Figure:
+    """Bars: the ponder cost of each group, averaged over the images; whiskers: its deviation over them."""
+    cost, deviation = trial.record["ponder"], trial.record["ponder_std"]
+    figure = go.Figure()
+    figure.add_bar(
+        x=[f"group {g}" for g in range(1, len(cost) + 1)],
+        y=cost,
+        error_y={"array": deviation, "thickness": 1.5, "width": 6, "color": "#7C8591"},
+        marker={"color": style(trial.method)[0]},
+        text=[f"{mean:.2f}, deviation {std:.2f} over images" for mean, std in zip(cost, deviation, strict=True)],
+        textposition="none",
+        hovertemplate="%{x}: %{text}<extra></extra>",
+    )
+    layout(figure, 240, "", "ponder cost", top=8)
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
 def halting_section(paths: Paths) -> str:
-    """Halting maps of every trial that has some."""
+    """What every group costs, and halting maps, of every trial that has some."""
+    costly = [trial for trial in paths.trials if trial.record.get("ponder")]
+    bars = [
+        panel(ponder_figure(trial), f"ponder-{i}", f"Ponder cost of {trial.label}", trial.label)
+        for i, trial in enumerate(costly)
+    ]
     figures = ""
     for trial in filter(mapped, paths.trials):
         caption = f"{escape(trial.label)}: {halting_says(trial)}"
         picture = in_page(halting_picture(trial, paths.images), f"Halting maps of {trial.label}", exact=False)
         figures += f'<figure aria-label="Halting maps"><figcaption>{caption}</figcaption>{picture}</figure>'
-    about = "Units computed at each position, below the image. First the images with the least of them, then the most."
-    if paths.images is None:
-        about += " The images are not at hand."
-    return section("Halting maps", about, f'<div class="panels">{figures}</div>' if figures else "")
+    about = "Ponder cost of each group of units: how many are computed, and the remainder. Whiskers: over images."
+    if figures:
+        about += " Maps: the units computed at each position, below the image; first the images with the least of them."
+        about += "" if paths.images is not None else " The images are not at hand."
+    body = "".join(f'<div class="panels">{part}</div>' for part in ("".join(bars), figures) if part)
+    return section("Halting", about, body)

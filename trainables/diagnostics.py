@@ -9,7 +9,7 @@ middle setting of its curve (`usual_setting`). The definitions are those of the 
 - consistency, the images whose path is that of an augmented copy: CoDiNet, section 4.4.1;
 - KL between the predictions for an image and its copy: CoDiNet, figure 10.
 
-Shape legend: n images, m of them drawn, B in a batch, C classes, D decisions, U units, N routed blocks, K exits.
+Shape legend: n images, B of them in a batch, C classes, D decisions, U units, N routed blocks, K exits.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from trainables.augment import normalise, to_device
 from trainables.copies import AUGMENTATIONS, agreement, copy_of, divergence
+from trainables.diagnostics_sampled import log_odds, of_some
 from trainables.evaluation import exit_logits
 from trainables.method import Method
 from trainables.network import Inference, Knobs, Routed, RoutedNetwork
@@ -36,8 +37,6 @@ ROUTED = ("block", "column", "path")
 """Kinds of units that a path consists of; routers, paths around a block and classifiers do not count."""
 MOST_IMAGES = 10_000
 """As many as the papers' test sets have; of larger splits so many are drawn, by the seed."""
-MOST_CONFIDENCES, MOST_MAPS = 2_000, 64
-"""Confidences of exits and halting maps are stored of so many images, drawn at random: at K = 10 exits 60 kB."""
 
 
 @dataclass(slots=True)
@@ -81,18 +80,12 @@ class _Seen:
             keep["exit_right"] = answers.argmax(dim=2).eq(labels[:, None])
             keep["confidence"] = log_odds(answers)
         if "ponder_map" in soft.aux:
-            keep["ponder"] = soft.aux["ponder_map"].half()
+            keep["ponder_map"] = soft.aux["ponder_map"].half()
         for name, tensor in keep.items():
             self.parts[name].append(tensor)
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: torch.cat(parts).cpu() for name, parts in self.parts.items()}
-
-
-def log_odds(logits: Tensor) -> Tensor:
-    """ln(p / (1 - p)) of the largest softmax probability p: (..., C) to (...), exact where p rounds to 1."""
-    ranked = logits.float().sort(dim=-1, descending=True).values
-    return ranked[..., 0] - ranked[..., 1:].logsumexp(dim=-1)
 
 
 @torch.inference_mode()
@@ -243,10 +236,7 @@ def _exits(network: RoutedNetwork, tensors: Mapping[str, Tensor]) -> dict[str, A
 def _arrays(network: RoutedNetwork, tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     """What pictures need: index into the validation split, label, predicted, macs, exit (n,); relaxed (n, D);
     kl and same (copies, n); path_bits (n, ceil(N / 8)), or path (n, N) where blocks may run in part.
-
-    Of exits: confidence (K, m), the log-odds of the largest probability (half precision holds those near 1
-    apart), exit_right (K, m), confidence_rows (m,), which of the n. Of halting maps: ponder (m, h, w) and
-    ponder_rows (m,).
+    Of some images also what `of_some` keeps.
     """
     run = _run(network, tensors)
     arrays = {
@@ -260,25 +250,12 @@ def _arrays(network: RoutedNetwork, tensors: Mapping[str, Tensor], index: Tensor
     }
     if "exit" in tensors:
         arrays["exit"] = tensors["exit"].short()
-    if "confidence" in tensors:
-        rows = arrays["confidence_rows"] = _drawn(len(run), MOST_CONFIDENCES)
-        largest = torch.finfo(torch.half).max
-        odds = torch.nan_to_num(tensors["confidence"][rows], nan=-largest).clamp(-largest, largest)
-        arrays["confidence"] = odds.T.half().contiguous()
-        arrays["exit_right"] = tensors["exit_right"][rows].T.contiguous()
-    if "ponder" in tensors:
-        rows = arrays["ponder_rows"] = _drawn(len(run), MOST_MAPS)
-        arrays["ponder"] = tensors["ponder"][rows]
+    arrays |= of_some(tensors)
     if bool(((run == 0) | (run == 1)).all()):
         arrays["path_bits"] = _packed(run)
     else:
         arrays["path"] = run.float()
     return arrays
-
-
-def _drawn(count: int, most: int) -> Tensor:
-    """At most `most` of `count` rows in their order, always the same."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values.int()
 
 
 def _packed(run: Tensor) -> Tensor:

@@ -68,7 +68,8 @@ def halted(name: str = "s1") -> TrialPaths:
         "index": np.arange(10, 18, dtype=np.int32), "ponder": maps[::-1].copy(),
         "ponder_rows": np.array([0, 2, 3, 4, 6, 7], np.int32),
     }  # fmt: skip
-    return TrialPaths(trial=name, method="sact", variant="", network="n", record=record(), arrays=arrays)
+    cost = {"ponder": [2.5, 4.0], "ponder_std": [0.5, 1.0], "ponder_map_std": [0.1, 0.2]}
+    return TrialPaths(trial=name, method="sact", variant="", network="n", record=record(**cost), arrays=arrays)
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +216,22 @@ def test_halting_maps_below_their_images() -> None:
     assert halting.halting_picture(one, None).shape == (2 * edge - 1, 3 * edge - 1, 4)
 
 
+def test_ponder_costs_by_group() -> None:
+    (bars,) = halting.ponder_figure(halted()).data
+    assert (list(bars.x), list(bars.y)) == (["group 1", "group 2"], [2.5, 4.0]) and list(bars.error_y.array) == [0.5, 1]
+    bare = dataclasses.replace(halted(), arrays={})  # of ACT there are no maps
+    page = halting.halting_section(Paths(trials=[bare]))
+    assert 'id="ponder-0"' in page and "<img" not in page and "Maps" not in page
+
+
 def test_the_section_of_halting_maps() -> None:
     page = halting.halting_section(Paths(trials=[halted(), trial("t")]))
-    assert page.count("<img") == 1 and "0 (blue) to 6 (orange) units" in page and "images are not at hand" in page
+    assert (
+        'id="ponder-0"' in page
+        and page.count("<img") == 1
+        and "0 (blue) to 6 (orange) units" in page
+        and "images are not at hand" in page
+    )
     assert halting.halting_section(Paths(trials=[trial("t")])) == ""
 
 
@@ -226,14 +240,14 @@ def test_the_png_files(trials: list[TrialPaths], tmp_path: Path) -> None:
     written = {file.name: file for file in draw_paths(SCHEMA.empty_table(), paths, tmp_path)}
     assert set(written) >= {
         "exits.png", "dataflow.png", "budget.png", "exit-training.png", "routing-training.png", "confidence.png",
-        "halting.png",
+        "ponder.png", "halting.png",
     }  # fmt: skip
     with Image.open(written["dataflow.png"]) as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
         assert picture.width == 1125
     wedge = [int(path_plots.CLASS_COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]
     assert (np.abs(pixels - wedge).max(axis=1) < 8).sum() > 200
-    assert exit_pictures(Paths()) == {"halting.png": None}
+    assert exit_pictures(Paths()) == {"ponder.png": None, "halting.png": None}
 
 
 def test_curves_come_from_the_journal(story: type, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from trainables import checkpoints
 from trainables.copies import AUGMENTATIONS, COPIES, KL_BINS, KL_HIGH, KL_LOW, copy_of, divergence, kl_histogram, rotate
 from trainables.data import Data, normalise
-from trainables.diagnostics import Diagnostics, diagnose, log_odds, routed_blocks, unpacked, usual_setting
+from trainables.diagnostics import Diagnostics, diagnose, routed_blocks, unpacked, usual_setting
+from trainables.diagnostics_sampled import log_odds
 from trainables.fit import Training
 from trainables.method import Method
 from trainables.network import RoutedNetwork, Task, Unit
@@ -187,7 +188,7 @@ def test_exits(data: Data) -> None:
 
 
 def test_confidences_of_exits_are_kept_of_some_images(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.diagnostics.MOST_CONFIDENCES", 12)
+    monkeypatch.setattr("trainables.diagnostics_sampled.MOST_CONFIDENCES", 12)
     method = get_method("imta")
     network = undecided(method, data)
     arrays = diagnose(method, network, data, seed=5).arrays
@@ -209,7 +210,7 @@ def test_log_odds_tell_confidences_near_one_apart() -> None:
 
 
 def test_halting_maps_are_kept_of_some_images(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.diagnostics.MOST_MAPS", 7)
+    monkeypatch.setattr("trainables.diagnostics_sampled.MOST_MAPS", 7)
     method = get_method("codinet")
     network = undecided(method, data)
     plain = network.forward
