@@ -310,7 +310,7 @@ def test_the_study_file_switches_them_off() -> None:
     spec = StudySpec.parse({"name": "off", "diagnostics": False, "methods": {"static": {}}})
     assert constants(spec)["diagnostics"] is False
     on = StudySpec.parse({"name": "off", "methods": {"static": {}}})
-    assert on.diagnostics and on.fingerprint() == Driver.spec.fingerprint()
+    assert on.diagnostics and on.fingerprint() == spec.fingerprint()
 
 
 @pytest.fixture
