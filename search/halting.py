@@ -34,7 +34,7 @@ def halting_rows(trial: TrialPaths, count: int = COLUMNS) -> np.ndarray:
 
 
 def halting_range(trial: TrialPaths) -> tuple[float, float]:
-    """The least and the most units computed at a position of any stored map."""
+    """The least and the most ponder cost at a position of any stored map."""
     maps = trial.arrays["ponder"].astype(np.float64)
     return float(maps.min()), float(maps.max())
 
@@ -71,7 +71,7 @@ def halting_says(trial: TrialPaths) -> str:
     """Of the maps' range, for captions."""
     low, high = halting_range(trial)
     mean = float(trial.arrays["ponder"].astype(np.float64).mean())
-    return f"{low:.2g} (blue) to {high:.3g} (orange) units at a position, {mean:.3g} on average"
+    return f"ponder cost {low:.3g} (blue) to {high:.3g} (orange) at a position, {mean:.3g} on average"
 
 
 def ponder_figure(trial: TrialPaths) -> go.Figure:
@@ -107,7 +107,7 @@ def halting_section(paths: Paths) -> str:
         figures += f'<figure aria-label="Halting maps"><figcaption>{caption}</figcaption>{picture}</figure>'
     about = "Ponder cost of each group of units: how many are computed, and the remainder. Whiskers: over images."
     if figures:
-        about += " Maps: the units computed at each position, below the image; first the images with the least of them."
+        about += " Maps: the cost at each position, below the image; first the images with the least of it."
         about += "" if paths.images is not None else " The images are not at hand."
     body = "".join(f'<div class="panels">{part}</div>' for part in ("".join(bars), figures) if part)
     return section("Halting", about, body)

@@ -106,6 +106,7 @@ def class_rows(trial: TrialPaths, names: Sequence[str]) -> list[dict[str, Any]]:
     for name, entry in zip(names, trial.record["skip_by_class"], strict=True):
         if entry["images"]:
             less, more = spread(entry)
+            less, more = min(less, entry["median"]), max(more, entry["median"])  # of blocks in part rounded ones count
             run = {"median": trial.blocks - entry["median"], "low": trial.blocks - more, "high": trial.blocks - less}
             rows.append({"name": name, "acc": entry["acc"], "images": entry["images"], **run})
     rows.sort(key=lambda row: row["acc"])

@@ -248,7 +248,15 @@ def trial_reports(problem: Problem, config: Mapping[str, Any]) -> Iterator[tuple
         }
         if epoch in wanted:
             points = [
-                {"setting": {}, "knobs": {}, "accuracy": accuracy, "correct": 0, "count": 0, "macs": macs, "macs_std": 0}
+                {
+                    "setting": {},
+                    "knobs": {},
+                    "accuracy": accuracy,
+                    "correct": 0,
+                    "count": 0,
+                    "macs": macs,
+                    "macs_std": 0,
+                }
                 for accuracy, macs in problem.curve(full, config["seed"], epoch)
             ]
             report["curve"] = {"points": points, "diagnostics": {}, "seconds": 0.0}

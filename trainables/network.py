@@ -67,7 +67,7 @@ class Routed:
     prediction under the decisions (the last exit's where none were injected). `decisions`: (B, D)
     relaxed, in [0, 1]. `macs`: (B,) expected MACs per image, differentiable in the decisions.
     `aux`: whatever else the method's objective needs; of networks with halting maps also
-    ``ponder_map`` (B, h, w), the units computed at each position, which diagnostics keep for pictures.
+    ``ponder_map`` (B, h, w), the ponder cost of each position, which diagnostics keep for pictures.
     """
 
     logits: tuple[Tensor, ...]

@@ -229,7 +229,7 @@ def test_the_section_of_halting_maps() -> None:
     assert (
         'id="ponder-0"' in page
         and page.count("<img") == 1
-        and "0 (blue) to 6 (orange) units" in page
+        and "ponder cost 0 (blue) to 6 (orange) at" in page
         and "images are not at hand" in page
     )
     assert halting.halting_section(Paths(trials=[trial("t")])) == ""

@@ -171,6 +171,12 @@ def test_classes_are_drawn_by_accuracy(paths: Paths) -> None:
     assert list(figure.data[0].x) == [row["median"] for row in rows]
 
 
+def test_quartiles_of_rounded_numbers_hold_the_median() -> None:
+    entry = {"images": 2, "acc": 0.5, "median": 1.4, "least": 1, "histogram": [2]}
+    (row,) = path_plots.class_rows(dataclasses.replace(trial("t"), record=record(skip_by_class=[entry])), ["a"])
+    assert row["low"] == row["median"] == 9 - 1.4 and row["high"] == 8
+
+
 def test_many_classes_are_thinned() -> None:
     entry = {"images": 1, "median": 1.0, "least": 1, "histogram": [1]}
     many = record(skip_by_class=[{**entry, "acc": i / 100} for i in range(100)])
