@@ -7,7 +7,10 @@ from html import escape
 from typing import Any
 
 from search import plots
+from search.path_plots import CLASS_COLOURS, looks
+from search.paths import TrialPaths
 
+_DASHES = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 # The buttons are named one by one: plotly's own set has one that leads to its web site.
 _BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]
 _CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [_BUTTONS]}
@@ -38,9 +41,10 @@ pre{overflow-x:auto;font-size:.85rem;margin:.5rem 0 0}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px}
 figure{margin:0}img{max-width:100%}figcaption{font-size:.9rem;overflow-wrap:anywhere}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem 1.5rem}
-.panels>*{min-width:0}.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr))}
+.panels>*{min-width:0}.panels+.panels{margin-top:1rem}.small{grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr))}
 .key{display:flex;flex-wrap:wrap;gap:.25rem 1rem;list-style:none;margin:.25rem 0 .75rem;padding:0;font-size:.9rem}
 .key svg{vertical-align:middle;margin-right:.35em}
+.scale{display:inline-block;width:7rem;height:.65em;border-radius:3px;margin:0 .3em}
 .grid{display:block;width:100%;max-width:32rem;image-rendering:pixelated;border-radius:4px;margin:.15rem 0 .5rem}
 .js-plotly-plot .main-svg text{fill:var(--ink)!important}
 .js-plotly-plot .hoverlayer text{fill:#fff!important}
@@ -78,6 +82,32 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table aria-label="{label}">'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def section(title: str, about: str, body: str) -> str:
+    """A section under its heading and a note; nothing where there is no body."""
+    return f'<section><h2>{title}</h2><p class="note">{about}</p>{body}</section>' if body else ""
+
+
+def class_key(classes: Sequence[str]) -> str:
+    """The colours of the classes, where there are not more classes than colours."""
+    if len(classes) > len(CLASS_COLOURS):
+        return ""
+    entries = [
+        f'<li><span class="dot" style="background:{color}"></span>{escape(str(name))}</li>'
+        for name, color in zip(classes, CLASS_COLOURS, strict=False)
+    ]
+    return f'<ul class="key">{"".join(entries)}</ul>'
+
+
+def trial_key(trials: Sequence[TrialPaths]) -> str:
+    """The lines of trials, as figures draw them."""
+    entries = [
+        f'<li><svg width="30" height="8" aria-hidden="true"><line x1="0" y1="4" x2="30" y2="4" stroke="{color}"'
+        f' stroke-width="2.5" stroke-dasharray="{_DASHES[dash]}"/></svg>{escape(trial.label)}</li>'
+        for trial, (color, dash) in zip(trials, looks(trials).values(), strict=True)
+    ]
+    return f'<ul class="key">{"".join(entries)}</ul>'
 
 
 def method_name(row: Mapping[str, Any]) -> str:

@@ -24,23 +24,35 @@ CLASS_COLOURS = (
     "#4E79A7", "#F28E2B", "#E15759", "#76B7B2", "#59A14F", "#D9B036", "#B07AA1", "#FF9DA7", "#9C755F", "#8F8A86",
 )  # fmt: skip
 LENGTH_SCALE = ((0.0, "#2C7BE5"), (0.5, "#A8A29A"), (1.0, "#D9480F"))
+_SPARE = ("skipnet", "codinet", "aig", "blockdrop", "imta", "decide", "sact", "sdv", "act", "static")
 DASHES = ("solid", "dash", "dot", "dashdot")
 MOST_CLASSES = 20
 
 
 def looks(trials: Sequence[TrialPaths]) -> dict[str, tuple[str, str]]:
-    """(colour, dash) by trial: its method's colour, the dashes tell trials of one method apart."""
+    """(colour, dash) by trial."""
+    return dict(zip((t.trial for t in trials), distinct([t.method for t in trials]), strict=True))
+
+
+def distinct(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """(colour, dash) of lines by their methods: a method's first line has its colour, its others have
+    colours of methods that are not here, as long as there are some; dashes tell them apart too.
+    """
+    spare = [style(name)[0] for name in _SPARE if name not in methods]
     seen: dict[str, int] = {}
-    found = {}
-    for trial in trials:
-        turn = seen[trial.method] = seen.get(trial.method, -1) + 1
-        found[trial.trial] = (_shade(style(trial.method)[0], turn), DASHES[turn % len(DASHES)])
+    found = []
+    for method in methods:
+        turn = seen[method] = seen.get(method, -1) + 1
+        colour = style(method)[0]
+        if turn:
+            colour = spare.pop(0) if spare else _shade(colour, turn)
+        found.append((colour, DASHES[turn % len(DASHES)]))
     return found
 
 
 def _shade(colour: str, turn: int) -> str:
-    """The colour itself, then mixed with grey, which shows on white and on near-black."""
-    part = (0.0, 0.45, 0.25, 0.6)[turn % 4]
+    """The colour mixed with grey, which shows on white and on near-black."""
+    part = (0.6, 0.45, 0.25)[turn % 3]
     return "#" + "".join(f"{round((1 - part) * int(colour[i : i + 2], 16) + part * 150):02X}" for i in (1, 3, 5))
 
 
@@ -94,6 +106,7 @@ def class_rows(trial: TrialPaths, names: Sequence[str]) -> list[dict[str, Any]]:
     for name, entry in zip(names, trial.record["skip_by_class"], strict=True):
         if entry["images"]:
             less, more = spread(entry)
+            less, more = min(less, entry["median"]), max(more, entry["median"])  # of blocks in part rounded ones count
             run = {"median": trial.blocks - entry["median"], "low": trial.blocks - more, "high": trial.blocks - less}
             rows.append({"name": name, "acc": entry["acc"], "images": entry["images"], **run})
     rows.sort(key=lambda row: row["acc"])
@@ -243,12 +256,9 @@ def variant_fronts(points: pa.Table) -> list[tuple[str, str, np.ndarray, np.ndar
 
 def variant_styles(fronts: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> list[tuple[str, str, str]]:
     """(label, colour, dash) of every line."""
-    seen: dict[str, int] = {}
-    found = []
-    for method, variant, _, _ in fronts:
-        turn = seen[method] = seen.get(method, -1) + 1
-        found.append((" ".join(filter(None, (method, variant))), _shade(style(method)[0], turn), DASHES[turn % 4]))
-    return found
+    names = [" ".join(filter(None, (method, variant))) for method, variant, _, _ in fronts]
+    styles = distinct([method for method, _, _, _ in fronts])
+    return [(name, *look) for name, look in zip(names, styles, strict=True)]
 
 
 def variants_figure(points: pa.Table) -> go.Figure:

@@ -14,24 +14,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from search import path_plots
-from search.exit_plots import exit_colours, exit_shares
-from search.path_section import mosaic
+from search.exit_pngs import exit_pictures
 from search.paths import Paths, TrialPaths, extremes
+from search.pictures import mosaic
 from search.plots import log_ticks, style
+from search.png_parts import DASHES, plain, titled, white
 from search.units import show_count
-
-_WIDTH = 7.5
-_DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 
 
 def draw_paths(points: pa.Table, paths: Paths, folder: Path) -> list[Path]:
     """Write what there is to draw into a folder; the files, named after what they show."""
     gated = [trial for trial in paths.trials if "exit_frac" not in trial.record]
-    exiting = [trial for trial in paths.trials if "exit_frac" in trial.record]
     figures = {
         "variants.png": _variants(points) if len(points) else None,
         "skip-ratio.png": _rows(gated, _skipping, 1.9),
-        "exits.png": _exits(exiting, paths.classes),
+        **exit_pictures(paths),
         "classes.png": _rows(paths.trials, lambda axes, t: _by_class(axes, t, paths.classes), 3.0, columns=2),
         "tsne.png": _tsne(paths),
         "kl.png": _copies(paths.trials) if paths.trials else None,
@@ -46,20 +43,6 @@ def draw_paths(points: pa.Table, paths: Paths, folder: Path) -> list[Path]:
     return written
 
 
-def _figure(height: float) -> Figure:
-    return Figure(figsize=(_WIDTH, height), layout="constrained")
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#DDE1E6", linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-def _titled(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
-
-
 def _rows(
     trials: Sequence[TrialPaths], draw: Callable[[Axes, TrialPaths], None], height: float, columns: int = 1
 ) -> Figure | None:
@@ -67,12 +50,12 @@ def _rows(
     if not trials:
         return None
     rows = -(-len(trials) // columns)
-    figure = _figure(height * rows)
+    figure = white(height * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, trial in zip(panels, trials, strict=False):
         draw(axes, trial)
-        _plain(axes)
-        _titled(axes, trial.label if columns == 1 else trial.label.replace(", ", "\n", 1))
+        plain(axes)
+        titled(axes, trial.label if columns == 1 else trial.label.replace(", ", "\n", 1))
     for axes in panels[len(trials) :]:
         axes.set_axis_off()
     return figure
@@ -115,7 +98,7 @@ def _tsne(paths: Paths) -> Figure | None:
     trials = [trial for trial in paths.trials if trial.trial in places]
     if not trials:
         return None
-    figure = _figure(3.9 * len(trials))
+    figure = white(3.9 * len(trials))
     panels = figure.subplots(len(trials), 2, squeeze=False, sharex=True, sharey=True)
     scale = LinearSegmentedColormap.from_list("length", [color for _, color in path_plots.LENGTH_SCALE])
     for (left, right), trial in zip(panels, trials, strict=True):
@@ -127,7 +110,7 @@ def _tsne(paths: Paths) -> Figure | None:
         drawn = right.scatter(*xy.T, s=6, c=length, cmap=scale, linewidths=0)
         figure.colorbar(drawn, ax=right, label="expected blocks that run", shrink=0.8)
         for axes, what in ((left, "by class"), (right, "by path length")):
-            _titled(axes, f"{trial.label}\n{what}")
+            titled(axes, f"{trial.label}\n{what}")
             axes.set(xticks=[], yticks=[], aspect="equal")
     across, up = path_plots.common(places)
     panels[0, 0].set(xlim=across, ylim=up)
@@ -145,18 +128,18 @@ def _copies(trials: Sequence[TrialPaths]) -> Figure:
     names = list(trials[0].record["kl_histogram"])
     columns = 2
     rows = -(-(len(names) + 1) // columns)  # the last panel holds the legend
-    figure = _figure(2.2 * rows)
+    figure = white(2.2 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=False):
         for trial in trials:
             color, dash = looks[trial.trial]
             shares = np.array(trial.record["kl_histogram"][name]) / trial.record["images"]
-            line = {"color": color, "linestyle": _DASHES[dash], "linewidth": 1.6, "drawstyle": "steps-mid"}
+            line = {"color": color, "linestyle": DASHES[dash], "linewidth": 1.6, "drawstyle": "steps-mid"}
             axes.plot(path_plots.kl_middles(trial), shares, label=trial.label, **line)
         axes.set(xscale="log", ylabel="share of images")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        _plain(axes)
-        _titled(axes, f"{name}: KL in nats")
+        plain(axes)
+        titled(axes, f"{name}: KL in nats")
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     panels[len(names)].legend(*panels[0].get_legend_handles_labels(), loc="center left", fontsize=8)
@@ -165,12 +148,12 @@ def _copies(trials: Sequence[TrialPaths]) -> Figure:
 
 def _variants(points: pa.Table) -> Figure:
     fronts = path_plots.variant_fronts(points)
-    figure = _figure(5)
+    figure = white(5)
     axes = figure.add_subplot()
     for (method, _, macs, accuracy), (label, color, dash) in zip(
         fronts, path_plots.variant_styles(fronts), strict=True
     ):
-        axes.plot(macs, accuracy, _DASHES[dash], color=color, marker=style(method)[1], markersize=5, label=label)
+        axes.plot(macs, accuracy, DASHES[dash], color=color, marker=style(method)[1], markersize=5, label=label)
     low, high, floor, top = path_plots.variants_window(fronts)
     axes.set(xscale="log", xlim=(low, high), ylim=(floor, top))
     axes.set(xlabel="MACs per image (log scale)", ylabel="validation accuracy")
@@ -178,40 +161,8 @@ def _variants(points: pa.Table) -> Figure:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    _plain(axes)
+    plain(axes)
     axes.legend(loc="lower right", fontsize=9)
-    return figure
-
-
-def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure | None:
-    if not trials:
-        return None
-    figure = _figure(3.8 * len(trials))
-    panels = figure.subplots(len(trials), 2, squeeze=False)
-    for (left, right), trial in zip(panels, trials, strict=True):
-        record, color = trial.record, style(trial.method)[0]
-        exits = [str(i) for i in range(1, len(record["exit_frac"]) + 1)]
-        left.bar(exits, record["exit_frac"], color=color, alpha=0.45, label="leave here")
-        left.plot(exits, record["exit_acc"], "o-", color=color, label="accuracy, all images")
-        given = [np.nan if share is None else share for share in record["exit_acc_given_exit"]]
-        left.plot(exits, given, "o:", color=color, label="accuracy, those that leave")
-        left.set(ylim=(0, 1.03), xlabel="exit", ylabel="share of images")
-        left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        left.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16))
-        names, shares = exit_shares(trial, classes)
-        begin = np.zeros(len(names))
-        for i, colour in enumerate(exit_colours(shares.shape[1])):
-            right.barh(range(len(names)), shares[:, i], left=begin, color=colour, label=f"exit {i + 1}")
-            begin += shares[:, i]
-        short = [name if len(name) <= 16 else name[:15] + "…" for name in names]
-        right.set_yticks(range(len(names)), short, fontsize=8, parse_math=False)
-        right.set(xlim=(0, 1), xlabel="share of the class")
-        right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        small = {"fontsize": 7, "handlelength": 1.0, "columnspacing": 0.9}
-        right.legend(ncols=min(len(exits), 5), loc="upper left", bbox_to_anchor=(-0.1, -0.16), **small)
-        _plain(left)
-        _plain(right)
-        _titled(left, trial.label)
     return figure
 
 
@@ -219,11 +170,11 @@ def _images(paths: Paths) -> Figure | None:
     trials = [trial for trial in paths.trials if "index" in trial.arrays]
     if not trials or paths.images is None:
         return None
-    figure = _figure(1.35 * len(trials))
+    figure = white(1.35 * len(trials))
     panels = figure.subplots(len(trials), 2, squeeze=False)
     for row, trial in zip(panels, trials, strict=True):
         for axes, rows, word in zip(row, extremes(trial), ("shortest", "longest"), strict=True):
             axes.imshow(mosaic(paths.images[trial.arrays["index"][rows]]), interpolation="nearest")
             axes.set_axis_off()
-            _titled(axes, f"{trial.label}\n{word} paths")
+            titled(axes, f"{trial.label}\n{word} paths")
     return figure

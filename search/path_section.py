@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
-import numpy as np
 import pyarrow as pa
 
 from search import path_plots
-from search.exit_plots import class_exit_figure, exit_figure
-from search.page_parts import method_name, panel, plot, table
+from search.exit_section import exit_sections
+from search.halting import halting_section
+from search.page_parts import class_key, method_name, panel, plot, section, table, trial_key
 from search.paths import Paths, TrialPaths, extremes
+from search.pictures import picture
 from search.units import knobs_text, show_count, show_share
 
-_COLUMNS = 10
-_EXACT = 16  # pixels of an edge up to which pictures are stored without loss
-_DASHES = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 _COPY_NAMES = {
     "crop": "random crop", "hflip": "horizontal flip", "vflip": "vertical flip",
     "rotation": "rotation", "mixture": "one of the four, drawn for every image",
@@ -34,10 +30,11 @@ def path_sections(points: pa.Table, paths: Paths) -> list[str]:
         sections += [
             _summary(paths.trials),
             _panels("Skip ratio per block", _SKIPPING, "skip", [(t, path_plots.skip_figure(t)) for t in gated]),
-            _exits(exiting, paths.classes),
+            *exit_sections(exiting, paths.classes),
             _by_class(paths),
             _tsne(paths),
             _copies(paths.trials),
+            halting_section(paths),
             _images(paths),
         ]
     return [section for section in sections if section]
@@ -46,16 +43,12 @@ def path_sections(points: pa.Table, paths: Paths) -> list[str]:
 _SKIPPING = "The share of the validation images that skip a block, from the first block to the last."
 
 
-def _section(title: str, about: str, body: str) -> str:
-    return f'<section><h2>{title}</h2><p class="note">{about}</p>{body}</section>' if body else ""
-
-
 def _panels(title: str, about: str, name: str, panels: Sequence[tuple[TrialPaths, object]]) -> str:
     """Figures of single trials side by side, where there is room."""
     drawn = [
         panel(figure, f"{name}-{i}", f"{title}: {trial.label}", trial.label) for i, (trial, figure) in enumerate(panels)
     ]
-    return _section(title, about, f'<div class="panels">{"".join(drawn)}</div>' if drawn else "")
+    return section(title, about, f'<div class="panels">{"".join(drawn)}</div>' if drawn else "")
 
 
 def _variants(points: pa.Table) -> str:
@@ -63,7 +56,7 @@ def _variants(points: pa.Table) -> str:
         return ""
     label = "The best accuracy against MACs per image of every method and variant"
     about = "One line for every method and variant: the operating points of all its trials that no other one beats."
-    return _section(
+    return section(
         "Accuracy against MACs by variant", about, plot(path_plots.variants_figure(points), "variants", label)
     )
 
@@ -96,18 +89,7 @@ def _summary(trials: Sequence[TrialPaths]) -> str:
         " the predictions for the image from those for the copy, in nats. Computation counts blocks, one that always"
         " runs included."
     )
-    return _section("Paths of the best trials", about, table("Paths of the best trials", heads, rows))
-
-
-def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
-    about = "Where images leave, how right the exits are, and which classes leave early."
-    body = ""
-    for i, trial in enumerate(trials):
-        one = panel(exit_figure(trial), f"exits-{i}", f"Exits of {trial.label}", f"{trial.label}: exits")
-        label = f"Exits by class of {trial.label}"
-        other = panel(class_exit_figure(trial, classes), f"class-exits-{i}", label, f"{trial.label}: by class")
-        body += f'<div class="panels">{one}{other}</div>'
-    return _section("Exits", about, body)
+    return section("Paths of the best trials", about, table("Paths of the best trials", heads, rows))
 
 
 def _by_class(paths: Paths) -> str:
@@ -134,27 +116,7 @@ def _tsne(paths: Paths) -> str:
         "t-SNE of the relaxed decisions, P(run) of every gate: a point is an image. All panels have the same axes."
         " The path length is the expected number of blocks that run."
     )
-    return _section("Paths by t-SNE", about, f'{_class_key(paths.classes)}<div class="panels">{"".join(panels)}</div>')
-
-
-def _class_key(classes: Sequence[str]) -> str:
-    """The colours of the classes, where there are not more classes than colours."""
-    if len(classes) > len(path_plots.CLASS_COLOURS):
-        return ""
-    entries = [
-        f'<li><span class="dot" style="background:{color}"></span>{escape(str(name))}</li>'
-        for name, color in zip(classes, path_plots.CLASS_COLOURS, strict=False)
-    ]
-    return f'<ul class="key">{"".join(entries)}</ul>'
-
-
-def _key(trials: Sequence[TrialPaths]) -> str:
-    entries = [
-        f'<li><svg width="30" height="8" aria-hidden="true"><line x1="0" y1="4" x2="30" y2="4" stroke="{color}"'
-        f' stroke-width="2.5" stroke-dasharray="{_DASHES[dash]}"/></svg>{escape(trial.label)}</li>'
-        for trial, (color, dash) in zip(trials, path_plots.looks(trials).values(), strict=True)
-    ]
-    return f'<ul class="key">{"".join(entries)}</ul>'
+    return section("Paths by t-SNE", about, f'{class_key(paths.classes)}<div class="panels">{"".join(panels)}</div>')
 
 
 def _copies(trials: Sequence[TrialPaths]) -> str:
@@ -163,37 +125,8 @@ def _copies(trials: Sequence[TrialPaths]) -> str:
         for how, name in _COPY_NAMES.items()
     ]
     about = "How far the predictions for an augmented copy are from those for the image: further right is further off."
-    body = f'{_key(trials)}<div class="panels small">{"".join(panels)}</div>'
-    return _section("KL between images and their augmented copies", about, body)
-
-
-def mosaic(images: np.ndarray, columns: int = _COLUMNS, gap: int = 1, largest: int = 64) -> np.ndarray:
-    """Images (m, channels, S, S) uint8 as one picture (rows, columns, 3), transparent where there is none: RGBA.
-
-    Large images are thinned to at most `largest` pixels an edge.
-    """
-    step = -(-images.shape[-1] // largest)
-    images = images[:, :, ::step, ::step]
-    count, channels, size, _ = images.shape
-    rows, edge = -(-count // columns), size + gap
-    picture = np.zeros((rows * edge - gap, columns * edge - gap, 4), dtype=np.uint8)
-    for i, image in enumerate(images):
-        top, left = edge * (i // columns), edge * (i % columns)
-        colours = image if channels == 3 else image[:1].repeat(3, axis=0)
-        picture[top : top + size, left : left + size, :3] = colours.transpose(1, 2, 0)
-        picture[top : top + size, left : left + size, 3] = 255
-    return picture
-
-
-def _picture(images: np.ndarray, label: str) -> str:
-    from PIL import Image
-
-    file = io.BytesIO()
-    # photographs of 32 pixels take a fifth of what PNG needs, and nobody sees the difference; digits stay exact
-    exact = {"lossless": True, "exact": True} if images.shape[-1] <= _EXACT else {"quality": 90}
-    Image.fromarray(mosaic(images), "RGBA").save(file, "webp", **exact)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img class="grid" alt="{escape(label)}" src="data:image/webp;base64,{data}">'
+    body = f'{trial_key(trials)}<div class="panels small">{"".join(panels)}</div>'
+    return section("KL between images and their augmented copies", about, body)
 
 
 def _images(paths: Paths) -> str:
@@ -203,7 +136,7 @@ def _images(paths: Paths) -> str:
     title = "Easy and hard images"
     about = "Above the images with the shortest paths, below those with the longest."
     if paths.images is None:
-        return _section(title, about, f"<p>The images cannot be shown: {escape(paths.note)}</p>")
+        return section(title, about, f"<p>The images cannot be shown: {escape(paths.note)}</p>")
     panels = []
     for trial in able:
         length = trial.arrays["path"].sum(axis=1)
@@ -212,6 +145,6 @@ def _images(paths: Paths) -> str:
             low, high = float(length[rows].min()), float(length[rows].max())
             blocks = f"{low:g}" if low == high else f"{low:g} to {high:g}"
             said = f"{word}: {blocks} of {trial.blocks} blocks run"
-            parts += f"<div>{said}</div>{_picture(paths.images[trial.arrays['index'][rows]], f'{trial.label}, {said}')}"
+            parts += f"<div>{said}</div>{picture(paths.images[trial.arrays['index'][rows]], f'{trial.label}, {said}')}"
         panels.append(f'<figure aria-label="{title}: {caption}"><figcaption>{caption}</figcaption>{parts}</figure>')
-    return _section(title, about, f'<div class="panels">{"".join(panels)}</div>')
+    return section(title, about, f'<div class="panels">{"".join(panels)}</div>')

@@ -30,7 +30,8 @@ MOST_EMBEDDED, ALL_EMBEDDED = 2_000, 3_000
 class TrialPaths:
     """One trial: `record` and `arrays` are those of `trainables.diagnostics` (`path` (n, N) unpacked).
 
-    `arrays` is empty where the checkpoint of the last epoch was not kept.
+    `arrays` is empty where the checkpoint of the last epoch was not kept. `curves`: the operating points
+    of every epoch that was evaluated, as the journal has them.
     """
 
     trial: str
@@ -39,6 +40,7 @@ class TrialPaths:
     network: str
     record: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    curves: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -119,6 +121,7 @@ def _read(study: Study, trial: Trial) -> TrialPaths:
         network=str(trial.config.get("network", "")),
         record=trial.diagnostics,
         arrays=arrays,
+        curves=trial.curves,
     )
 
 

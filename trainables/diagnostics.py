@@ -27,6 +27,7 @@ from torch import Tensor
 
 from trainables.augment import normalise, to_device
 from trainables.copies import AUGMENTATIONS, agreement, copy_of, divergence
+from trainables.diagnostics_sampled import log_odds, of_some
 from trainables.encoded import Images
 from trainables.evaluation import exit_logits
 from trainables.method import Method
@@ -77,7 +78,11 @@ class _Seen:
         if hard.exits is not None:
             keep["exit"] = hard.exits
         if network.exits:
-            keep["exit_right"] = torch.stack(soft.logits, dim=1).argmax(dim=2).eq(labels[:, None])
+            answers = torch.stack(soft.logits, dim=1)
+            keep["exit_right"] = answers.argmax(dim=2).eq(labels[:, None])
+            keep["confidence"] = log_odds(answers)
+        if "ponder_map" in soft.aux:
+            keep["ponder_map"] = soft.aux["ponder_map"].half()
         for name, tensor in keep.items():
             self.parts[name].append(tensor)
 
@@ -222,6 +227,9 @@ def _exits(network: RoutedNetwork, tensors: Mapping[str, Tensor]) -> dict[str, A
     right = (tensors["exit_right"].double() * taken).sum(dim=0)
     labels = F.one_hot(tensors["label"], network.task.classes).double().T
     return {
+        "exit_names": [each.name for each in network.exits],
+        "exit_macs": [each.macs for each in network.exits],
+        "exit_parents": list(network.exit_parents()),
         "exit_acc": [round(share, 6) for share in tensors["exit_right"].double().mean(dim=0).tolist()],
         "exit_frac": [round(share, 6) for share in (left / len(taken)).tolist()],
         "exit_acc_given_exit": [
@@ -248,6 +256,7 @@ def _ponder(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def _arrays(network: RoutedNetwork, tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     """What pictures need: index into the validation split, label, predicted, macs, exit (n,); relaxed (n, D);
     kl and same (copies, n); path_bits (n, ceil(N / 8)), or path (n, N) where blocks may run in part.
+    Of some images also what `of_some` keeps.
     """
     run = _run(network, tensors)
     arrays = {
@@ -261,6 +270,7 @@ def _arrays(network: RoutedNetwork, tensors: Mapping[str, Tensor], index: Tensor
     }
     if "exit" in tensors:
         arrays["exit"] = tensors["exit"].short()
+    arrays |= of_some(tensors)
     if bool(((run == 0) | (run == 1)).all()):
         arrays["path_bits"] = _packed(run)
     else:

@@ -66,7 +66,8 @@ class Routed:
     `logits`: one (B, C) per exit (networks without early exits have one). `output`: (B, C), the
     prediction under the decisions (the last exit's where none were injected). `decisions`: (B, D)
     relaxed, in [0, 1]. `macs`: (B,) expected MACs per image, differentiable in the decisions.
-    `aux`: whatever else the method's objective needs.
+    `aux`: whatever else the method's objective needs; of networks with halting maps also
+    ``ponder_map`` (B, h, w), the ponder cost of each position, which diagnostics keep for pictures.
     """
 
     logits: tuple[Tensor, ...]
@@ -138,6 +139,10 @@ class RoutedNetwork(nn.Module, ABC):
     def unit_groups(self) -> tuple[int, ...]:
         """The group of every unit, from 0: which units work at one resolution, where a network knows."""
         return (0,) * len(self.units)
+
+    def exit_parents(self) -> tuple[int, ...]:
+        """For every exit the one that an image passes before it, -1 where there is none: a chain here, maybe a tree."""
+        return tuple(range(-1, len(self.exits) - 1))
 
     def path_macs(self, path: Tensor) -> Tensor:
         """MACs per image, (B,) float64, of executed shares `path` (B, U)."""

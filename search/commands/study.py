@@ -199,7 +199,8 @@ def report(
 
     Drawn are accuracy against MACs (all points, and by variant), and for the best trials skip ratio per
     block, computation by class, t-SNE of paths, KL between images and augmented copies, easy and hard
-    images (they need the study's data set), exits. The figures were measured at the end of each trial on
+    images (they need the study's data set); of exits their dataflow, budgets, training and confidences; of
+    halting its cost and maps. The figures were measured at the end of each trial (curves: at its rungs) on
     the validation split; nothing is run again.
 
     Example: routefront report digits --out .

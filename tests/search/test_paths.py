@@ -20,8 +20,9 @@ from search.exit_plots import class_exit_figure, exit_colours, exit_figure, exit
 from search.folder import StudyFolder
 from search.page_parts import panel
 from search.path_pngs import draw_paths
-from search.path_section import mosaic, path_sections
+from search.path_section import path_sections
 from search.paths import Paths, TrialPaths, chosen, embedded, extremes, paths_of, spread
+from search.pictures import mosaic
 from search.study import Study
 from tests.search.test_report import EVIL, made
 from trainables.copies import COPIES
@@ -87,6 +88,7 @@ def test_the_sections_of_a_study_with_gates_and_exits(sections: str) -> None:
         "Paths of the best trials",
         "Skip ratio per block",
         "Exits",
+        "Dataflow",
         "Computation by class",
         "Paths by t-SNE",
         "KL between images and their augmented copies",
@@ -169,6 +171,12 @@ def test_classes_are_drawn_by_accuracy(paths: Paths) -> None:
     assert list(figure.data[0].x) == [row["median"] for row in rows]
 
 
+def test_quartiles_of_rounded_numbers_hold_the_median() -> None:
+    entry = {"images": 2, "acc": 0.5, "median": 1.4, "least": 1, "histogram": [2]}
+    (row,) = path_plots.class_rows(dataclasses.replace(trial("t"), record=record(skip_by_class=[entry])), ["a"])
+    assert row["low"] == row["median"] == 9 - 1.4 and row["high"] == 8
+
+
 def test_many_classes_are_thinned() -> None:
     entry = {"images": 1, "median": 1.0, "least": 1, "histogram": [1]}
     many = record(skip_by_class=[{**entry, "acc": i / 100} for i in range(100)])
@@ -239,7 +247,8 @@ def test_the_png_files(paths: Paths, tmp_path: Path) -> None:
     few = dataclasses.replace(paths, trials=[paths.trials[0], paths.trials[2]], classes=["$", "b", "_c", "d"])
     written = draw_paths(points._table(made(20)), few, tmp_path)
     assert {file.name for file in written} == {
-        "variants.png", "skip-ratio.png", "exits.png", "classes.png", "tsne.png", "kl.png", "easy-hard.png",
+        "variants.png", "skip-ratio.png", "exits.png", "dataflow.png", "classes.png", "tsne.png",
+        "kl.png", "easy-hard.png",
     }  # fmt: skip
     for file in written:
         with Image.open(file) as picture:

@@ -17,6 +17,7 @@ from trainables import checkpoints
 from trainables.copies import AUGMENTATIONS, COPIES, KL_BINS, KL_HIGH, KL_LOW, copy_of, divergence, kl_histogram, rotate
 from trainables.data import Data, normalise
 from trainables.diagnostics import Diagnostics, diagnose, routed_blocks, unpacked, usual_setting
+from trainables.diagnostics_sampled import log_odds
 from trainables.fit import Training
 from trainables.method import Method
 from trainables.network import RoutedNetwork, Task, Unit
@@ -187,6 +188,52 @@ def test_exits(data: Data) -> None:
     table = [[sum(taken[n] == i and labels[n] == c for n in range(IMAGES)) for i in range(3)] for c in range(CLASSES)]
     assert record["class_by_exit"] == table
     assert diagnostics.arrays["exit"].tolist() == taken
+    assert record["exit_macs"] == [each.macs for each in network.exits] and record["exit_parents"] == [-1, 0, 1]
+    assert record["exit_names"] == ["exit-1", "exit-2", "exit-3"]
+
+
+def test_confidences_of_exits_are_kept_of_some_images(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.diagnostics_sampled.MOST_CONFIDENCES", 12)
+    method = get_method("imta")
+    network = undecided(method, data)
+    arrays = diagnose(method, network, data, seed=5).arrays
+    rows = arrays["confidence_rows"].tolist()
+    assert len(rows) == 12 == len(set(rows)) and rows == sorted(rows) and rows != list(range(12))
+    assert (arrays["confidence"].shape, arrays["confidence"].dtype) == ((3, 12), torch.half)
+    with torch.no_grad():
+        answers = network(normalise(torch.tensor(data.validation.images), data)).logits
+    for i, logits in enumerate(answers):
+        likely = logits.double().softmax(1).amax(1)[rows]
+        assert arrays["confidence"][i].double() == pytest.approx((likely / (1 - likely)).log(), rel=2e-3, abs=2e-3)
+        right = logits.argmax(1)[rows] == torch.tensor(data.validation.labels)[rows]
+        assert arrays["exit_right"][i].tolist() == right.tolist()
+
+
+def test_log_odds_tell_confidences_near_one_apart() -> None:
+    odds = log_odds(torch.tensor([[40.0, 0.0, 0.0], [50.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert odds.tolist() == pytest.approx([40 - math.log(2), 50 - math.log(2), -math.log(2)])
+
+
+def test_halting_maps_are_kept_of_some_images(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.diagnostics_sampled.MOST_MAPS", 7)
+    method = get_method("codinet")
+    network = undecided(method, data)
+    plain = network.forward
+
+    def mapped(inputs: Tensor, **given: Any) -> Any:
+        routed = plain(inputs, **given)
+        routed.aux["ponder_map"] = inputs[:, 0]
+        return routed
+
+    monkeypatch.setattr(network, "forward", mapped)
+    arrays = diagnose(method, network, data, batch_size=16).arrays
+    rows = arrays["ponder_rows"].long()
+    assert (
+        arrays["ponder"].shape == (7, SIZE, SIZE)
+        and "ponder" not in diagnose(method, undecided(method, data), data).arrays
+    )
+    expected = normalise(torch.tensor(data.validation.images), data)[rows, 0].half()
+    assert torch.equal(arrays["ponder"], expected)
 
 
 def test_the_knobs_given_are_used_and_an_exit_nobody_takes_has_no_accuracy(data: Data) -> None:

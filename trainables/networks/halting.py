@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.macs import macs_of
@@ -209,6 +210,10 @@ class HaltingNetwork(ResidualNetwork):
             "ponder_std": torch.stack([cost.detach().std(dim=(1, 2), unbiased=False) for cost in ponder], dim=1),
             "probabilities": torch.stack([mass.mean(dim=(1, 2)) for mass in masses], dim=1),
         }
+        if self.spatial:  # what is computed at each position of the finest grid, for pictures
+            sizes = list(ponder[0].shape[1:])
+            each = [F.interpolate(cost.detach()[:, None].float(), size=sizes)[:, 0] for cost in ponder]
+            aux["ponder_map"] = torch.stack(each).sum(dim=0)
         return Routed((logits,), logits, taken, self.path_macs(torch.stack(path, dim=1)), aux)
 
     @staticmethod

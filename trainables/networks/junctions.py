@@ -141,6 +141,17 @@ class ColumnNetwork(RoutedNetwork):
         """What routers read of k_cpt (R,): (R, 1)."""
         return (k_cpt * PRICE_UNIT).to(features.device, features.dtype)[:, None]
 
+    def exit_parents(self) -> tuple[int, ...]:
+        """The classifier of the nearest column before each that has one, -1 where there is none."""
+        parents: list[int] = []
+        for node in self.nodes:
+            before = node.parent
+            while before >= 0 and self.exits_at[before] < 0:
+                before = self.nodes[before].parent
+            if node.answers:
+                parents.append(self.exits_at[before] if before >= 0 else -1)
+        return tuple(parents)
+
     def forward(
         self,
         inputs: Tensor,
