@@ -7,6 +7,7 @@ images beside the units computed at each of their positions.
 from __future__ import annotations
 
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,6 +17,9 @@ from search.page_parts import panel, section
 from search.paths import Paths, TrialPaths
 from search.pictures import COLUMNS, in_page, mosaic
 from search.plots import layout, style
+
+if TYPE_CHECKING:
+    from trainables.encoded import ImageFiles
 
 _EDGE = 32  # pixels that an image and a map have at least
 
@@ -52,7 +56,7 @@ def enlarged(images: np.ndarray, edge: int) -> np.ndarray:
     return images[:, :, rows[:, None], columns[None, :]]
 
 
-def halting_picture(trial: TrialPaths, images: np.ndarray | None) -> np.ndarray:
+def halting_picture(trial: TrialPaths, images: np.ndarray | ImageFiles | None) -> np.ndarray:
     """Rows of images, where they are at hand, each above its maps: (h, w, 4) uint8."""
     rows = halting_rows(trial)
     maps = coloured(trial.arrays["ponder"][rows], *halting_range(trial))
