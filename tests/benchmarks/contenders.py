@@ -1,0 +1,164 @@
+"""Searches to compare: ours and what people use today, each through its public interface, in virtual time.
+
+A contender is run on a problem until a number of epochs is spent and returns `Seen`: what was shown,
+and when. Ray's searchers and schedulers are driven as Tune drives them (`search.simulate.Cluster`);
+they know trials of one operating point, so their space has the setting as one more parameter.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from search.frontier import Archive
+from search.optuna_space import suggest
+from search.simulate import Cluster, Faults, Job, Problem, Result, Simulation, study_spec
+
+WORKERS = 4
+RUNGS = [1, 3, 9]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Points shown when `cost` epochs had been spent: (index of the setting, error, MACs) each."""
+
+    cost: float
+    config: Mapping[str, Any]
+    epoch: int
+    points: list[tuple[int, float, float]]
+
+
+def deployable(problem: Any, seen: list[Seen], grid: list[float]) -> list[float]:
+    """Noise-free hypervolume, at every cost of the grid, of the networks that the noisy front holds then."""
+    archive, volumes, at = Archive(problem.reference), [], 0
+    for cost in grid:
+        while at < len(seen) and seen[at].cost <= cost:
+            one = seen[at]
+            for setting, error, macs in one.points:
+                archive.add(error, macs, (one.config, one.epoch, setting))
+            at += 1
+        true = Archive(problem.reference)
+        for _, _, (config, epoch, setting) in archive:
+            true.add(*problem.exact(config, epoch)[setting])
+        volumes.append(true.hypervolume)
+    return volumes
+
+
+def ours(problem: Problem, seed: int, epochs: float, **parts: Any) -> list[Seen]:
+    """Our engine, searcher and rungs; `parts` as in a study file."""
+    seen: list[Seen] = []
+    given = {"seed": seed, "budget": {"trials": 1_000_000}, "rungs": {"epochs": RUNGS}, **parts}
+    simulation = Simulation(problem, study_spec(problem, **given), workers=WORKERS)
+
+    def listen(event: Any, state: Any) -> None:
+        if event.kind == "report" and "curve" in event.payload:
+            trial = state.trials[event.trial]
+            error, macs = trial.arrays(trial.epoch)
+            points = [(i, e, m) for i, (e, m) in enumerate(zip(error.tolist(), macs.tolist(), strict=True))]
+            seen.append(Seen(state.cost_epochs, trial.config, trial.epoch, points))
+
+    simulation.engine.listeners.append(listen)
+    simulation.run(lambda engine: engine.state.cost_epochs >= epochs)
+    return seen
+
+
+class _Scalar:
+    """Trials of one operating point, as Ray's searchers know them."""
+
+    def __init__(self, problem: Any, seed: int, every: int) -> None:
+        self.problem, self.seed, self.every = problem, seed, every
+        self.spent, self.begun = 0.0, 0
+        self.seen: list[Seen] = []
+
+    def space(self, trial: optuna.Trial) -> dict[str, Any]:
+        config = suggest(trial, self.problem.spaces)
+        settings = len(self.problem.exact(config, 1))
+        config["setting"] = trial.suggest_int("setting", 0, settings - 1)
+        return {"all": config}
+
+    def run(self, config: dict[str, Any]) -> Iterator[tuple[float, Result]]:
+        given = config["all"]
+        setting, values = given["setting"], {k: v for k, v in given.items() if k != "setting"}
+        self.begun += 1
+        seed = self.seed * 1_000_003 + self.begun
+        for epoch in range(1, self.problem.epochs + 1):
+            accuracy, macs = self.problem.curve(values, seed, epoch)[setting]
+            error, (reference, largest) = 1 - accuracy, self.problem.reference
+            yield (
+                self.problem.seconds(values),
+                {
+                    "training_iteration": epoch,
+                    "error": error,
+                    "macs": math.log10(macs),
+                    # what people write: the mean of both objectives, each in units of its range
+                    "both": error / reference + (math.log10(macs) - math.log10(largest) + 3) / 3,
+                    "point": (values, setting, epoch, error, macs),
+                    "done": epoch == self.problem.epochs,
+                },
+            )
+
+    def took(self, job: Job, result: Result) -> None:
+        self.spent += 1
+        values, setting, epoch, error, macs = result["point"]
+        if epoch % self.every == 0 or epoch == self.problem.epochs:
+            self.seen.append(Seen(self.spent, values, epoch, [(setting, error, macs)]))
+
+
+def rays(
+    problem: Problem, seed: int, epochs: float, *, sampler: Callable[[int], Any] | None = None, asha: bool = False
+) -> list[Seen]:
+    """Ray's OptunaSearch with two objectives and full trainings, or on the mean of both with ASHA."""
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    task = _Scalar(problem, seed, 1 if asha else problem.epochs)
+    metric, mode = ("both", "min") if asha else (["error", "macs"], ["min", "min"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        searcher = OptunaSearch(
+            space=task.space,
+            metric=metric,
+            mode=mode,
+            sampler=sampler(seed) if sampler else None,
+            seed=None if sampler else seed,
+        )
+    scheduler: Any = FIFOScheduler()
+    if asha:
+        scheduler = AsyncHyperBandScheduler(
+            metric="both", mode="min", max_t=problem.epochs, grace_period=1, reduction_factor=3
+        )
+    cluster = Cluster(
+        _Limited(searcher), scheduler, task.run, workers=WORKERS, seed=seed, faults=Faults(), seen=task.took
+    )
+    cluster.run(lambda: task.spent >= epochs)
+    return task.seen
+
+
+class _Limited:
+    """At most as many suggestions at once as there are workers; what has been reported is told as Tune tells it."""
+
+    def __init__(self, searcher: Any) -> None:
+        self._searcher = searcher
+
+    def suggest(self, name: str) -> Any:
+        return self._searcher.suggest(name)
+
+    def on_trial_result(self, name: str, result: Result) -> None:
+        self._searcher.on_trial_result(name, result)
+
+    def on_trial_complete(self, name: str, result: Result) -> None:
+        self._searcher.on_trial_complete(name, result)
+
+
+CONTENDERS: dict[str, Callable[[Any, int, float], list[Seen]]] = {
+    "ours": ours,
+    "OptunaSearch": rays,
+    "OptunaSearch + ASHA": lambda p, s, e: rays(p, s, e, asha=True),
+    "NSGA-II": lambda p, s, e: rays(p, s, e, sampler=lambda seed: optuna.samplers.NSGAIISampler(seed=seed)),
+    "random": lambda p, s, e: rays(p, s, e, sampler=lambda seed: optuna.samplers.RandomSampler(seed=seed)),
+}
