@@ -177,7 +177,7 @@ def test_the_ends_of_the_sweep_are_the_static_networks() -> None:
         assert torch.equal(last.logits, logits[-1]) and torch.equal(last.logits, routed.output)
         assert (last.macs == network.macs_full).all() and (last.path == 1).all()
     assert torch.equal(routed.macs, last.macs) and torch.equal(routed.decisions, last.decisions)
-    for low in (0.0, -math.inf, -1):
+    for low in (0.0, -math.inf):
         first = network.infer(images, {"thresholds": [low, 1e8, 0.5]})
         assert (first.macs == network.macs_min).all() and torch.equal(first.logits, logits[0])
         assert torch.equal(first.path[0], torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0]))
@@ -226,6 +226,8 @@ def test_soft_decisions_weigh_outputs_and_cost() -> None:
         {"thresholds": [0.5, "0.5", 0.5]},
         {"thresholds": [0.5, True, 0.5]},
         {"thresholds": [0.5, math.nan, 0.5]},
+        {"thresholds": [0.5, 1.5, 0.5]},
+        {"thresholds": [-0.1, 0.5, 0.5]},
         {"threshold": 0.5},
     ],
 )
