@@ -89,7 +89,7 @@ class Config(TrainingConfig):
     """IMTA's own choices.
 
     `growth`, `channels`, `factors`, `bottleneck`, `reduction`, `step_mode`, `step`, `base`: the
-    measures of the network (`networks.msdnet.Layout`); 0 and ``auto`` are the published ones.
+    measures of the network (`networks.msdnet.Layout`); None and ``auto`` are the published ones.
     `early_weight`: the loss weight of every exit but the last; `exit_weights`: of all K instead.
     `ge_scales`: where GE rescales gradients. `curve_points`: values of q in a curve.
 
@@ -103,14 +103,14 @@ class Config(TrainingConfig):
     variant: str = "none"
     nesterov: bool = True
     batch_size: int = 64
-    growth: int = 0
-    channels: int = 0
+    growth: Any = None
+    channels: Any = None
     factors: str = "auto"
     bottleneck: bool = True
     reduction: float = 0.5
     step_mode: str = "auto"
-    step: int = 0
-    base: int = 0
+    step: Any = None
+    base: Any = None
     early_weight: float = 1.0
     exit_weights: tuple[float, ...] = ()
     ge_scales: str = "all"
@@ -140,7 +140,7 @@ class Config(TrainingConfig):
         published |= {"base": body.step, "step_mode": body.step_mode}
         # what was left open becomes the published value, so that a configuration says what was built
         for name, value in {**published, **(OFFICIAL if self.impl == "official" else {})}.items():
-            if name not in published or getattr(self, name) in (0, "auto"):
+            if name not in published or getattr(self, name) in (None, "auto"):
                 object.__setattr__(self, name, value)
         for name in ("growth", "channels", "step", "base", "curve_points"):
             value = getattr(self, name)
