@@ -20,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.fused_exits import FastDenseLayer, Pooled, bottlenecks_of, pools_all
 from trainables.fused_routers import folded, prepared_router
 from trainables.gates import Router
 from trainables.network import RoutedNetwork
+from trainables.networks.msdnet import DenseLayer
 from trainables.networks.resnet import ResidualBlock
 
 LAST = torch.channels_last
@@ -204,6 +206,8 @@ class _Preparation:
             return module.prepared(self.dtype)
         if isinstance(module, Router) and (router := prepared_router(module)) is not None:
             return router
+        if type(module) is DenseLayer:
+            return self.dense(module)
         if type(module) is nn.Sequential:
             return self.sequence(list(module))
         for name, child in module.named_children():
@@ -221,6 +225,10 @@ class _Preparation:
         done: list[nn.Module] = []
         while layers:
             layer = layers.pop(0)
+            if pools_all(layer) and layers and type(layers[0]) is nn.Flatten:
+                layers.pop(0)
+                done.append(Pooled())
+                continue
             if not _foldable(layer):
                 done.append(self.module(layer))
                 continue
@@ -235,6 +243,13 @@ class _Preparation:
             assert isinstance(layer, nn.Conv2d)
             done.append(FusedConv(layer, norm, relu=relu, dtype=self.dtype))
         return done[0] if len(done) == 1 else nn.Sequential(*done)
+
+    def dense(self, layer: DenseLayer) -> DenseLayer:
+        """A layer of an MSDNet; its 1 x 1 convolutions serve small batches as products."""
+        reading = [[folded(each[0], each[1]) for each in parts] for parts in bottlenecks_of(layer)]  # pyright: ignore[reportArgumentType]
+        for name, child in layer.named_children():
+            setattr(layer, name, self.module(child))
+        return FastDenseLayer(layer, reading) if reading and self.dtype == torch.float32 else layer
 
     def block(self, block: ResidualBlock) -> FusedBlock | None:
         """A residual block whose layers are known and joined as usual; else None."""

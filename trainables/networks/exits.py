@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from trainables.execution import take
+from trainables.execution import thinned
 from trainables.macs import counted
 from trainables.network import Exit, Inference, Knobs, Routed, RoutedNetwork, Task, Unit, evaluating
 
@@ -24,6 +24,8 @@ TIE = 1e-4
 NOBODY = 1e8
 """The threshold of an exit that nobody takes, as the papers' code has it (JSON has no infinity)."""
 
+POSITIONS = 64 * 32 * 32
+"""Pixels of the images that a CPU executes at once (see `ExitNetwork.at_once`)."""
 _KEPT: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
 
 
@@ -48,14 +50,18 @@ def confidence_of(logits: Tensor) -> Tensor:
     return kept[1]
 
 
-def leaves(confidences: Tensor, threshold: float) -> Tensor:
-    """Which images are confident enough to leave: confidence >= threshold.
+def bar(threshold: float) -> float:
+    """The confidence at which an image leaves: the threshold, or what rounding may have left of it.
 
     A calibrated threshold *is* the confidence of an image, and the same image executed in another
     batch differs in the last digits, so confidences within `TIE` in log-odds count as reached.
     """
-    slack = TIE * max(0.0, threshold * (1 - threshold)) + 1e-12
-    return confidences >= threshold - slack
+    return threshold - TIE * max(0.0, threshold * (1 - threshold)) - 1e-12
+
+
+def leaves(confidences: Tensor, threshold: float) -> Tensor:
+    """Which images are confident enough to leave: confidence >= threshold (see `bar`)."""
+    return confidences >= bar(threshold)
 
 
 def thresholds_of(knobs: Knobs, exits: int) -> list[float]:
@@ -162,26 +168,56 @@ class ExitNetwork(RoutedNetwork):
         self, inputs: Tensor, knobs: Sequence[Knobs], *, generator: torch.Generator | None = None
     ) -> list[Inference]:
         """The hard pass under several thresholds: an image leaves the batch when all of them let it go."""
-        limits = [thresholds_of(k, len(self.exits)) for k in knobs]
+        limits = [[bar(limit) for limit in thresholds_of(k, len(self.exits))] for k in knobs]
+        if len(inputs) == len(knobs) == 1:
+            return [self._alone(inputs, limits[0])]
+        most = self.at_once(inputs)
+        if len(inputs) > most:
+            parts = [self._swept(part, limits) for part in inputs.split(most)]
+            return [_joined(each) for each in zip(*parts, strict=True)]
+        return self._swept(inputs, limits)
+
+    def at_once(self, inputs: Tensor) -> int:
+        """Images that are executed together: on CPUs large batches leave the caches and are slower an image."""
+        return max(1, POSITIONS // inputs[0, 0].numel()) if inputs.device.type == "cpu" else max(1, len(inputs))
+
+    def _swept(self, inputs: Tensor, limits: Sequence[Sequence[float]]) -> list[Inference]:
+        bars = torch.tensor(limits, dtype=torch.float64, device=inputs.device).reshape(-1, len(self.exits))
         rows = torch.arange(len(inputs), device=inputs.device)
-        staying = torch.ones(len(knobs), len(inputs), dtype=torch.bool, device=inputs.device)
-        features, answers = [inputs], None
+        taken = rows.new_zeros(len(limits), len(inputs))
+        staying = torch.ones_like(taken, dtype=torch.bool)
         logits = inputs.new_zeros(len(self.exits), len(inputs), self.task.classes)
+        features, answers = [inputs], None
         for i, stage in enumerate(self.stages):
             features = stage(*features)
             answers = self.answer(i, features[-1], answers)
             logits[i, rows] = answers.to(logits.dtype)
-            sure = confidence(answers)
-            for row, limit in zip(staying, limits, strict=True):
-                row &= ~leaves(sure, limit[i])
-            kept = staying.any(dim=0).nonzero().squeeze(1)
-            if len(kept) == 0:
+            staying &= confidence(answers) < bars[:, i, None]
+            stays = staying.any(dim=0)
+            left = len(rows) - int(stays.sum())
+            taken[:, rows] += staying.long()  # one exit further
+            if left == len(rows):
                 break
-            if len(kept) < len(rows):
-                rows, staying = rows[kept], staying[:, kept]
-                features, answers = [take(each, kept) for each in features], answers[kept]
-        # exits that were not computed lie behind the one taken, where replay never looks
-        return [self.replay(logits, k) for k in knobs]
+            if left:
+                # what a stage returns is ours to overwrite, unless it is what it was given
+                own = [each if not _shared(each, inputs) else each.clone() for each in (*features, answers)]
+                *features, answers, rows, across = thinned([*own, rows, staying.t().contiguous()], stays)
+                staying = across.t()
+        return [self._answered(logits, exits) for exits in taken]
+
+    def _alone(self, inputs: Tensor, bars: Sequence[float]) -> Inference:
+        """The hard pass of one image under one setting, without masks."""
+        features, answers = [inputs], None
+        for i, stage in enumerate(self.stages):
+            features = stage(*features)
+            answers = self.answer(i, features[-1], answers)
+            if confidence(answers).item() >= bars[i]:
+                break
+        assert answers is not None
+        exits = torch.full((1,), i, device=inputs.device)
+        decisions = F.one_hot(exits, len(self.exits)).to(inputs.dtype)
+        path = self._path(decisions)
+        return Inference(answers.to(inputs.dtype), path, self.path_macs(path), decisions, exits)
 
     def infer(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
         """The hard pass under one list of thresholds: a sweep of one setting."""
@@ -196,8 +232,21 @@ class ExitNetwork(RoutedNetwork):
         limits = thresholds_of(knobs, count)
         sure = confidence_of(logits)
         leaving = torch.stack([leaves(each, limit) for each, limit in zip(sure, limits, strict=True)])
-        exits = leaving.int().argmax(dim=0)  # the first of the largest
-        decisions = F.one_hot(exits, count).to(logits.dtype)
+        return self._answered(logits, leaving.int().argmax(dim=0))  # the first of the largest
+
+    def _answered(self, logits: Tensor, exits: Tensor) -> Inference:
+        """What images get that leave at exits (B,): logits (K, B, C)."""
+        decisions = F.one_hot(exits, len(self.exits)).to(logits.dtype)
         path = self._path(decisions)
         chosen = logits[exits, torch.arange(logits.shape[1], device=logits.device)]
         return Inference(chosen, path, self.path_macs(path), decisions, exits)
+
+
+def _joined(parts: Sequence[Inference]) -> Inference:
+    """Results of one setting on parts of a batch."""
+    names = ("logits", "path", "macs", "decisions", "exits")
+    return Inference(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def _shared(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
