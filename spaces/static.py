@@ -5,9 +5,7 @@ from __future__ import annotations
 from spaces.space import Choice
 from spaces.training import with_training
 
-SPACE = with_training(
-    {"network": Choice(("resnet-8", "resnet-14", "resnet-20", "resnet-32", "densenet-bc-40"))}
-)
+SPACE = with_training({"network": Choice(("resnet-8", "resnet-14", "resnet-20", "resnet-32", "densenet-bc-40"))})
 
 # He et al. (2016), section 4.2: 64,000 iterations of 128 images, divided by 10 at 32,000 and 48,000.
 PAPER = {

@@ -39,8 +39,9 @@ def distillation(
     """
     target = (teacher.detach() / temperature).log_softmax(dim=1)
     learnt = (student / temperature).log_softmax(dim=1)
-    mean = "batchmean" if reduction == "batchmean" else "mean"
-    divergence = F.kl_div(learnt, target, reduction=mean, log_target=True)
+    divergence = F.kl_div(learnt, target, reduction="batchmean", log_target=True)
+    if reduction == "elementmean":
+        divergence = divergence / student.shape[1]
     return divergence * temperature**2 if squared else divergence
 
 

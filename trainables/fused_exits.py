@@ -94,7 +94,6 @@ class FastDenseLayer(DenseLayer):
             outputs.append(torch.cat(parts, dim=1))
         return outputs
 
-
     def _alone(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """`forward` of one image, without a call of a module: those take longer than the work."""
         inner = []

@@ -358,7 +358,12 @@ def main() -> None:
         with torch.inference_mode():
             found["efficiency"] = [efficiency(batch, times, now) for batch, times in repeats.items()]
         table(found["efficiency"])
-        table([{"ms an image": n, **{str(r["batch"]): r["ms"][n] for r in found["efficiency"]}} for n in found["efficiency"][0]["ms"]])
+        table(
+            [
+                {"ms an image": n, **{str(r["batch"]): r["ms"][n] for r in found["efficiency"]}}
+                for n in found["efficiency"][0]["ms"]
+            ]
+        )
     if "training" in parts:
         found["training"] = training(16 if a.quick else 64, 2 if a.quick else 5, now)
         table(found["training"])
