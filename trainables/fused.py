@@ -103,7 +103,7 @@ class FusedConv(nn.Conv2d):
             output = output if into is None else into.add_(output)
             return output.relu_() if relu else output
         if self.alone is not None and len(input) == 1 and into is None:
-            output = torch.conv2d(input.contiguous(), self.alone, self.bias, *self._strided)
+            output = torch.conv2d(input.contiguous(), self.alone, self.bias, *self._strided)  # pyright: ignore[reportArgumentType, reportCallIssue]
             return output.relu_() if relu else output
         if not len(input):
             return input.new_empty(0, self.out_channels, self._size(input.shape[2], 0), self._size(input.shape[3], 1))

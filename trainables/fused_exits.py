@@ -41,8 +41,8 @@ class Pointwise(nn.Conv2d):
         weights, biases = zip(*parts, strict=True)
         self.in_channels, self.groups, self.kernel_size = weights[0].shape[1], 1, (1, 1)
         self.weight = torch.cat([weight.flatten(1) for weight in weights]).float()
-        self.bias = torch.cat(biases).float()
-        self.turned, self.column = self.weight.t().contiguous(), self.bias[:, None]
+        self.row = torch.cat(biases).float()
+        self.turned, self.column = self.weight.t().contiguous(), self.row[:, None]
         self.sizes = [len(bias) for bias in biases]
 
     def forward(self, input: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Pointwise(nn.Conv2d):
         if len(input) == 1:
             return torch.addmm(self.column, self.weight, input.flatten(2)[0]).relu_().view(1, -1, *input.shape[2:])
         last = input.permute(0, 2, 3, 1)
-        flat = torch.addmm(self.bias, last.reshape(-1, self.in_channels), self.turned).relu_()
+        flat = torch.addmm(self.row, last.reshape(-1, self.in_channels), self.turned).relu_()
         return flat.view(*last.shape[:3], -1).permute(0, 3, 1, 2)
 
 

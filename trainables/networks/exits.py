@@ -179,7 +179,7 @@ class ExitNetwork(RoutedNetwork):
 
     def at_once(self, inputs: Tensor) -> int:
         """Images that are executed together: on CPUs large batches leave the caches and are slower an image."""
-        return max(1, POSITIONS // inputs[0, 0].numel()) if inputs.device.type == "cpu" else max(1, len(inputs))
+        return max(1, POSITIONS // inputs.shape[2:].numel()) if inputs.device.type == "cpu" else max(1, len(inputs))
 
     def _swept(self, inputs: Tensor, limits: Sequence[Sequence[float]]) -> list[Inference]:
         bars = torch.tensor(limits, dtype=torch.float64, device=inputs.device).reshape(-1, len(self.exits))
@@ -207,14 +207,14 @@ class ExitNetwork(RoutedNetwork):
 
     def _alone(self, inputs: Tensor, bars: Sequence[float]) -> Inference:
         """The hard pass of one image under one setting, without masks."""
-        features, answers = [inputs], None
-        for i, stage in enumerate(self.stages):
+        features, answers, leaving = [inputs], None, 0
+        for leaving, (stage, least) in enumerate(zip(self.stages, bars, strict=True)):
             features = stage(*features)
-            answers = self.answer(i, features[-1], answers)
-            if confidence(answers).item() >= bars[i]:
+            answers = self.answer(leaving, features[-1], answers)
+            if confidence(answers).item() >= least:
                 break
         assert answers is not None
-        exits = torch.full((1,), i, device=inputs.device)
+        exits = torch.full((1,), leaving, device=inputs.device)
         decisions = F.one_hot(exits, len(self.exits)).to(inputs.dtype)
         path = self._path(decisions)
         return Inference(answers.to(inputs.dtype), path, self.path_macs(path), decisions, exits)
