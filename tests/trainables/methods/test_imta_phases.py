@@ -273,7 +273,7 @@ def test_what_is_promoted_has_no_teacher(digits: Data, tmp_path: Path) -> None:
     torch.testing.assert_close(served(images).output, before)
     assert sum(p.numel() for p in served.parameters()) == sum(p.numel() for p in network.parameters())
     assert isinstance(served, CollaborativeMSDNet)
-    with pytest.raises(ValueError, match="teacher.*is missing"):
+    with pytest.raises(ValueError, match=r"teacher.*is missing"):
         served.teacher(served.trunk(images))
     refusing = build(phase1=str(tmp_path / "model"))
     with pytest.raises(ValueError, match=r"phase1 = .*lacks classifiers.*teacher"):
