@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.augment import augment, normalise
+from trainables.encoded import Images, LazyImages
 from trainables.fused import prepared
 from trainables.method import Batch
 from trainables.network import evaluating
@@ -45,14 +46,14 @@ def trunk_features(network: CollaborativeMSDNet, images: Tensor) -> Tensor:
 class FeatureCache:
     """Features of V fixed augmented copies of every training image, kept in memory: 4 V n F bytes.
 
-    `images` (n, C, S, S) uint8 and `labels` (n,) are those of `to_device`. The copies follow from
-    `seed` alone, so that a training that is taken up again reads the same.
+    `images` (n, C, S, S) uint8, in memory or in files, and `labels` (n,) are those of `to_device`. The
+    copies follow from `seed` alone, so that a training that is taken up again reads the same.
     """
 
     def __init__(
         self,
         features: Callable[[Tensor], Tensor],
-        images: Tensor,
+        images: Images,
         labels: Tensor,
         data: Data,
         *,
@@ -61,11 +62,16 @@ class FeatureCache:
         batch_size: int = 256,
     ) -> None:
         draws = torch.Generator(images.device).manual_seed(seed)
-        self.labels = labels
+        self.labels, self.replacement = labels, data.replacement
+        how, chunks = data.augment, torch.arange(len(labels)).split(batch_size)
         parts: list[Tensor] = []
         for _ in range(views):
-            for batch in images.split(batch_size):
-                copies = normalise(augment(batch, data.augment, draws), data)
+            if isinstance(images, LazyImages):
+                read = images.crops(iter(chunks), views=1, area=how.area, generator=draws)
+            else:
+                read = iter(images.split(batch_size))
+            for pixels, truth in zip(read, labels.split(batch_size), strict=True):
+                copies = normalise(augment(pixels, how, draws, truth), data)
                 parts.append(features(copies.contiguous(memory_format=torch.channels_last)))
         self.features = torch.cat(parts).unflatten(0, (views, len(labels)))
         """(V, n, F)"""
@@ -73,11 +79,16 @@ class FeatureCache:
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """One epoch, shuffled: every image once, in a copy that is drawn; ``images`` of a batch are (B, F).
 
-        A last batch of a single image is left out, as in `augment.batches`.
+        Of data that is drawn with replacement, as many images as there are. A last batch of a single
+        image is left out, as in `augment.batches`.
         """
         views, count = self.features.shape[:2]
-        order = torch.randperm(count, generator=generator, device=generator.device).to(self.labels.device)
-        drawn = torch.randint(views, (count,), generator=generator, device=generator.device).to(order.device)
+        at = generator.device
+        if self.replacement:
+            order = torch.randint(count, (count,), generator=generator, device=at).to(self.labels.device)
+        else:
+            order = torch.randperm(count, generator=generator, device=at).to(self.labels.device)
+        drawn = torch.randint(views, (count,), generator=generator, device=at).to(order.device)
         for index, view in zip(order.split(batch_size), drawn.split(batch_size), strict=True):
             if len(index) == 1 < batch_size:
                 return
@@ -85,7 +96,7 @@ class FeatureCache:
 
 
 def cache_of(
-    network: CollaborativeMSDNet, images: Tensor, labels: Tensor, data: Data, *, views: int, seed: int
+    network: CollaborativeMSDNet, images: Images, labels: Tensor, data: Data, *, views: int, seed: int
 ) -> FeatureCache:
     """The cache of a network's trunk as it is now, in eval mode."""
     with evaluating(network):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from trainables import cached, checkpoints
-from trainables.data import Data, default_root, load
+from trainables.data import Data, default_root, load, to_device
+from trainables.encoded import LazyImages
 from trainables.evaluation import evaluate
 from trainables.exit_losses import distillation, distilled_losses, weighted_losses
 from trainables.fit import Training
@@ -309,6 +312,26 @@ def test_cached_views_are_fixed_copies_and_every_image_comes_once(digits: Data) 
     assert torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[0], epochs[2])
     rows = {tuple(row.tolist()) for row in one.features.flatten(0, 1)}
     assert {tuple(row.tolist()) for row in epochs[0]} <= rows
+
+
+def test_cached_views_of_images_in_files_and_drawn_with_replacement(digits: Data, tmp_path: Path) -> None:
+    for name in ("n01", "n02"):
+        for split, count in (("train", 8), ("val", 2)):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                noise = torch.randint(256, (20, 24, 3), generator=torch.Generator().manual_seed(i)).byte().numpy()
+                Image.fromarray(noise).save(tmp_path / split / name / f"{i}.png")
+    data = load(f"imagenet:{tmp_path}", root=tmp_path, image_size=16)
+    network = build(data.task).eval()
+    images, labels = to_device(data.train, "cpu")
+    assert isinstance(images, LazyImages)
+    one, other = (cached.cache_of(network, images, labels, data, views=2, seed=4) for _ in range(2))
+    assert torch.equal(one.features, other.features) and not torch.equal(one.features[0], one.features[1])
+    drawn = dataclasses.replace(digits, replacement=True)
+    images, labels = to_device(drawn.train, "cpu")
+    cache = cached.cache_of(build(drawn.task).eval(), images, labels, drawn, views=1, seed=4)
+    rows = torch.cat([b.images for b in cache.batches(len(labels), torch.Generator().manual_seed(0))])
+    assert len(rows) == len(labels) and len({tuple(row.tolist()) for row in rows}) < len(rows)
 
 
 def test_the_public_codes_choices() -> None:
