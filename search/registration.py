@@ -152,6 +152,7 @@ def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> An
         "trial": evidence.point.trial,
         "epoch": evidence.point.epoch,
     }
+    evidence.network.strip()
     checkpoints.save(artifact, record, evidence.network)
     serving = evidence.serving()
     (artifact / "serving.json").write_text(json.dumps(serving, indent=1))

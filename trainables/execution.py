@@ -11,7 +11,7 @@ A gate waits for its device once: where the rows that run are counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +33,31 @@ def take(tensor: Tensor, rows: Tensor) -> Tensor:
         last = tensor.permute(0, 2, 3, 1)
         return last.flatten(1).index_select(0, rows).unflatten(1, last.shape[1:]).permute(0, 3, 1, 2)
     return tensor.index_select(0, rows)
+
+
+def thinned(tensors: Sequence[Tensor], stays: Tensor) -> list[Tensor]:
+    """Tensors (R, ...) with only the rows that stay (R,) bool, in an order of their own, the same for all.
+
+    The first k rows are kept where they are; those of them that left are overwritten by rows that
+    stay behind them, so that few rows are copied where few leave. The tensors are overwritten.
+    """
+    place = stays.nonzero().squeeze(1)
+    count = len(place)
+    movers = place[place >= count]
+    if 2 * len(movers) > count:  # moving costs two copies a row
+        return [take(each, place) for each in tensors]
+    holes = (~stays[:count]).nonzero().squeeze(1)
+    return [_filled(each, holes, movers)[:count] for each in tensors]
+
+
+def _filled(tensor: Tensor, holes: Tensor, movers: Tensor) -> Tensor:
+    if not len(holes):
+        return tensor
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    rows = tensor.permute(0, 2, 3, 1) if last else tensor
+    rows = rows.flatten(1) if rows.dim() > 2 and rows.is_contiguous() else rows
+    rows.index_copy_(0, holes, rows.index_select(0, movers))
+    return tensor
 
 
 def put(rows: Tensor, values: Tensor, into: Tensor) -> Tensor:

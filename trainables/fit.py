@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from trainables import checkpoints
 from trainables.data import Data, batches, normalise, to_device
 from trainables.diagnostics import Diagnostics, diagnose, usual_setting
 from trainables.evaluation import Curve, curve
-from trainables.method import Method, Phase, plan
+from trainables.method import Batch, Method, Phase, plan
 from trainables.networks.imagenet import load_pretrained
 
 Report = dict[str, Any]
@@ -68,6 +68,7 @@ class Training:
         self.cost_epochs = 0.0
         self.seconds = 0.0
         self.phase: Phase | None = None
+        self.cache: Any = None
         self.optimiser: torch.optim.Optimizer | None = None
         self.last_report: Report | None = None
         self.last_curve: Curve | None = None
@@ -82,7 +83,7 @@ class Training:
         """Make the phase of an epoch the current one: what is trained, how, by which optimiser."""
         phase, first, last = next(entry for entry in self.plan if entry[1] <= epoch <= entry[2])
         if phase is not self.phase:
-            self.phase = phase
+            self.phase, self.cache = phase, None
             self.network.relaxation = phase.relaxation
             trained = []
             for name, parameter in self.network.named_parameters():
@@ -147,13 +148,13 @@ class Training:
         history: list[Tensor] = []
         names: list[str] = []
         rate = phase.optimiser.lr
-        stream = batches(self.images, self.labels, self.data, batch_size=size, views=views, generator=self.generator)
-        for index, batch in enumerate(stream):
+        for index, batch in enumerate(self._batches(phase, size, views)):
             batch.share = (epoch + index / steps) / epochs
             rate = phase.optimiser.lr_at(batch.share)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            batch.images = batch.images.contiguous(memory_format=torch.channels_last)
+            if batch.images.dim() == 4:
+                batch.images = batch.images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 terms = self.method.objective(self.network, batch, phase)
             self.optimiser.zero_grad(set_to_none=True)
@@ -174,6 +175,17 @@ class Training:
             )
         means = table.double().mean(dim=0).tolist()
         return dict(zip(names, means, strict=True)), rate
+
+    def _batches(self, phase: Phase, size: int, views: int) -> Iterator[Batch]:
+        """One epoch of a phase, from images or from features that are computed in its first epoch here."""
+        if phase.source == "images":
+            return batches(self.images, self.labels, self.data, batch_size=size, views=views, generator=self.generator)
+        if self.method.features is None:
+            raise ValueError(f"phase {phase.name!r} reads {phase.source!r}, which {self.method.name} does not make")
+        if self.cache is None:  # its copies follow from the seed: a restored training makes the same
+            of = self.network, self.images, self.labels, self.data
+            self.cache = self.method.features(*of, views=phase.cached_views, seed=self.seed + 2)
+        return self.cache.batches(size, self.generator)
 
     def _evaluate(self) -> dict[str, Any]:
         with torch.compiler.set_stance("force_eager"):  # a sweep's batches have every size

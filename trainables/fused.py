@@ -20,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.fused_exits import FastDenseLayer, Pooled, bottlenecks_of, pools_all
 from trainables.fused_routers import folded, prepared_router
 from trainables.gates import Router
 from trainables.network import RoutedNetwork
+from trainables.networks.msdnet import DenseLayer
 from trainables.networks.resnet import ResidualBlock
 
 LAST = torch.channels_last
@@ -52,6 +54,9 @@ class SelfPreparing(Protocol):
 class FusedConv(nn.Conv2d):
     """A convolution with its batch norm folded in, times `scale`, then, with `relu`, a ReLU.
 
+    With `alone` a single image is left to PyTorch's own convolution and stays channels first: for few
+    channels that is quicker than a call of oneDNN.
+
     ``forward(inputs, into=x)`` adds its output to x before the ReLU and overwrites x. The result is
     channels-last. Stays on the device and in the type that it was made for; has no gradient.
     """
@@ -64,6 +69,7 @@ class FusedConv(nn.Conv2d):
         relu: bool,
         dtype: torch.dtype,
         scale: float = 1.0,
+        alone: bool = False,
     ) -> None:
         nn.Module.__init__(self)  # a Conv2d to whoever counts MACs; its tensors are plain attributes, quick to reach
         for name in nn.Conv2d.__constants__:
@@ -72,11 +78,15 @@ class FusedConv(nn.Conv2d):
         weight, bias = (scale * each for each in folded(convolution, norm))
         self.weight, self.bias = weight.to(dtype).contiguous(memory_format=LAST), bias.to(dtype)
         self._geometry = list(self.padding), list(self.stride), list(self.dilation), self.groups
+        self._strided = list(self.stride), list(self.padding), list(self.dilation), self.groups
         self.packed: Tensor | None = None
+        self.alone: Tensor | None = None
         if _has_onednn(dtype, weight.device):
             # no size of the input: the packing that serves all batch sizes
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self._geometry, [])
             self.weight = self.weight.new_empty(0)  # oneDNN's copy is enough
+            if alone:
+                self.alone = weight.to(dtype).contiguous()
 
     def _size(self, extent: int, axis: int) -> int:
         padding, stride, dilation, _ = self._geometry
@@ -91,6 +101,9 @@ class FusedConv(nn.Conv2d):
         if self.packed is None:
             output = F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)  # pyright: ignore[reportArgumentType]
             output = output if into is None else into.add_(output)
+            return output.relu_() if relu else output
+        if self.alone is not None and len(input) == 1 and into is None:
+            output = torch.conv2d(input.contiguous(), self.alone, self.bias, *self._strided)  # pyright: ignore[reportArgumentType, reportCallIssue]
             return output.relu_() if relu else output
         if not len(input):
             return input.new_empty(0, self.out_channels, self._size(input.shape[2], 0), self._size(input.shape[3], 1))
@@ -193,6 +206,7 @@ class _Preparation:
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.known: dict[tuple, bool] = {}
+        self.few = False  # inside a dense layer: few channels
 
     def module(self, module: nn.Module) -> nn.Module:
         """The fast form of a module, or the module itself with its children replaced."""
@@ -204,6 +218,8 @@ class _Preparation:
             return module.prepared(self.dtype)
         if isinstance(module, Router) and (router := prepared_router(module)) is not None:
             return router
+        if type(module) is DenseLayer:
+            return self.dense(module)
         if type(module) is nn.Sequential:
             return self.sequence(list(module))
         for name, child in module.named_children():
@@ -221,6 +237,10 @@ class _Preparation:
         done: list[nn.Module] = []
         while layers:
             layer = layers.pop(0)
+            if pools_all(layer) and layers and type(layers[0]) is nn.Flatten:
+                layers.pop(0)
+                done.append(Pooled())
+                continue
             if not _foldable(layer):
                 done.append(self.module(layer))
                 continue
@@ -233,8 +253,17 @@ class _Preparation:
             if relu:
                 layers.pop(0)
             assert isinstance(layer, nn.Conv2d)
-            done.append(FusedConv(layer, norm, relu=relu, dtype=self.dtype))
+            done.append(FusedConv(layer, norm, relu=relu, dtype=self.dtype, alone=self.few))
         return done[0] if len(done) == 1 else nn.Sequential(*done)
+
+    def dense(self, layer: DenseLayer) -> DenseLayer:
+        """A layer of an MSDNet; its 1 x 1 convolutions serve small batches as products."""
+        reading = [[folded(each[0], each[1]) for each in parts] for parts in bottlenecks_of(layer)]  # pyright: ignore[reportArgumentType]
+        self.few = True
+        for name, child in layer.named_children():
+            setattr(layer, name, self.module(child))
+        self.few = False
+        return FastDenseLayer(layer, reading) if reading and self.dtype == torch.float32 else layer
 
     def block(self, block: ResidualBlock) -> FusedBlock | None:
         """A residual block whose layers are known and joined as usual; else None."""

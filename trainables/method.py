@@ -131,7 +131,8 @@ class Phase:
     `share` of the total epochs. `trained` and `frozen` are prefixes of parameter names: a
     parameter is trained when it has a prefix of `trained` and none of `frozen`; frozen modules run
     in eval mode when listed in `eval_mode` too, so that their batch-norm statistics stay.
-    `batch_size` 0 is the configuration's.
+    `batch_size` 0 is the configuration's. `source`: ``images``, augmented anew in every epoch, or
+    ``features``, those of `cached_views` fixed augmented copies, computed once by `Method.features`.
     `comparable`: whether the phase's curves may be compared with later ones by the rungs.
     """
 
@@ -143,6 +144,7 @@ class Phase:
     eval_mode: tuple[str, ...] = ()
     relaxation: str = ""
     source: str = "images"
+    cached_views: int = 0
     batch_size: int = 0
     comparable: bool = True
 
@@ -216,7 +218,8 @@ class Method:
     search). `settings` lists what a sweep asks for; where `calibrate` is given, a setting is
     turned into concrete knobs from all exits' logits (K, n, C) on the calibration images, else
     the setting is the knobs. `begin` may change the network when a phase begins;
-    `adjust_gradients` may change gradients between backward and step.
+    `adjust_gradients` may change gradients between backward and step. `features` makes the
+    `cached.FeatureCache` of phases that train on features.
     """
 
     name: str
@@ -235,6 +238,7 @@ class Method:
     calibrate: Callable[[Mapping[str, Any], Tensor], dict[str, Any]] | None = None
     views: Callable[[Any], int] = one_view
     begin: Callable[[RoutedNetwork, Phase], None] | None = None
+    features: Callable[..., Any] | None = None
     adjust_gradients: Callable[[RoutedNetwork, Any], None] | None = None
     paper_cost: Callable[[RoutedNetwork], dict[str, Any]] | None = None
 

@@ -183,6 +183,9 @@ class RoutedNetwork(nn.Module, ABC):
         """Parts of the differentiable pass that repeat, worth compiling once for all of a class."""
         return ()
 
+    def strip(self) -> None:
+        """Drop for good what only training needs: what is promoted is stored without it."""
+
     def params_by_part(self) -> dict[str, int]:
         """Learned parameters by top-level part."""
         return {

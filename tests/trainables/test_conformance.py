@@ -22,7 +22,7 @@ from trainables.registry import METHODS, get_method
 torch.set_num_threads(1)
 
 TINY: dict[str, dict[str, Any]] = {
-    "imta": {"network": "msdnet-3", "growth": 4},
+    "imta": {"network": "msdnet-3", "growth": 4, "curve_points": 4},
     "decide": {"network": "pyramid-static-3"},  # without a variant; with one:
     **{f"decide {v}": {"network": "pyramid-3"} for v in METHODS["decide"].variants if v},
     "act": {"network": "preact-resnet-14"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.execution import others, run_either, run_rows, split_rows, take
+from trainables.execution import others, run_either, run_rows, split_rows, take, thinned
 
 torch.set_num_threads(1)
 
@@ -105,3 +105,19 @@ def test_agreeing_settings_share_their_rows() -> None:
     wanted = mask("0110")[None].expand(3, -1)
     doubled, row_of, _ = split_rows(wanted, torch.arange(4).expand(3, -1), 4)
     assert len(doubled) == 0 and len(row_of.unique()) == 4
+
+
+@pytest.mark.parametrize("left", [0, 1, 3, 9, 11])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_thinned_rows_are_those_that_stay(left: int, layout: torch.memory_format) -> None:
+    draw = torch.Generator().manual_seed(left)
+    images = torch.randn(12, 3, 2, 2, generator=draw).contiguous(memory_format=layout)
+    number, pairs = torch.arange(12), torch.arange(24).view(12, 2)
+    stays = torch.ones(12, dtype=torch.bool)
+    stays[torch.randperm(12, generator=draw)[:left]] = False
+    kept, rows, both = thinned(
+        [images.clone(memory_format=torch.preserve_format), number.clone(), pairs.clone()], stays
+    )
+    assert sorted(rows.tolist()) == stays.nonzero().squeeze(1).tolist()
+    assert torch.equal(kept, images[rows]) and torch.equal(both, pairs[rows])
+    assert kept.is_contiguous(memory_format=layout)

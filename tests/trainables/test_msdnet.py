@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from trainables.execution import take
 from trainables.macs import counted
 from trainables.network import Task
-from trainables.networks.exits import confidence, leaves, thresholds_of
-from trainables.networks.msdnet import Layout, MSDNet, Transition, exits_of
+from trainables.networks import exits as exits_module
+from trainables.networks.exits import ExitNetwork, confidence, confidence_of, leaves, thresholds_of
+from trainables.networks.msdnet import Layout, MSDNet, Transition, exits_of, named
+from trainables.networks.operations import operations_of_exits
 
 torch.set_num_threads(1)
 
@@ -70,6 +72,86 @@ def test_parameters_and_macs_are_those_of_the_published_networks(classes: int, e
     assert [u.kind for u in network.units] == ["block", "exit"] * exits
     if classes == 100 and exits in MACS_OF_EXITS:
         assert [e.macs for e in network.exits] == MACS_OF_EXITS[exits]
+
+
+# step: parameters, MACs, channels that the classifiers read, operations per exit
+IMAGENET: dict[int, tuple[int, int, list[int], list[int]]] = {
+    4: (
+        23_958_440,
+        1_355_606_016,
+        [384, 384, 352, 304, 560],
+        [339_902_824, 685_456_720, 1_008_156_120, 1_254_472_688, 1_360_529_624],
+    ),
+    6: (56_529_304, 2_735_131_968, [512, 544, 496, 880, 792], []),
+    7: (62_314_472, 3_246_180_864, [576, 640, 608, 528, 976], []),
+}
+
+
+@pytest.mark.parametrize("step", IMAGENET)
+def test_imagenet_networks_are_the_published_ones(step: int) -> None:
+    body = named(f"msdnet-5-imagenet{step}")
+    layout = Layout(
+        exits=5,
+        kind=body.kind,
+        channels=body.channels,
+        growth=body.growth,
+        factors=(1, 2, 4, 4),
+        head=0,
+        step_mode=body.step_mode,
+        step=body.step,
+        base=body.step,
+    )
+    with torch.device("meta"):
+        network = MSDNet(None, Task(classes=1000, size=224), layout)
+    params, macs, widths, operations = IMAGENET[step]
+    assert (sum(p.numel() for p in network.parameters()), network.macs_full) == (params, macs)
+    assert [classifier[-1].in_features for classifier in network.classifiers] == widths  # type: ignore[index]
+    assert layout.sizes(224) == [56, 28, 14, 7]
+    if operations:
+        with torch.device("meta"):
+            assert operations_of_exits(network) == operations
+
+
+def test_scales_that_were_asked_for_are_not_dropped() -> None:
+    layout = Layout(exits=3)
+    with pytest.raises(ValueError, match="size = 28: msdnet with 3 scales needs images of at least 29 pixels"):
+        layout.fitted(28, exactly=True)
+    assert layout.fitted(29, exactly=True) == layout and len(layout.fitted(28).factors) == 2
+    large = Layout(exits=3, kind="imagenet", factors=(1, 2, 4, 4))
+    with pytest.raises(ValueError, match="at least 193 pixels"):
+        large.fitted(192, exactly=True)
+    assert len(large.fitted(193, exactly=True).factors) == 4
+    with pytest.raises(ValueError, match="at least 25 pixels"):
+        large.fitted(24)
+    assert len(large.fitted(25).factors) == 1
+
+
+def test_large_batches_are_executed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images, logits = small()
+    knobs = [{"thresholds": medians(logits)}, {}]
+    whole = network.sweep(images, knobs)
+    monkeypatch.setattr(exits_module, "POSITIONS", 5 * 16 * 16)
+    assert network.at_once(images) == 5
+    for one, other in zip(whole, network.sweep(images, knobs), strict=True):
+        assert one.exits is not None and other.exits is not None
+        assert torch.equal(one.exits, other.exits) and torch.equal(one.macs, other.macs)
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_are_left_alone() -> None:
+    class Echo(nn.Module):
+        def forward(self, image: Tensor) -> list[Tensor]:
+            return [image]
+
+    heads = [nn.Sequential(nn.Flatten(), nn.Linear(16, 3)) for _ in range(3)]
+    network = ExitNetwork(None, Task(classes=3, size=4, channels=1), [Echo() for _ in heads], heads).eval()
+    images = torch.randn(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    with torch.no_grad():
+        logits = torch.stack(network(images).logits)
+    result = network.infer(images, {"thresholds": medians(logits)})
+    assert result.exits is not None and len(result.exits.unique()) == 3
+    assert torch.equal(images, before)
 
 
 def test_steps_grow_or_stay() -> None:
@@ -128,6 +210,7 @@ def test_impossible_networks_are_refused() -> None:
         with pytest.raises(ValueError, match=r"network = .*must be msdnet-K"):
             exits_of(name)
     assert exits_of("msdnet-12") == 12
+    assert (named("msdnet-3-imagenet7").exits, named("msdnet-3-imagenet7").step) == (3, 7)
 
 
 def test_images_that_leave_cost_nothing_further() -> None:
@@ -177,7 +260,7 @@ def test_the_ends_of_the_sweep_are_the_static_networks() -> None:
         assert torch.equal(last.logits, logits[-1]) and torch.equal(last.logits, routed.output)
         assert (last.macs == network.macs_full).all() and (last.path == 1).all()
     assert torch.equal(routed.macs, last.macs) and torch.equal(routed.decisions, last.decisions)
-    for low in (0.0, -math.inf, -1):
+    for low in (0.0, -math.inf):
         first = network.infer(images, {"thresholds": [low, 1e8, 0.5]})
         assert (first.macs == network.macs_min).all() and torch.equal(first.logits, logits[0])
         assert torch.equal(first.path[0], torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0]))
@@ -226,6 +309,8 @@ def test_soft_decisions_weigh_outputs_and_cost() -> None:
         {"thresholds": [0.5, "0.5", 0.5]},
         {"thresholds": [0.5, True, 0.5]},
         {"thresholds": [0.5, math.nan, 0.5]},
+        {"thresholds": [0.5, 1.5, 0.5]},
+        {"thresholds": [-0.1, 0.5, 0.5]},
         {"threshold": 0.5},
     ],
 )
@@ -275,3 +360,11 @@ def test_loss_of_an_exit_does_not_reach_what_lies_behind() -> None:
     reached = {n.split(".")[1] for n, p in network.named_parameters() if p.grad is not None and p.grad.any()}
     network.zero_grad()
     assert reached == {"0", "1"}
+
+
+def test_confidences_are_kept_while_the_logits_stay_as_they_are() -> None:
+    logits = torch.randn(3, 4, 5)
+    first = confidence_of(logits)
+    assert confidence_of(logits) is first
+    logits.mul_(2)
+    assert torch.equal(confidence_of(logits), confidence(logits)) and not torch.equal(first, confidence(logits))

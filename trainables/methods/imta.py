@@ -5,259 +5,276 @@ networks", ICCV 2019, arXiv 1908.06294; public code: github.com/kalviny/IMTA. Th
 G. Huang et al., "Multi-scale dense networks for resource efficient image classification",
 ICLR 2018, arXiv 1703.09844; public code: github.com/kalviny/MSDNet-PyTorch.
 
-``variant="none"``: the loss of all exits, summed (the papers' baseline). ``"ge"``: the same with
-gradient equilibrium, the first of IMTA's three techniques.
+Three techniques, in any combination (`variant`): gradient equilibrium (GE), inline subnetwork
+collaboration (ISC: every exit reads the logits of the one before) and one-for-all distillation (OFA:
+the last exit teaches the others). ISC and OFA belong to a second phase, which trains new last layers
+on the frozen trunk. ``none`` and ``ge`` have one phase, ``all`` is the three together.
 
 Deviations and choices:
 
-- Knowledge transfer between the exits (ISC, OFA) and its second phase are not built yet.
 - Thresholds are found on held-out images as they are; the public code augments them, and keeps
   the epoch that was best on the test set.
 - ``ge_scales="all"`` rescales the gradient of every scale, which is what the paper's equation
   asks for; the public code rescales the coarsest one only (``"coarsest"``), which leaves the
   gradients of finer scales unequal.
-- `early_weight` is one lambda for all exits but the last, whose own is 1; the papers use 1.
+- The knowledge path is the code's small network (``isc="fc"``) or the paper's simplest form,
+  ``"identity"``; no gradient flows back along it, as in the paper (``detach=False``: the code).
+- Phase II trains fresh last layers of all exits, as the code does (``heads="tuned"``: they begin
+  as those of phase I, the paper's wording). Those of phase I stay as the teacher
+  (``teacher="frozen"``; ``"live"``: the new last exit) and are not stored with a promoted model.
+- alpha and T are not printed. The defaults are those of the public ImageNet script (0.9, 1), with
+  the divergence averaged over images; ``divergence="elementmean"`` is the code's, over images and classes.
+- The frozen trunk keeps its batch-norm statistics; in the code they drift (``phase2_bn="train"``).
+- ``impl="official"`` sets what the public code does on CIFAR: plain momentum, coarsest scale, gradient
+  along the path, drifting statistics, elementmean with alpha 0.1 and T 3.
+- ``cached_views=N`` trains phase II on N fixed augmented copies of every training image, whose trunk
+  outputs are computed once and kept in memory (4 bytes times copies times features of all exits).
+  It changes the protocol: the papers draw new augmentations in every epoch.
+- `early_weight` is one lambda for all exits but the last, whose own is 1; `exit_weights` gives
+  each its own. The papers use 1.
 - Two confidences that only rounding tells apart are the same (`networks.exits.leaves`), so that a
   calibrated image leaves at its exit in whatever batch it is executed.
-- Images below 32 pixels have fewer scales; above, an exit pools over all that is left.
+- Small images have fewer scales, unless `factors` asks for them; an exit pools over all that is left.
 - `width` multiplies the channels of the stem, the growth and the classifiers, each rounded.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spaces.imta import PAPER, SPACE
-from trainables.macs import macs_of
-from trainables.method import Batch, Method, Phase, TrainingConfig, require
-from trainables.network import Routed, RoutedNetwork, Task
-from trainables.networks.exits import confidence, leaves
-from trainables.networks.msdnet import HEAD, NETWORKS, STEP_MODES, Layout, MSDNet, exits_of
+from trainables.cached import cache_of, trunk_features
+from trainables.exit_losses import REDUCTIONS, distilled_losses, weighted_losses
+from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
+from trainables.network import RoutedNetwork, Task
+from trainables.networks.budgets import QUANTILES, calibrate, exit_settings
+from trainables.networks.collaboration import ISC_FORMS, CollaborativeMSDNet, EquilibriumMSDNet, begin_behind
+from trainables.networks.msdnet import FACTORS, NETWORKS, STEP_MODES, MSDNet, exits_of, layout_of, named
+from trainables.networks.operations import operations_of_exits, parameters_of_exits
 
-VARIANTS = ("none", "ge")
+VARIANTS = ("none", "ge", "isc", "ofa", "all", "ge_isc", "ge_ofa", "isc_ofa")
 GE_SCALES = ("all", "coarsest")
-NOBODY = 1e8
-"""A threshold that no confidence reaches (JSON has no infinity)."""
-QUANTILES = 40
-"""The papers sweep q = p / 20 for p = 1 ... 40."""
+PHASE1, PHASE2 = "phase1", "phase2"
+OFFICIAL: dict[str, Any] = {
+    "nesterov": False,
+    "ge_scales": "coarsest",
+    "detach": False,
+    "phase2_bn": "train",
+    "alpha": 0.1,
+    "temperature": 3.0,
+    "divergence": "elementmean",
+}
+"""What ``impl="official"`` sets."""
+_CHOICES = {
+    "variant": VARIANTS,
+    "step_mode": ("auto", *STEP_MODES),
+    "factors": ("auto", *FACTORS),
+    "ge_scales": GE_SCALES,
+    "isc": ISC_FORMS,
+    "heads": ("fresh", "tuned"),
+    "divergence": REDUCTIONS,
+    "teacher": ("frozen", "live"),
+    "phase2_bn": ("eval", "train"),
+    "impl": ("ours", "official"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(TrainingConfig):
     """IMTA's own choices.
 
-    `growth`, `channels`, `bottleneck`, `reduction`, `step_mode`, `step`, `base`: the measures of
-    the network (`networks.msdnet.Layout`). `early_weight`: the loss weight of every exit but the
-    last. `ge_scales`: where variant ge rescales gradients. `curve_points`: values of q in a curve.
+    `growth`, `channels`, `factors`, `bottleneck`, `reduction`, `step_mode`, `step`, `base`: the
+    measures of the network (`networks.msdnet.Layout`); None and ``auto`` are the published ones.
+    `early_weight`: the loss weight of every exit but the last; `exit_weights`: of all K instead.
+    `ge_scales`: where GE rescales gradients. `curve_points`: values of q in a curve.
+
+    Phase II: `isc`, `detach`: the knowledge path; `heads`: how last layers begin; `alpha`,
+    `temperature`, `square_temperature` (times T^2), `divergence`, `teacher`: the distillation;
+    `phase2_share` of the epochs at the rate `phase2_lr`; `phase2_bn`; `cached_views`; `phase1`: a
+    checkpoint folder to begin behind, in place of an own phase I. `impl`: see above.
     """
 
     network: str = "msdnet-5"
     variant: str = "none"
     nesterov: bool = True
     batch_size: int = 64
-    growth: int = 6
-    channels: int = 16
+    growth: Any = None
+    channels: Any = None
+    factors: str = "auto"
     bottleneck: bool = True
     reduction: float = 0.5
-    step_mode: str = "lin_grow"
-    step: int = 1
-    base: int = 1
+    step_mode: str = "auto"
+    step: Any = None
+    base: Any = None
     early_weight: float = 1.0
+    exit_weights: tuple[float, ...] = ()
     ge_scales: str = "all"
+    isc: str = "fc"
+    detach: bool = True
+    heads: str = "fresh"
+    alpha: float = 0.9
+    temperature: float = 1.0
+    square_temperature: bool = True
+    divergence: str = "batchmean"
+    teacher: str = "frozen"
+    phase2_share: float = 0.375
+    phase2_lr: float = 0.1
+    phase2_bn: str = "eval"
+    cached_views: int = 0
+    phase1: str = ""
+    impl: str = "ours"
     curve_points: int = 12
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        exits_of(self.network)
-        for name, allowed in (("variant", VARIANTS), ("step_mode", STEP_MODES), ("ge_scales", GE_SCALES)):
+        for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             require(value in allowed, name, value, f"imta takes one of {', '.join(allowed)}")
+        body = named(self.network)
+        published = {"growth": body.growth, "channels": body.channels, "step": body.step}
+        published |= {"base": body.step, "step_mode": body.step_mode}
+        # what was left open becomes the published value, so that a configuration says what was built
+        for name, value in {**published, **(OFFICIAL if self.impl == "official" else {})}.items():
+            if name not in published or getattr(self, name) in (None, "auto"):
+                object.__setattr__(self, name, value)
         for name in ("growth", "channels", "step", "base", "curve_points"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             require(whole and value >= 1, name, value, "must be a whole number of at least 1")
         require(0 < self.reduction <= 1, "reduction", self.reduction, "the share of channels kept must be in (0, 1]")
-        weight = self.early_weight
-        require(0 <= weight < math.inf, "early_weight", weight, "the weight of the early exits must not be negative")
+        require(self.momentum > 0 or not self.nesterov, "momentum", self.momentum, "Nesterov's must be above 0")
         require(
             2 <= self.curve_points <= QUANTILES, "curve_points", self.curve_points, f"must be from 2 to {QUANTILES}"
         )
-        require(self.momentum > 0 or not self.nesterov, "momentum", self.momentum, "Nesterov's must be above 0")
+        self._check_losses(body.exits)
+
+    def _check_losses(self, exits: int) -> None:
+        for name, weights in (("early_weight", (self.early_weight,)), ("exit_weights", self.exit_weights)):
+            good = all(0 <= weight < math.inf for weight in weights)
+            require(good, name, getattr(self, name), "the weight of an exit must not be negative")
+        count = len(self.exit_weights)
+        require(count in (0, exits), "exit_weights", self.exit_weights, f"must be {exits} numbers, one per exit")
+        require(0 <= self.alpha <= 1, "alpha", self.alpha, "the weight of the cross entropy must be in [0, 1]")
+        require(0 < self.temperature < math.inf, "temperature", self.temperature, "must be positive")
+        require(0 < self.phase2_share < 1, "phase2_share", self.phase2_share, "must be a share in (0, 1)")
+        require(0 < self.phase2_lr < 100, "phase2_lr", self.phase2_lr, "the learning rate must be positive")
+        require(self.cached_views >= 0, "cached_views", self.cached_views, "must not be negative; 0 caches nothing")
+        drifting = self.cached_views and self.phase2_bn == "train"
+        require(
+            not drifting, "cached_views", self.cached_views, "a trunk that drifts cannot be cached; phase2_bn = eval"
+        )
+        alone = two_phases(self) and exits < 2
+        require(not alone, "network", self.network, f"variant {self.variant} is between exits and needs at least 2")
+        early = self.phase1 and not two_phases(self)
+        require(not early, "phase1", self.phase1, f"variant {self.variant} has no second phase to begin")
 
 
-def layout_of(config: Config) -> Layout:
-    """The measures of the network that a configuration asks for."""
-
-    def wide(channels: int) -> int:
-        return max(1, round(channels * config.width))
-
-    return Layout(
-        exits=exits_of(config.network),
-        channels=wide(config.channels),
-        growth=wide(config.growth),
-        head=wide(HEAD),
-        bottleneck=config.bottleneck,
-        reduction=config.reduction,
-        step_mode=config.step_mode,
-        step=config.step,
-        base=config.base,
-    )
+def uses(config: Config, technique: str) -> bool:
+    """Whether a variant has a technique: ge, isc or ofa."""
+    return config.variant == "all" or technique in config.variant.split("_")
 
 
-def rescale_gradient(features: Tensor, factor: float) -> Tensor:
-    r"""R(x; s): x itself going forward, s times the gradient going back (IMTA, section 3.1)."""
-    if not (features.requires_grad and torch.is_grad_enabled()):
-        return features
-    through = features.view_as(features)
-    through.register_hook(lambda gradient: gradient * factor)
-    return through
-
-
-class EquilibriumMSDNet(MSDNet):
-    r"""An MSDNet with gradient equilibrium (GE).
-
-    Behind stage i of k (from 1) the classifier reads R(w_i; 1 / (k - i + 1)) and the next stage
-    R(w_i; (k - i) / (k - i + 1)), so that every loss j >= i reaches w_i as
-
-    .. math:: \nabla^{GE}_{w_i} L_j = \nabla_{w_i} L_j / (k - i + 1)
-
-    and the sum of the k - i + 1 of them stays bounded. Classifiers keep their own gradients.
-    """
-
-    def hand_over(self, stage: int, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The same values with rescaled gradients, on all scales or on the coarsest."""
-        left = len(self.exits) - stage  # k - i + 1
-        *finer, coarsest = features
-        onward = (left - 1) / left
-        if self.config.ge_scales == "all":
-            finer = [rescale_gradient(each, onward) for each in finer]
-        return rescale_gradient(coarsest, 1 / left), [*finer, rescale_gradient(coarsest, onward)]
+def two_phases(config: Config) -> bool:
+    """Whether new last layers are trained on the frozen trunk."""
+    return uses(config, "isc") or uses(config, "ofa")
 
 
 def build(config: Config, task: Task) -> MSDNet:
     """The network with PyTorch's own initialisation, as the public code has it."""
-    kind = EquilibriumMSDNet if config.variant == "ge" else MSDNet
-    return kind(config, task, layout_of(config))
+    scales = config.ge_scales if uses(config, "ge") else "none"
+    layout, exactly = layout_of(config), config.factors != "auto"
+    if not two_phases(config):
+        if scales == "none":
+            return MSDNet(config, task, layout, exactly=exactly)
+        return EquilibriumMSDNet(config, task, layout, scales=scales, exactly=exactly)
+    isc = config.isc if uses(config, "isc") else ""
+    return CollaborativeMSDNet(config, task, layout, scales=scales, isc=isc, detach=config.detach, exactly=exactly)
 
 
-def weighted_losses(routed: Routed, labels: Tensor, early_weight: float) -> dict[str, Tensor]:
-    r"""Loss terms ``exit_1`` ... ``exit_K``, whose sum is :math:`L = \sum_i \lambda_i CE_i`.
+def phases(config: Config) -> tuple[Phase, ...]:
+    """One phase by the shared recipe, or a share of it and the last layers on the frozen rest."""
+    if not two_phases(config):
+        return (Phase(name="train", optimiser=Optimiser.of(config)),)
+    trunk = ("stages.", "classifiers.")
+    second = Phase(
+        name=PHASE2,
+        optimiser=Optimiser.of(config, lr=config.phase2_lr, warmup=0.0),
+        share=1.0 if config.phase1 else config.phase2_share,
+        trained=("heads.",),
+        frozen=trunk,
+        eval_mode=("stages", "classifiers") if config.phase2_bn == "eval" else (),
+        source="features" if config.cached_views else "images",
+        cached_views=config.cached_views,
+    )
+    if config.phase1:
+        return (second,)
+    first = Phase(name=PHASE1, optimiser=Optimiser.of(config), share=1 - config.phase2_share, trained=trunk)
+    return first, second
 
-    lambda is `early_weight` for i < K and 1 for the last exit; `labels` (B,).
-    """
-    weights = [early_weight] * (len(routed.logits) - 1) + [1.0]
-    return {
-        f"exit_{i}": weight * F.cross_entropy(logits, labels)
-        for i, (weight, logits) in enumerate(zip(weights, routed.logits, strict=True), start=1)
-    }
+
+def exit_weights(config: Config) -> list[float]:
+    """Lambda of exit 1 ... K."""
+    return list(config.exit_weights) or [config.early_weight] * (exits_of(config.network) - 1) + [1.0]
 
 
 def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, Tensor]:
-    """The weighted cross entropies of all exits."""
-    routed = network(batch.images, generator=batch.generator)
-    return weighted_losses(routed, batch.labels, network.config.early_weight)
+    """The weighted cross entropies of all exits; in phase II those of the new last layers, distilled with OFA."""
+    config: Config = network.config
+    if phase.name != PHASE2:
+        if isinstance(network, CollaborativeMSDNet):
+            network.become(second=False)
+        return weighted_losses(network(batch.images).logits, batch.labels, exit_weights(config))
+    assert isinstance(network, CollaborativeMSDNet)
+    network.become(second=True)
+    read = batch.images if phase.source == "features" else trunk_features(network, batch.images)
+    logits = network.collaborate(read)
+    if not uses(config, "ofa"):
+        return weighted_losses(logits, batch.labels, exit_weights(config))
+    with torch.no_grad():
+        teacher = network.teacher(read) if config.teacher == "frozen" else logits[-1].detach()
+    return distilled_losses(
+        logits,
+        batch.labels,
+        teacher,
+        exit_weights(config),
+        alpha=config.alpha,
+        temperature=config.temperature,
+        reduction=config.divergence,
+        squared=config.square_temperature,
+    )
+
+
+def begin(network: RoutedNetwork, phase: Phase) -> None:
+    """Take the form of the phase; before phase II, the weights to begin with."""
+    if isinstance(network, CollaborativeMSDNet):
+        network.become(second=phase.name == PHASE2)
+        if phase.name == PHASE2:
+            if network.config.phase1:
+                begin_behind(network, network.config.phase1)
+            if network.config.heads == "tuned":
+                network.take_over()
 
 
 def settings(config: Config) -> tuple[dict[str, Any], ...]:
-    """What a curve asks for, by rising cost: all at exit 1, `curve_points` values of q, all at exit K."""
-    gaps = config.curve_points - 1
-    steps = [1 + round((QUANTILES - 1) * i / gaps) for i in range(config.curve_points)]
-    return ({"exit": 1}, *({"q": p / 20} for p in steps), {"exit": exits_of(config.network)})
-
-
-def exit_shares(q: float, exits: int) -> list[float]:
-    r"""The share of images that each exit is to answer: :math:`\pi_i = q^i / \sum_j q^j`, i = 1 ... K.
-
-    Raises `ValueError` unless q is a positive number.
-    """
-    if isinstance(q, bool) or not isinstance(q, int | float) or not 0 < q < math.inf:
-        raise ValueError(f"q = {q!r}: must be a positive number; below 1 images leave early, above 1 late")
-    # divided by the largest power first: q^i alone may leave the range of floats
-    powers = [q ** (i - (exits if q > 1 else 1)) for i in range(1, exits + 1)]
-    return [power / sum(powers) for power in powers]
-
-
-def quantile_thresholds(confidences: Tensor, q: float) -> list[float]:
-    """The K - 1 thresholds at which exit i answers its share of images (K, n).
-
-    Exit by exit, the images still there are walked down by confidence until floor(n pi_i) are found:
-    the last one's confidence is the threshold. `NOBODY` where none or not enough are found.
-    """
-    exits, count = confidences.shape
-    left = torch.zeros(count, dtype=torch.bool, device=confidences.device)
-    thresholds = []
-    for sure, share in zip(confidences[:-1], exit_shares(q, exits)[:-1], strict=True):
-        wanted = math.floor(count * share + 1e-9)  # 9 * (1 / 3) is three images
-        ranked = sure[~left].sort(descending=True).values
-        threshold = ranked[wanted - 1].item() if 1 <= wanted <= len(ranked) else NOBODY
-        left |= leaves(sure, threshold)
-        thresholds.append(threshold)
-    return thresholds
-
-
-def calibrate(setting: Mapping[str, Any], logits: Tensor) -> dict[str, Any]:
-    """The thresholds for a setting from all exits' logits (K, n, C) on calibration images.
-
-    ``{"q": q}`` spreads the images over the exits (`exit_shares`); ``{"exit": i}`` sends all to
-    exit i, from 1. Raises `ValueError` for another setting, or an exit that does not exist.
-    """
-    exits = len(logits)
-    if set(setting) == {"q"}:
-        return {"thresholds": quantile_thresholds(confidence(logits), setting["q"])}
-    if set(setting) != {"exit"}:
-        raise ValueError(f"setting {dict(setting)!r}: must be {{'q': number}} or {{'exit': 1 to {exits}}}")
-    wanted = setting["exit"]
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= exits:
-        raise ValueError(f"exit = {wanted!r}: must be a whole number from 1 to {exits}")
-    return {"thresholds": [NOBODY if i < wanted else 0.0 for i in range(1, exits)]}
-
-
-def anytime(logits: Tensor, labels: Tensor) -> list[float]:
-    """Accuracy, in [0, 1], of every exit on all images: logits (K, n, C), labels (n,)."""
-    return logits.argmax(dim=-1).eq(labels).double().mean(dim=-1).tolist()
-
-
-def operations(module: nn.Module, *shapes: tuple[int, ...]) -> tuple[int, Any]:
-    """The papers' unit of cost per image, and the shape of the output.
-
-    MACs, one operation per bias of a linear layer, per element of a ReLU and per element that a
-    pooling window reads.
-    """
-    extra = 0
-
-    def add(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal extra
-        extra += inputs[0].numel() if isinstance(part, nn.AdaptiveAvgPool2d) else output.numel()
-
-    kinds = nn.ReLU | nn.Linear | nn.AdaptiveAvgPool2d
-    handles = [part.register_forward_hook(add) for part in module.modules() if isinstance(part, kinds)]
-    try:
-        macs, shape = macs_of(module, *shapes)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return macs + extra, shape
+    """What a curve asks for: `curve_points` values of q, and every exit by itself."""
+    return exit_settings(exits_of(config.network), config.curve_points)
 
 
 def paper_cost(network: RoutedNetwork) -> dict[str, Any]:
-    """The papers' MADDs and the parameters of an image that leaves at exit 1 ... K, earlier exits included."""
+    """The papers' MADDs and the parameters of an image that leaves at exit 1 ... K, earlier exits included.
+
+    `params` are those that are served; `params_with_teacher` counts the last layers of phase I too.
+    """
     assert isinstance(network, MSDNet)
-    shapes: Any = [(network.task.channels, network.task.size, network.task.size)]
-    madds, params = [0], [0]
-    for stage, classifier in zip(network.stages, network.classifiers, strict=True):
-        in_stage, shapes = operations(stage, *shapes)
-        in_exit, _ = operations(classifier, shapes[-1])
-        madds.append(madds[-1] + in_stage + in_exit)
-        params.append(params[-1] + sum(p.numel() for part in (stage, classifier) for p in part.parameters()))
-    unit = "MADDs = MACs + linear biases + ReLU elements + pooled elements, cumulative over exits"
-    return {"unit": unit, "ops": madds[1:], "params": params[1:]}
+    unit = "MADDs = MACs + linear biases + ReLU elements + pooled elements, cumulative, knowledge paths left out"
+    params = parameters_of_exits(network)
+    cost = {"unit": unit, "ops": operations_of_exits(network), "params": params}
+    return {**cost, "params_with_teacher": sum(p.numel() for p in network.parameters())}
 
 
 METHOD = Method(
@@ -271,8 +288,11 @@ METHOD = Method(
     networks=NETWORKS,
     variants=VARIANTS,
     knobs={"thresholds": "an image leaves at the first exit whose largest softmax probability reaches its threshold"},
+    phases=phases,
     objective=objective,
+    begin=begin,
     settings=settings,
     calibrate=calibrate,
+    features=cache_of,
     paper_cost=paper_cost,
 )

@@ -1,7 +1,8 @@
-"""Static residual networks: no routing, the baseline and the donor of weights.
+"""Static networks: no routing, the baselines and donors of weights.
 
 K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016,
-arXiv 1512.03385, section 4.2 (CIFAR).
+arXiv 1512.03385, section 4.2 (CIFAR). Beside its residual networks stand the DenseNets that MSDNet and
+IMTA compare with (G. Huang et al., CVPR 2017, arXiv 1608.06993; growth 12, no dropout).
 
 Deviations: besides the paper's shortcuts A and B there is ``pool`` (average pooling and zero
 channels), which the BlockDrop and ACT networks use; the warm-up rises linearly in place of the
@@ -16,13 +17,15 @@ from typing import Any
 from spaces.static import PAPER, SPACE
 from trainables.method import Method, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
+from trainables.networks.densenet import DENSE_NETWORKS, DenseNet, dense_layers
 from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
 from trainables.networks.resnet import StaticResNet, kaiming_normal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(TrainingConfig):
-    """`shortcut`: what a block adds where the shape changes: A, B, pool or auto (the network's published one).
+    """`shortcut`: what a block adds where the shape changes: A, B, pool or auto (the network's published one);
+    DenseNets add nothing, whatever it says.
 
     `pretrained`: a file of torchvision's weights to start an ImageNet body from.
     """
@@ -32,14 +35,22 @@ class Config(TrainingConfig):
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        check_residual(self.network)
+        if self.network.startswith("densenet"):
+            dense_layers(self.network)
+            require(not self.pretrained, "pretrained", self.pretrained, f"{self.network} takes no weights from files")
+        else:
+            check_residual(self.network)
         require(self.variant == "", "variant", self.variant, "static networks have no variants")
         known = ", ".join(RESIDUAL_SHORTCUTS)
         require(self.shortcut in RESIDUAL_SHORTCUTS, "shortcut", self.shortcut, f"must be one of {known}")
 
 
-def build(config: Config, task: Task) -> StaticResNet:
+def build(config: Config, task: Task) -> RoutedNetwork:
     """The network, initialised."""
+    if config.network.startswith("densenet"):
+        dense = DenseNet(config, task, config.network, width=config.width)
+        kaiming_normal(dense)
+        return dense
     body = residual_body(config.network, task, width=config.width, shortcut=config.shortcut)
     network = StaticResNet(config, task, body)
     kaiming_normal(network)
@@ -48,18 +59,18 @@ def build(config: Config, task: Task) -> StaticResNet:
 
 def paper_cost(network: RoutedNetwork) -> dict[str, Any]:
     """The paper's FLOPs: multiply-adds of the convolutions, each counted once."""
-    assert isinstance(network, StaticResNet)
+    assert isinstance(network, StaticResNet | DenseNet)
     return {"unit": "FLOPs = convolution MACs", "flops": network.macs_full - network.classifier_macs}
 
 
 METHOD = Method(
     name="static",
-    title="Static residual networks",
+    title="Static networks (ResNet, DenseNet)",
     paper="arXiv:1512.03385",
     space=SPACE,
     published=PAPER,
     Config=Config,
     build=build,
-    networks=RESIDUAL_NETWORKS,
+    networks=(*RESIDUAL_NETWORKS, *DENSE_NETWORKS),
     paper_cost=paper_cost,
 )

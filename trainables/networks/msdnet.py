@@ -1,4 +1,4 @@
-"""MSDNet: dense layers on several scales at once, with classifiers on the way (CIFAR form).
+"""MSDNet: dense layers on several scales at once, with classifiers on the way.
 
 Reference: G. Huang, D. Chen, T. Li, F. Wu, L. van der Maaten, K. Weinberger, "Multi-scale dense
 networks for resource efficient image classification", ICLR 2018, arXiv 1703.09844.
@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,34 +21,63 @@ from torch import Tensor, nn
 from trainables.network import Task
 from trainables.networks.exits import ExitNetwork
 
-NETWORKS = tuple(f"msdnet-{k}" for k in (3, 4, 5, 6, 7, 8))
+NETWORKS = (*(f"msdnet-{k}" for k in (3, 4, 5, 6, 7, 8)), *(f"msdnet-5-imagenet{t}" for t in (4, 6, 7)))
 STEP_MODES = ("lin_grow", "even")
+FACTORS = ("1", "1-2", "1-2-4", "1-2-4-4")
 HEAD = 128
-"""Channels inside a classifier."""
-COARSEST = 8
+"""Channels inside a classifier of the CIFAR networks."""
+COARSEST = {"cifar": 8, "imagenet": 7}
 """Pixels a side that the coarsest scale must keep: every classifier halves it twice and pools 2 x 2."""
 
 
-def exits_of(name: str) -> int:
-    """The K of the network ``msdnet-K``; `ValueError` where the name is of another kind."""
-    match = re.fullmatch(r"msdnet-([1-9]\d*)", name)
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a network's name says: exits, `kind` (cifar or imagenet) and the published measures."""
+
+    exits: int
+    kind: str
+    growth: int
+    channels: int
+    factors: str
+    step_mode: str
+    step: int
+
+
+def named(name: str) -> Named:
+    """What ``msdnet-K`` or ``msdnet-K-imagenetT`` (T layers a stage) stands for.
+
+    Raises `ValueError` where the name is of another kind.
+    """
+    match = re.fullmatch(r"msdnet-([1-9]\d*)(?:-imagenet([1-9]\d*))?", name)
     if match is None:
-        raise ValueError(f"network = {name!r}: must be msdnet-K with K exits, at least 1, for example msdnet-5")
-    return int(match[1])
+        raise ValueError(
+            f"network = {name!r}: must be msdnet-K with K exits, at least 1, for example msdnet-5,"
+            " or msdnet-K-imagenetT with T layers between exits, for example msdnet-5-imagenet4"
+        )
+    if match[2] is None:
+        return Named(int(match[1]), "cifar", 6, 16, "1-2-4", "lin_grow", 1)
+    return Named(int(match[1]), "imagenet", 16, 32, "1-2-4-4", "even", int(match[2]))
+
+
+def exits_of(name: str) -> int:
+    """The K of a network's name; `ValueError` where it is of another kind."""
+    return named(name).exits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """The measures of an MSDNet.
 
-    `channels` and `growth`: channels of the stem and channels that a layer adds, both on the finest
-    scale; scale s has ``factors[s]`` times as many. `head`: channels inside a classifier.
+    `kind`: the stem, 3 x 3 (cifar) or 7 x 7 strided and pooled (imagenet). `channels` and `growth`:
+    channels of the stem and channels that a layer adds, both on the finest scale; scale s has
+    ``factors[s]`` times as many. `head`: channels inside a classifier, 0 for as many as it reads.
     `bottleneck`: a 1 x 1 convolution before every 3 x 3 one. `reduction`: the share of channels
     kept where a scale is dropped. Stage 1 has `base` layers, stage i + 1 has ``step * i + 1``
     (`lin_grow`) or `step` (`even`).
     """
 
     exits: int
+    kind: str = "cifar"
     channels: int = 16
     growth: int = 6
     factors: tuple[int, ...] = (1, 2, 4)
@@ -73,18 +103,51 @@ class Layout:
         """Channels on the finest scale behind a transition; other scales have multiples of these."""
         return max(1, math.floor(self.reduction * channels))
 
-    def fitted(self, size: int) -> Layout:
-        """The layout with as many scales as images of `size` pixels allow.
-
-        Raises `ValueError` where not even one scale leaves `COARSEST` pixels.
-        """
-        sizes = [size]
+    def sizes(self, size: int) -> list[int]:
+        """Pixels a side of every scale, finest first, for images of `size` pixels."""
+        sizes = [size if self.kind == "cifar" else math.ceil(math.ceil(size / 2) / 2)]
         while len(sizes) < len(self.factors):
             sizes.append(math.ceil(sizes[-1] / 2))
-        scales = sum(each >= COARSEST for each in sizes)
-        if scales == 0:
-            raise ValueError(f"size = {size!r}: msdnet needs images of at least {COARSEST} pixels a side")
+        return sizes
+
+    def fitted(self, size: int, *, exactly: bool = False) -> Layout:
+        """The layout with as many scales as images of `size` pixels allow; with `exactly`, all of them.
+
+        Raises `ValueError` where the coarsest scale would have fewer than `COARSEST` pixels.
+        """
+        least = COARSEST[self.kind]
+        scales = sum(each >= least for each in self.sizes(size))
+        if scales == 0 or (exactly and scales < len(self.factors)):
+            wanted = len(self.factors) if exactly else 1
+            # the smallest size whose coarsest scale is large enough: halving rounds up
+            halvings = wanted - 1 + (2 if self.kind == "imagenet" else 0)
+            pixels = (least - 1) * 2**halvings + 1
+            having = f" with {wanted} scales" if wanted > 1 else ""
+            raise ValueError(f"size = {size!r}: msdnet{having} needs images of at least {pixels} pixels a side")
         return replace(self, factors=self.factors[:scales])
+
+
+def layout_of(config: Any) -> Layout:
+    """The measures that a configuration with their names asks for; its `width` multiplies all channels."""
+
+    def wide(channels: int) -> int:
+        return max(1, round(channels * config.width))
+
+    body = named(config.network)
+    factors = body.factors if config.factors == "auto" else config.factors
+    return Layout(
+        exits=body.exits,
+        kind=body.kind,
+        channels=wide(config.channels),
+        growth=wide(config.growth),
+        factors=tuple(map(int, factors.split("-"))),
+        head=wide(HEAD) if body.kind == "cifar" else 0,
+        bottleneck=config.bottleneck,
+        reduction=config.reduction,
+        step_mode=config.step_mode,
+        step=config.step,
+        base=config.base,
+    )
 
 
 def conv_bn_relu(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -101,18 +164,29 @@ def grow(channels_in: int, channels_out: int, factor: int, stride: int, bottlene
     return nn.Sequential(conv_bn_relu(channels_in, inner, 1), conv_bn_relu(inner, channels_out, 3, stride))
 
 
+def imagenet_stem(channels_in: int, channels_out: int) -> nn.Sequential:
+    """A strided 7 x 7 convolution (with a bias, as published), batch norm, ReLU and strided pooling."""
+    convolution = nn.Conv2d(channels_in, channels_out, 7, stride=2, padding=3)
+    norm, relu = nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)
+    return nn.Sequential(convolution, norm, relu, nn.MaxPool2d(3, stride=2, padding=1))
+
+
 class Stem(nn.Module):
     """The image to the first features of every scale, each from the next finer one."""
 
     def __init__(self, channels_in: int, layout: Layout) -> None:
         super().__init__()
-        widths = [channels_in, *(layout.channels * factor for factor in layout.factors)]
-        self.scales = nn.ModuleList(
-            conv_bn_relu(widths[s], widths[s + 1], 3, stride=1 if s == 0 else 2) for s in range(len(layout.factors))
-        )
+        first, *coarser = (layout.channels * factor for factor in layout.factors)
+        finest = imagenet_stem(channels_in, first) if layout.kind == "imagenet" else conv_bn_relu(channels_in, first, 3)
+        widths = [first, *coarser]
+        downs = [conv_bn_relu(*pair, 3, stride=2) for pair in pairwise(widths)]
+        self.scales = nn.ModuleList([finest, *downs])
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, channels, size, size) to one (B, c_s, size / 2^s, size / 2^s) per scale, finest first."""
+        """(B, channels, size, size) to one (B, c_s, size / 2^s, size / 2^s) per scale, finest first.
+
+        On ImageNet the finest scale has a quarter of the image's pixels a side.
+        """
         features = []
         for scale in self.scales:
             image = scale(image)
@@ -208,13 +282,13 @@ def classifier_of(channels: int, width: int, classes: int) -> nn.Sequential:
 
 
 class MSDNet(ExitNetwork):
-    """An MSDNet of some layout, with fewer scales where images are small.
+    """An MSDNet of some layout, with fewer scales where images are small (not with `exactly`).
 
-    Raises `ValueError` where images are too small for a single one.
+    Raises `ValueError` where images are too small.
     """
 
-    def __init__(self, config: Any, task: Task, layout: Layout) -> None:
-        fitted = layout.fitted(task.size)
+    def __init__(self, config: Any, task: Task, layout: Layout, *, exactly: bool = False) -> None:
+        fitted = layout.fitted(task.size, exactly=exactly)
         stages, channels = stages_of(fitted, task.channels)
-        super().__init__(config, task, stages, [classifier_of(c, fitted.head, task.classes) for c in channels])
+        super().__init__(config, task, stages, [classifier_of(c, fitted.head or c, task.classes) for c in channels])
         self.layout = fitted

@@ -16,17 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainables.method import Batch, config_dict
-from trainables.methods.imta import (
-    METHOD,
-    NOBODY,
-    Config,
-    anytime,
-    calibrate,
-    exit_shares,
-    quantile_thresholds,
-)
+from trainables.methods.imta import METHOD, Config
 from trainables.network import Inference, Task
-from trainables.networks.exits import confidence
+from trainables.networks.budgets import anytime, calibrate, exit_shares, quantile_thresholds
+from trainables.networks.exits import NOBODY, confidence
 from trainables.networks.msdnet import MSDNet
 
 torch.set_num_threads(1)
@@ -138,10 +131,13 @@ def test_cost_rises_with_q_up_to_flooring() -> None:
     network = build(network="msdnet-5", **TINY)
     logits = torch.randn(5, 400, 5, generator=torch.Generator().manual_seed(4)) * 4
     config = METHOD.configure({"network": "msdnet-5", "curve_points": 40})
-    costs = [float(replayed(network, s, logits).macs.mean()) for s in METHOD.settings(config)]
+    asked = METHOD.settings(config)
+    costs = [float(replayed(network, s, logits).macs.mean()) for s in asked]
+    swept = [cost for setting, cost in zip(asked, costs, strict=True) if "q" in setting]
     slack = 5 * network.macs_full / 400
-    assert all(later >= earlier - slack for earlier, later in pairwise(costs))
-    assert costs[0] == network.macs_min and costs[-1] == network.macs_full
+    assert len(swept) == 40 and all(later >= earlier - slack for earlier, later in pairwise(swept))
+    alone = {s["exit"]: cost for s, cost in zip(asked, costs, strict=True) if "exit" in s}
+    assert alone == {i: each.macs for i, each in enumerate(network.exits, start=1)}
     # each exit but the last answers its share
     exits = replayed(network, {"q": 1.0}, logits).exits
     assert exits is not None
@@ -161,14 +157,15 @@ def test_calibrated_images_leave_where_they_were_calibrated_to() -> None:
             torch.testing.assert_close(executed.logits, planned.logits, rtol=1e-5, atol=1e-5)
 
 
-def test_settings_cover_the_sweep_and_both_ends() -> None:
+def test_settings_cover_the_sweep_and_every_exit() -> None:
     asked = METHOD.settings(METHOD.configure({}))
-    assert asked[0] == {"exit": 1} and asked[-1] == {"exit": 5}
-    qs = [s["q"] for s in asked[1:-1]]
+    assert [s["exit"] for s in asked if "exit" in s] == [1, 2, 3, 4, 5]
+    assert asked[0] == {"exit": 1} and asked[-1] == {"exit": 5} and "q" in asked[len(asked) // 2]
+    qs = [s["q"] for s in asked if "q" in s]
     assert len(qs) == 12 and qs == sorted(set(qs)) and (qs[0], qs[-1]) == (0.05, 2.0)
     full = METHOD.settings(METHOD.configure({"curve_points": 40}))
-    assert [s["q"] for s in full[1:-1]] == [p / 20 for p in range(1, 41)]
-    assert len(METHOD.settings(METHOD.configure({"curve_points": 2}))) == 4
+    assert [s["q"] for s in full if "q" in s] == [p / 20 for p in range(1, 41)]
+    assert len(METHOD.settings(METHOD.configure({"curve_points": 2}))) == 7
 
 
 @pytest.mark.parametrize(
@@ -191,11 +188,12 @@ def test_bad_settings_are_refused(setting: dict[str, Any]) -> None:
     [
         ("network", "resnet-20"),
         ("network", "msdnet-0"),
-        ("variant", "isc"),
+        ("variant", "ofa_isc"),
         ("variant", ""),
         ("step_mode", "linear"),
         ("ge_scales", "fine"),
         ("growth", 0),
+        ("growth", 2.5),
         ("channels", 0),
         ("step", 0),
         ("base", -1),

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.method import Batch
-from trainables.methods.imta import METHOD, EquilibriumMSDNet, rescale_gradient
+from trainables.methods.imta import METHOD
 from trainables.network import Task
+from trainables.networks.collaboration import EquilibriumMSDNet, rescale_gradient
 from trainables.networks.msdnet import MSDNet
 
 torch.set_num_threads(1)
