@@ -17,7 +17,7 @@ import optuna
 
 from search.frontier import Archive
 from search.optuna_space import suggest
-from search.simulate import Cluster, Faults, Job, Problem, Result, Simulation, study_spec
+from search.simulate import Cluster, Job, Problem, Result, Simulation, study_spec
 
 WORKERS = 4
 RUNGS = [1, 3, 9]
@@ -137,22 +137,6 @@ def rays(
     )
     cluster.run(lambda: task.spent >= epochs)
     return task.seen
-
-
-class _Limited:
-    """At most as many suggestions at once as there are workers; what has been reported is told as Tune tells it."""
-
-    def __init__(self, searcher: Any) -> None:
-        self._searcher = searcher
-
-    def suggest(self, name: str) -> Any:
-        return self._searcher.suggest(name)
-
-    def on_trial_result(self, name: str, result: Result) -> None:
-        self._searcher.on_trial_result(name, result)
-
-    def on_trial_complete(self, name: str, result: Result) -> None:
-        self._searcher.on_trial_complete(name, result)
 
 
 CONTENDERS: dict[str, Callable[[Any, int, float], list[Seen]]] = {
