@@ -135,7 +135,7 @@ METHOD = Method(
     networks=NETWORKS,
     variants=ROUTINGS,
     knobs={
-        "threshold": "ours: a path runs where its mean gate exceeds it, the strongest always; 0 runs all, as in the paper",
+        "threshold": "ours: a path runs where its mean gate exceeds it, the strongest always; 0, the paper's, runs all",
         "keep": "ours: only so many paths run behind each routing layer, those with the largest mean gates",
     },
     settings=settings,

@@ -6,7 +6,7 @@ weigh what the paths hand on; all paths run, and their logits are averaged. Part
 
 Our extension, off by default: paths whose gates say little are left out (`Pruning`).
 
-Shape legend: B images, S settings, L routing layers, m inputs and n outputs of one, X paths, D gates, U units, C classes.
+Shape legend: B images, S settings, m inputs and n outputs of a routing layer, X paths, D gates, U units, C classes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Pruning:
 
     @classmethod
     def of(cls, knobs: Knobs, paths: int) -> Pruning:
-        """From knobs; raises `ValueError` for another knob, a threshold outside [0, 1], a keep-count outside 1 ... X."""
+        """From knobs; `ValueError` for another knob, a threshold outside [0, 1], a keep-count outside 1 ... X."""
         for name in knobs:
             if name not in KNOBS:
                 raise ValueError(f"unknown knob {name!r}; multi-path networks take {' and '.join(KNOBS)}")
@@ -95,6 +95,7 @@ class MultiPathNetwork(RoutedNetwork):
 
     def _describe(self) -> None:
         units: list[Unit] = []
+        self.path_costs: list[int] = []  # MACs of one path of every segment, predictions for it included
         self.parts: list[tuple[int, str]] = []  # (layer, kind) of every run of units: what `_path` puts together
         fixed, shape = macs_of(self.trunk, self.task.image)
         least = full = fixed
@@ -103,6 +104,7 @@ class MultiPathNetwork(RoutedNetwork):
             m, n, place = segment.router.inputs, segment.router.outputs, segment.place
             fewest = 1 if self.gate_counts[index] else n
             costs, shape = self._costs(segment, shape)
+            self.path_costs.append(costs["path"] + m * costs["edge"])
             names = {
                 "router": [f"router-{place}-{i + 1}" for i in range(m)],
                 "edge": [f"{place}-{i + 1}-to-{j + 1}" for i in range(m) for j in range(n)],
@@ -145,7 +147,7 @@ class MultiPathNetwork(RoutedNetwork):
         return tuple(i for i, kind in names for _ in range(sizes[kind](self.segments[i].router)))
 
     def _path(self, there: Sequence[Tensor]) -> Tensor:
-        """Executed share of every unit (B, U) from which paths are there behind every layer, (B, n) each; the first is (B, 1)."""
+        """Executed share of every unit (B, U); `there` says which paths are: (B, 1), then (B, n) behind every layer."""
         shares = []
         for index, kind in self.parts:
             before, behind = there[index], there[index + 1]
@@ -153,19 +155,35 @@ class MultiPathNetwork(RoutedNetwork):
             shares.append({"router": before, "path": behind, "edge": both}[kind])
         return torch.cat(shares, dim=1)
 
-    def _groups(self, segment: Segment, inputs: Paths) -> bool:
-        """Whether a segment runs grouped on these inputs."""
+    def _groups(self, index: int, inputs: Paths) -> bool:
+        """Whether the segment of this number runs grouped on these inputs."""
         if self.computation != "auto":
             return self.computation == "grouped"
-        example = inputs if isinstance(inputs, Tensor) else inputs[0]
-        example = example[:, : segment.router.width]
+        segment = self.segments[index]
+        router, stage = segment.router, segment.stage
+        example = apart(inputs, router.inputs)[0]
 
         def run(grouped: bool) -> None:
-            with torch.no_grad():
-                each = [torch.zeros_like(example)] * segment.router.outputs
-                segment.stage.run(wide(each) if grouped else each, grouped)
+            """The segment both ways, forward and, where gradients are wanted, back; statistics stay."""
+            mode = stage.training
+            try:
+                for part in (router, stage):
+                    part.eval()
+                each = [example.detach()] * router.inputs
+                given = wide(each) if grouped else each
+                gates = None if router.gates is None else example.new_ones(len(example), router.inputs, router.outputs)
+                outputs = stage.run(router.mix(given, gates, grouped), grouped)
+                if torch.is_grad_enabled():
+                    parameters = [p for p in segment.router.parameters() if p.requires_grad]
+                    parameters = [*parameters, *(p for p in stage.parameters() if p.requires_grad)]
+                    if parameters:
+                        torch.autograd.grad(wide(outputs).sum(), parameters, allow_unused=True)
+            finally:
+                for part in (router, stage):
+                    part.train(mode)
 
-        return grouped_pays(run, example, self.paths, (self.config.network, segment.place), torch.is_grad_enabled())
+        what, macs = (self.config.network, segment.place), self.path_costs[index]
+        return grouped_pays(run, example, self.paths, macs, what, torch.is_grad_enabled())
 
     def forward(
         self,
@@ -183,7 +201,7 @@ class MultiPathNetwork(RoutedNetwork):
         activations: Paths = self.trunk(inputs)
         there = [inputs.new_ones(len(inputs), 1, dtype=torch.float32)]
         own, taken, strengths, at = [], [], [], 0
-        for segment, count in zip(self.segments, self.gate_counts, strict=True):
+        for index, (segment, count) in enumerate(zip(self.segments, self.gate_counts, strict=True)):
             router = segment.router
             gates = router.weigh(activations)
             behind = there[-1].new_ones(len(inputs), router.outputs)
@@ -196,7 +214,7 @@ class MultiPathNetwork(RoutedNetwork):
                 behind = _reached(gates)
                 if decisions is not None:
                     gates = gates * (router.inputs / there[-1].detach().sum(dim=1))[:, None, None]
-            grouped = self._groups(segment, activations)
+            grouped = self._groups(index, activations)
             mixed = router.mix(activations, gates, grouped)
             if self.measures:
                 strengths += [_strengths(activations, router.inputs), _strengths(mixed, router.outputs)]

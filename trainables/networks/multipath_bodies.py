@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,12 +64,12 @@ class _Builder:
         """Whether one of these places has a routing layer."""
         return any(place in self.places for place in places)
 
-    def route(self, place: str, width: int, **how: object) -> None:
+    def route(self, place: str, width: int, **how: Any) -> None:
         """A routing layer, from one input where it is the first."""
         inputs = self.layout.paths if self.segments else 1
         layer = routing_layer(
             self.layout.routing, inputs, self.layout.paths, width, gate_size=self.layout.gate_size, **how
-        )  # pyright: ignore[reportArgumentType]
+        )
         self._open(place, layer)
 
     def copy(self, place: str, width: int) -> None:
@@ -119,7 +120,8 @@ def plain_body(layout: Layout, task: Task) -> Body:
     pools = len(groups) - (not pooled_last)
     if task.size % 2**pools:
         raise ValueError(
-            f"size = {task.size!r}: {layout.family} halves images {pools} times; the size must be a multiple of {2**pools}"
+            f"size = {task.size!r}: {layout.family} halves images {pools} times; "
+            f"the size must be a multiple of {2**pools}"
         )
     paths, build = layout.paths, _Builder(layout)
     how = {"norm": layout.batch_norm, "se_ratio": layout.se_ratio}
@@ -160,12 +162,13 @@ def plain_body(layout: Layout, task: Task) -> Body:
 
 
 def residual_body(layout: Layout, task: Task) -> Body:
-    """ResNet-(6n+2) or an ImageNet ResNet: a stem that all paths share (cross-prediction replaces it), stacks, logits."""
+    """ResNet-(6n+2) or an ImageNet ResNet: a stem that paths share (cross-prediction replaces it), stacks, logits."""
     smallest = SMALLEST_IMAGENET_IMAGE if layout.imagenet else SMALLEST_IMAGE
     if task.size < smallest:
         halvings = "five times" if layout.imagenet else "twice"
         raise ValueError(
-            f"size = {task.size!r}: {layout.family} halves images {halvings} and takes at least {smallest} pixels a side"
+            f"size = {task.size!r}: {layout.family} halves images {halvings} and takes at least "
+            f"{smallest} pixels a side"
         )
     depth = layout.family.partition("-")[2]
     counts = GROUPS[depth] if layout.imagenet else (blocks_per_group(layout.family),) * 3

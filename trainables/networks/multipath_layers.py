@@ -41,6 +41,34 @@ def average(features: Tensor) -> Tensor:
     return features.mean(dim=(2, 3)) if features.dim() == 4 else features
 
 
+def spread(scales: Tensor, like: Tensor) -> Tensor:
+    """One number per image and channel (B, c), or per image (B,), shaped to multiply `like`."""
+    scales = scales[:, None] if scales.dim() == 1 else scales
+    return (scales[:, :, None, None] if like.dim() == 4 else scales).to(like.dtype)
+
+
+def weighted_sums(inputs: Paths, weights: Tensor, grouped: bool) -> Paths:
+    """sum_i w_ij X_i for every j: weights (B, m, n), or (1, m, n) for all images alike."""
+    count = weights.shape[1]
+    if grouped and isinstance(inputs, Tensor):
+        last = inputs.dim() == 4 and inputs.is_contiguous(memory_format=torch.channels_last)
+        if last and not inputs.is_contiguous():  # positions lie outside, the paths' channels side by side
+            rows = inputs.permute(0, 2, 3, 1).unflatten(3, (count, -1))
+            mixed = torch.matmul(weights.transpose(1, 2)[:, None, None].to(rows.dtype), rows)
+            return mixed.flatten(3).permute(0, 3, 1, 2)
+        rows = inputs.unflatten(1, (count, -1)).flatten(2)
+        mixed = torch.matmul(weights.transpose(1, 2).to(rows.dtype), rows)
+        return mixed.unflatten(2, (-1, *inputs.shape[2:])).flatten(1, 2)
+    each, outputs = apart(inputs, count), []
+    for column in weights.unbind(2):
+        first, *rest = column.unbind(1)
+        total = each[0] * spread(first, each[0])
+        for features, weight in zip(each[1:], rest, strict=True):
+            total = torch.addcmul(total, features, spread(weight, features))
+        outputs.append(total)
+    return wide(outputs) if grouped else outputs
+
+
 class PathModule(nn.Module):
     """What knows its paths apart."""
 
@@ -79,7 +107,8 @@ class PathConv(nn.Conv2d):
         """(B, X * c, h, h) to (B, X * c', h', h'), or one path alone."""
         if piece is None:
             return super().forward(input)
-        return F.conv2d(input, *piece, self.stride, self.padding)  # pyright: ignore[reportArgumentType]
+        weight, bias = piece
+        return F.conv2d(input, weight, bias, self.stride, self.padding)  # pyright: ignore[reportArgumentType,reportCallIssue]
 
 
 class PathLinear(nn.Linear):

@@ -63,8 +63,9 @@ class Layout:
 
 
 def parse(name: str) -> Layout:
-    """What a name says: ``basecnn``, ``sebasecnn``, ``basecnn-3``, ``resnet-20-2``, ``resnet-18-2-imagenet``, ``vgg-13-2``,
-    each with -cp, -cc, -stitch or -none behind it, where the routing is not said elsewhere.
+    """What a name says: ``basecnn``, ``sebasecnn``, ``basecnn-3``, ``resnet-18-2-imagenet`` and the like.
+
+    Each may have -cp, -cc, -stitch or -none behind it, where the routing is not said elsewhere.
 
     Raises `ValueError` for other names, 0 paths and depths that do not exist; `routing` is empty where the name is
     silent.

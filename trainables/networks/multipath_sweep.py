@@ -93,13 +93,15 @@ def pruned_sweep(network: MultiPathNetwork, inputs: Tensor, prunings: Sequence[P
 
 def _gates(router: RoutingLayer, paths: list[_Path], rows: int) -> Tensor:
     """Gates (R, m, n), 0 where the input is not there; 1 in layers without gates."""
+    kinds = [path.features.dtype for path in paths if path.features is not None]
+    dtype = torch.promote_types(kinds[0], torch.float32)
     each = []
     for i, path in enumerate(paths):
         if path.features is None or router.gates is None:
             value = float(router.gates is None)
-            each.append(torch.full((rows, router.outputs), value, device=path.of_row.device))
+            each.append(torch.full((rows, router.outputs), value, dtype=dtype, device=path.of_row.device))
             continue
-        found = router.gates.one(i, path.features).float()
+        found = router.gates.one(i, path.features).to(dtype)
         each.append(found[path.of_row.clamp(min=0)] * path.there[:, None])
     return torch.stack(each, dim=1)
 

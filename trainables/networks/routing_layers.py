@@ -35,6 +35,8 @@ from trainables.networks.multipath_layers import (
     apart,
     average,
     call,
+    spread,
+    weighted_sums,
     wide,
 )
 
@@ -47,12 +49,6 @@ SMALLEST_GATE = 1e-30
 def _whole(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
-
-
-def _spread(scales: Tensor, like: Tensor) -> Tensor:
-    """One number per image and channel (B, c), or per image (B,), shaped to multiply `like`."""
-    scales = scales[:, None] if scales.dim() == 1 else scales
-    return (scales[:, :, None, None] if like.dim() == 4 else scales).to(like.dtype)
 
 
 class Gates(nn.Module):
@@ -136,7 +132,7 @@ class RoutingLayer(nn.Module, ABC):
         return total
 
     def forward(self, inputs: Sequence[Tensor] | Tensor, gates: Tensor | None = None) -> list[Tensor]:
-        """n outputs; `gates` (B, m, n) replace the layer's own.
+        """The outputs; `gates` (B, m, n) replace the layer's own.
 
         Raises `ValueError` where the number or the shapes of the inputs do not fit.
         """
@@ -159,29 +155,7 @@ class CrossConnection(RoutingLayer):
 
     def edge(self, i: int, j: int, features: Tensor, gate: Tensor) -> Tensor:
         """See `RoutingLayer`."""
-        return features * _spread(gate, features)
-
-
-def weighted_sums(inputs: Paths, weights: Tensor, grouped: bool) -> Paths:
-    """sum_i w_ij X_i for every j: weights (B, m, n), or (1, m, n) for all images alike."""
-    count = weights.shape[1]
-    if grouped and isinstance(inputs, Tensor):
-        last = inputs.dim() == 4 and inputs.is_contiguous(memory_format=torch.channels_last)
-        if last and not inputs.is_contiguous():  # positions lie outside, the paths' channels side by side
-            rows = inputs.permute(0, 2, 3, 1).unflatten(3, (count, -1))
-            mixed = torch.matmul(weights.transpose(1, 2)[:, None, None].to(rows.dtype), rows)
-            return mixed.flatten(3).permute(0, 3, 1, 2)
-        rows = inputs.unflatten(1, (count, -1)).flatten(2)
-        mixed = torch.matmul(weights.transpose(1, 2).to(rows.dtype), rows)
-        return mixed.unflatten(2, (-1, *inputs.shape[2:])).flatten(1, 2)
-    each, outputs = apart(inputs, count), []
-    for column in weights.unbind(2):
-        first, *rest = column.unbind(1)
-        total = each[0] * _spread(first, each[0])
-        for features, weight in zip(each[1:], rest, strict=True):
-            total = torch.addcmul(total, features, _spread(weight, features))
-        outputs.append(total)
-    return wide(outputs) if grouped else outputs
+        return features * spread(gate, features)
 
 
 class CrossStitch(RoutingLayer):
@@ -224,7 +198,7 @@ class Copies(RoutingLayer):
 
 
 class CrossPrediction(RoutingLayer):
-    r"""CP, equations 1 to 4: :math:`U_{ij} = W_{ij} * X_i + b_{ij}`, :math:`Y_j = \mathrm{ReLU}(\sum_{i=1}^m g_{ij} U_{ij})`.
+    r"""CP, equation 4: :math:`Y_j = \mathrm{ReLU}(\sum_{i=1}^m g_{ij} (W_{ij} * X_i + b_{ij}))`.
 
     Every input predicts every output by a convolution of `kernel` pixels, or by a linear layer where
     `kernel` is 0 (inputs and outputs are vectors). With `norm` the sum of every output has a batch
@@ -268,7 +242,7 @@ class CrossPrediction(RoutingLayer):
             apart(inputs, self.inputs), self.predict.pieces(), by_channel.unbind(1), strict=True
         ):
             predicted = self.predict(features, piece)
-            scale = _spread(scale, predicted)
+            scale = spread(scale, predicted)
             total = predicted * scale if total is None else torch.addcmul(total, predicted, scale)
         assert total is not None
         return self._finish(total)
@@ -287,7 +261,7 @@ class CrossPrediction(RoutingLayer):
         weight, bias = self.predict.pieces()[i]
         mine = slice(j * self.width_out, (j + 1) * self.width_out)
         predicted = self.predict(features, (weight[mine], None if bias is None else bias[mine]))
-        return predicted * _spread(gate, predicted)
+        return predicted * spread(gate, predicted)
 
     def finish(self, j: int, total: Tensor) -> Tensor:
         """See `RoutingLayer`."""
