@@ -216,7 +216,8 @@ class Method:
     search). `settings` lists what a sweep asks for; where `calibrate` is given, a setting is
     turned into concrete knobs from all exits' logits (K, n, C) on the calibration images, else
     the setting is the knobs. `begin` may change the network when a phase begins;
-    `adjust_gradients` may change gradients between backward and step.
+    `adjust_gradients` may change gradients between backward and step. `usual` is the setting that diagnostics are
+    taken at, where it is not threshold 1/2 or the middle of the curve.
     """
 
     name: str
@@ -237,6 +238,7 @@ class Method:
     begin: Callable[[RoutedNetwork, Phase], None] | None = None
     adjust_gradients: Callable[[RoutedNetwork, Any], None] | None = None
     paper_cost: Callable[[RoutedNetwork], dict[str, Any]] | None = None
+    usual: Mapping[str, Any] | None = None
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """The method's `Config` from plain values; `ValueError` names an unknown key or bad value."""

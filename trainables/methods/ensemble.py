@@ -106,7 +106,9 @@ class Ensemble(RoutedNetwork):
         logits = [member(inputs).output for member in self.members]
         weights = inputs.new_ones(len(inputs), len(logits)) if decisions is None else decisions
         output = self.averaged(logits, weights)
-        return Routed((output,), output, weights, self.path_macs(weights), {"member_logits": torch.stack(logits)})
+        # nothing is decided image by image: diagnostics have nothing to show
+        aux = {"member_logits": torch.stack(logits), "probabilities": output.new_zeros(len(output), 0)}
+        return Routed((output,), output, weights, self.path_macs(weights), aux)
 
     def _members(self, knobs: Knobs) -> int:
         for name in knobs:
