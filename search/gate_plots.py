@@ -40,7 +40,7 @@ class Gate:
     @property
     def label(self) -> str:
         """As the paper writes it: layer, input and output from 1."""
-        return f"{self.place}: gate of input {self.i + 1} for path {self.j + 1}"
+        return f"{self.place}, gate from input {self.i + 1} to path {self.j + 1}"
 
 
 def routed(trials: Sequence[TrialPaths]) -> list[TrialPaths]:
@@ -93,7 +93,7 @@ def gate_histogram(trial: TrialPaths, gate: Gate, label: int) -> tuple[np.ndarra
 
 def gate_figure(trial: TrialPaths, gate: Gate, names: Sequence[str]) -> go.Figure:
     """Figure 10: how open a gate is for the images of some classes."""
-    figure = go.Figure()
+    figure, middles = go.Figure(), np.zeros(2)
     for turn, label in enumerate(shown_classes(trial, gate)):
         middles, shares = gate_histogram(trial, gate, label)
         figure.add_scatter(
@@ -111,7 +111,8 @@ def gate_figure(trial: TrialPaths, gate: Gate, names: Sequence[str]) -> go.Figur
         )
     layout(figure, 290, "gate", "share of the class", top=8)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", nticks=5)
-    figure.update_xaxes(nticks=6)
+    width = float(middles[1] - middles[0])
+    figure.update_xaxes(nticks=6, range=[float(middles[0]) - width, float(middles[-1]) + width])
     return figure
 
 

@@ -38,8 +38,8 @@ def _flow(trials: list[TrialPaths]) -> str:
             gate = gate_plots.telling(trial)[-1]
             most, least = gate_plots.openers(trial, gate, 1)
             if len(most):
-                shown += [("image that opens most the " + gate.label, int(most[0]))]
-                shown += [("image that opens it least", int(least[0]))]
+                shown += [(f"the image with the largest {gate.label}", int(most[0]))]
+                shown += [(f"the image with the smallest {gate.label}", int(least[0]))]
         for k, (what, row) in enumerate(shown):
             caption = f"{trial.label}: {what}"
             panels.append(panel(gate_plots.flow_figure(trial, row), f"flow-{t}-{k}", f"Routing: {caption}", caption))
