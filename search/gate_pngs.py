@@ -28,9 +28,9 @@ def gate_figures(points: pa.Table, paths: Paths) -> dict[str, Figure | None]:
     return {
         "parameters.png": _parameters(points) if trials else None,
         "routing-flow.png": _grid(trials, _flow, 1, lambda t: 0.9 + 0.35 * _tallest(t)),
-        "gates.png": _grid(gates, lambda axes, pair: _gate(axes, *pair, paths.classes), 2, lambda _: 2.9),
+        "gates.png": _grid(gates, lambda axes, pair: _gate(axes, pair[0], pair[1], paths.classes), 2, lambda _: 2.9),
         "gate-images.png": _images(gates, paths),
-        "path-weights.png": _grid(weights, lambda axes, pair: _weights(axes, *pair), 2, lambda _: 2.6),
+        "path-weights.png": _grid(weights, lambda axes, pair: _weights(axes, pair[0], pair[1]), 2, lambda _: 2.6),
     }
 
 
@@ -77,7 +77,10 @@ def _flow(axes: Axes, trial: TrialPaths) -> None:
 def _gate(axes: Axes, trial: TrialPaths, gate: gate_plots.Gate, names: Sequence[str]) -> None:
     for turn, label in enumerate(gate_plots.shown_classes(trial, gate)):
         middles, shares = gate_plots.gate_histogram(trial, gate, label)
-        line = {"color": CLASS_COLOURS[label % len(CLASS_COLOURS)], "linestyle": list(DASHES.values())[turn % 4]}
+        line: dict[str, Any] = {
+            "color": CLASS_COLOURS[label % len(CLASS_COLOURS)],
+            "linestyle": list(DASHES.values())[turn % 4],
+        }
         axes.plot(middles, shares, drawstyle="steps-mid", linewidth=1.5, label=str(names[label]), **line)
     axes.set(xlabel="gate", ylabel="share of the class")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -104,7 +107,10 @@ def _images(gates: Sequence[tuple[TrialPaths, gate_plots.Gate]], paths: Paths) -
 
 def _weights(axes: Axes, trial: TrialPaths, entry: dict[str, Any]) -> None:
     for path, (middles, shares) in enumerate(gate_plots.weight_lines(entry)):
-        line = {"color": gate_plots.PATH_COLOURS[path % 8], "linestyle": list(DASHES.values())[path % 4]}
+        line: dict[str, Any] = {
+            "color": gate_plots.PATH_COLOURS[path % 8],
+            "linestyle": list(DASHES.values())[path % 4],
+        }
         axes.plot(middles, shares, drawstyle="steps-mid", linewidth=1.5, label=f"path {path + 1}", **line)
     axes.set(xlabel="weight", ylabel="share of the path's")
     axes.yaxis.set_major_formatter(PercentFormatter(1))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from spaces.space import Choice, LogRange, Range, When
+from spaces.space import Choice, LogRange, Range
 from spaces.training import with_training
-
-_ALIKE = ("basecnn", "resnet-8", "resnet-14", "resnet-20")
 
 SPACE = with_training(
     {
-        "network": Choice((*_ALIKE, "basecnn+widecnn+deepcnn")),
-        "members": Choice((2, 3, 4), when=When("network", _ALIKE)),
+        "network": Choice(("basecnn", "resnet-8", "resnet-14", "resnet-20")),
+        "members": Choice((2, 3, 4)),
         "average": Choice(("logits", "probabilities")),
         "width": Range(0.5, 2.0),
         "lr": LogRange(0.01, 0.3),

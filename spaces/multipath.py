@@ -5,7 +5,7 @@ from __future__ import annotations
 from spaces.space import Choice, LogRange, Range, When
 from spaces.training import with_training
 
-_SINGLE = ("basecnn", "deepcnn", "resnet-8", "resnet-20")
+_SINGLE = ("basecnn", "resnet-8", "resnet-20")
 _MANY = (
     *(f"basecnn-{paths}" for paths in (2, 3, 4, 5)),
     *(f"resnet-8-{paths}" for paths in (2, 3, 4, 5)),

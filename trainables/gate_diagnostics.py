@@ -79,7 +79,7 @@ def weight_histograms(network: MultiPathNetwork) -> list[dict[str, Any]]:
     chosen = [round(i * (len(layers) - 1) / max(1, count - 1)) for i in range(count)]
     found = []
     for index in sorted(set(chosen)):
-        weights = layers[index].weight.detach().float().cpu()
+        weights = layers[index].weight.detach().float().cpu()  # pyright: ignore[reportCallIssue]
         edge = float(weights.abs().flatten().sort().values[int(0.999 * (weights.numel() - 1))]) or 1.0
         counts = [
             torch.histc(part.clamp(-edge, edge), bins=BINS, min=-edge, max=edge).long().tolist()
