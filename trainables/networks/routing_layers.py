@@ -35,6 +35,7 @@ from trainables.networks.multipath_layers import (
     apart,
     average,
     call,
+    pieces_of,
     spread,
     weighted_sums,
     wide,
@@ -226,7 +227,7 @@ class CrossPrediction(RoutingLayer):
             self.predict = PathConv(inputs, width, outputs * width_out, kernel, stride=stride)
         else:
             self.predict = PathLinear(inputs, width, outputs * width_out)
-        self.norm = PathNorm(outputs, width_out) if norm and kernel else None
+        self.norm: nn.Module | None = PathNorm(outputs, width_out) if norm and kernel else None
         self.excitation = PathExcitation(outputs, width_out, se_ratio) if se_ratio and kernel else None
 
     def mix(self, inputs: Paths, gates: Tensor | None, grouped: bool = False) -> Paths:
@@ -250,7 +251,7 @@ class CrossPrediction(RoutingLayer):
     def _finish(self, total: Tensor, j: int | None = None) -> Tensor:
         """From the sums of all outputs, or of output j, to what leaves the layer."""
         if self.norm is not None:
-            total = call(self.norm, total, None if j is None else self.norm.pieces()[j])
+            total = call(self.norm, total, None if j is None else pieces_of(self.norm, self.outputs)[j])
         total = F.relu(total)
         if self.excitation is not None:
             total = call(self.excitation, total, None if j is None else self.excitation.pieces()[j])

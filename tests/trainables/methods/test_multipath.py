@@ -354,9 +354,12 @@ def test_a_curve_has_nine_points_where_there_are_gates() -> None:
 
 
 def test_prepared_networks_answer_the_same() -> None:
-    for name in ("basecnn-2-cc", "resnet-8-2-cp", "resnet-8-2-cc"):
+    for name in ("basecnn-2-cc", "sebasecnn-3-cp", "resnet-8-2-cp", "resnet-8-2-cc"):
         network, images = build(network=name), images_of()
+        before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
         fast = prepared(network)
+        assert not [m for m in fast.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
         for knobs in ({}, {"keep": 1}):
             found, expected = fast.infer(images, knobs), network.infer(images, knobs)
             assert close(found.logits, expected.logits) and torch.equal(found.path, expected.path)
