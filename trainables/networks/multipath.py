@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,6 +62,13 @@ class Pruning:
         if not whole or not 1 <= keep <= paths:
             raise ValueError(f"keep = {keep!r}: must be a whole number from 1 to {paths}, the paths of the network")
         return cls(float(threshold), 0 if keep == paths else keep)
+
+    def chosen(self, gates: Sequence[float]) -> list[int]:
+        """The paths of one image that stay, ascending, from mean gates that are float32 numbers."""
+        order = sorted(range(len(gates)), key=lambda j: -gates[j])
+        threshold = float(np.float32(self.threshold))  # as tensors compare
+        stay = [j for j in order[: self.keep or None] if gates[j] > threshold]
+        return sorted(stay or order[:1])
 
     def kept(self, gates: Tensor) -> Tensor:
         """Which paths stay, bool (..., n), from their mean gates (..., n)."""

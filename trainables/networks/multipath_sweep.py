@@ -46,8 +46,40 @@ class _Path:
         return take(self.features, self.of_row[rows])
 
 
+def pruned_one(network: MultiPathNetwork, image: Tensor, pruning: Pruning) -> Inference:
+    """The pruned pass of a single image (1, ...) in float32 on a CPU, whose decisions are plain numbers."""
+    features: dict[int, Tensor] = {0: network.trunk(image)}
+    there, decisions = [image.new_ones(1, 1)], []
+    for segment in network.segments:
+        router, stage, m, n = segment.router, segment.stage, segment.router.inputs, segment.router.outputs
+        if router.gates is None:
+            gates, kept = image.new_ones(m, n), list(range(n))
+        else:
+            gates = torch.cat([router.gates.one(i, each) for i, each in features.items()])
+            kept = pruning.chosen((gates.sum(dim=0) / len(gates)).tolist())
+            decided = image.new_zeros(m, n)
+            for row, i in enumerate(features):
+                decided[i, kept] = gates[row, kept]
+            decisions.append(decided.flatten())
+        scaled = gates * (m / len(features))
+        pieces, following = stage.pieces(), {}
+        for j in kept:
+            parts = [router.edge(i, j, each, scaled[k : k + 1, j]) for k, (i, each) in enumerate(features.items())]
+            total = parts[0]
+            for part in parts[1:]:
+                total = total + part
+            following[j] = stage(router.finish(j, total), pieces[j])
+        features = following
+        there.append(image.new_zeros(1, n).index_fill_(1, torch.tensor(kept), 1))
+    logits = torch.stack(list(features.values())).mean(dim=0)
+    path = network._path(there)
+    return Inference(logits, path, network.path_macs(path), torch.cat(decisions)[None])
+
+
 def pruned_sweep(network: MultiPathNetwork, inputs: Tensor, prunings: Sequence[Pruning]) -> list[Inference]:
     """One `Inference` a pruning; its decisions are the gates, 0 where input or output was left out."""
+    if len(inputs) == len(prunings) == 1 and inputs.device.type == "cpu" and inputs.dtype == torch.float32:
+        return [pruned_one(network, inputs, prunings[0])]
     features = network.trunk(inputs)
     everybody = torch.arange(len(inputs), device=inputs.device)
     row_of = everybody.expand(len(prunings), -1)

@@ -290,6 +290,9 @@ def test_pruning_keeps_the_strong_and_at_least_one() -> None:
     ]
     assert Pruning(keep=2).kept(gates).tolist() == [[True, True, False], [False, True, True], [True, True, False]]
     assert Pruning(threshold=0.4, keep=2).kept(gates)[0].tolist() == [True, False, False]
+    for pruning in (Pruning(threshold=0.25), Pruning(threshold=0.45), Pruning(keep=2), Pruning(threshold=0.3, keep=1)):
+        for row, stays in zip(gates, pruning.kept(gates), strict=True):
+            assert pruning.chosen(row.tolist()) == stays.nonzero().squeeze(1).tolist()
     assert not Pruning().prunes and Pruning.of({"keep": 3}, 3) == Pruning()
 
 
@@ -307,6 +310,12 @@ def test_what_is_pruned_is_not_computed(name: str, places: str) -> None:
         replayed = network(images, decisions=result.decisions)
         assert close(replayed.output, result.logits) and torch.equal(replayed.macs, result.macs)
         assert close(together.logits, result.logits) and torch.equal(together.path, result.path)
+        for k in (0, 5):  # a single image goes a way of its own
+            with counted(network) as tally:
+                alone = network.infer(images[k : k + 1], each)
+            assert sum(tally.values()) == float(alone.macs.sum()) and torch.equal(alone.path, result.path[k : k + 1])
+            assert close(alone.logits, result.logits[k : k + 1])
+            assert torch.allclose(alone.decisions, result.decisions[k : k + 1], atol=1e-6)
     least = swept[3]
     assert network.macs_min <= least.macs.min() and least.macs.max() < network.macs_full
     if places == "published":
