@@ -19,6 +19,7 @@ from search.plots import log_ticks, style
 from search.png_parts import DASHES, WIDTH, plain, titled, white
 from search.units import show_count
 
+
 def gate_figures(points: pa.Table, paths: Paths) -> dict[str, Figure | None]:
     """Figures by file name; None where there is nothing to draw."""
     trials = gate_plots.routed(paths.trials)

@@ -50,10 +50,7 @@ class Diagnostics:
 
 
 def usual_setting(method: Method, config: Any) -> dict[str, Any]:
-    """The setting that diagnostics are taken at: threshold 1/2 where it is swept, else the curve's middle.
-
-    A method may name its own.
-    """
+    """The setting that diagnostics are taken at: the method's own, else threshold 1/2 or the curve's middle."""
     settings = list(method.settings(config))
     if method.usual is not None and dict(method.usual) in settings:
         return dict(method.usual)
@@ -80,11 +77,9 @@ class _Seen:
             "path": hard.path,
             "relaxed": soft.aux.get("probabilities", soft.decisions),
         }
-        keep |= {name: soft.aux[name] for name in ("ponder", "ponder_std") if name in soft.aux}
+        keep |= {name: soft.aux[name] for name in ("ponder", "ponder_std", "strengths") if name in soft.aux}
         if hard.exits is not None:
             keep["exit"] = hard.exits
-        if "strengths" in soft.aux:
-            keep["strengths"] = soft.aux["strengths"]
         if network.exits:
             answers = torch.stack(soft.logits, dim=1)
             keep["exit_right"] = answers.argmax(dim=2).eq(labels[:, None])
