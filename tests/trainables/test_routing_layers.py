@@ -34,8 +34,8 @@ def tensors(count: int, width: int = 6, images: int = 4, maps: bool = True) -> l
     return [torch.randn(shape, dtype=torch.float64) for _ in range(count)]
 
 
-def relative(one: Tensor, other: Tensor) -> float:
-    return float((one - other).detach().abs().max() / other.detach().abs().max())
+def close(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).detach().abs().max() <= 1e-5 * other.detach().abs().max())
 
 
 @pytest.mark.parametrize("maps", [True, False], ids=["maps", "vectors"])
@@ -198,7 +198,7 @@ def test_mixing_is_the_same_grouped_and_one_by_one(
     assert isinstance(found, Tensor)
     expected = layer.mix(inputs, gates)
     expected = expected if isinstance(expected, Tensor) else torch.cat(expected, dim=1)
-    assert relative(found, expected) <= 1e-5
+    assert close(found, expected)  # both may be all zeros behind a ReLU
     whole = gates if gates is not None else torch.ones(3, m, n)
     for j, output in enumerate(expected.chunk(n, dim=1)):  # what pruned passes compute edge by edge
         total = sum(layer.edge(i, j, inputs[i], whole[:, i, j]) for i in range(m))
