@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from search.errors import InputError
 from spaces.space import Parameter, nearest
@@ -50,7 +51,8 @@ def macs_by_part(network: RoutedNetwork) -> dict[str, dict[str, int]]:
     for name, macs in tally.items():
         part = "shortcuts" if ".shortcut" in name else name.partition(".")[0]
         module = network.get_submodule(name)
-        kind = "conv" if "Conv" in type(module).__name__ else type(module).__name__.removesuffix("Cell").lower()
+        kinds = {"conv": nn.Conv2d | nn.Conv1d, "linear": nn.Linear}
+        kind = next((word for word, types in kinds.items() if isinstance(module, types)), "lstm")
         parts.setdefault(part, {}).setdefault(kind, 0)
         parts[part][kind] += macs
     return parts

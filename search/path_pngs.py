@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from search import path_plots
 from search.exit_pngs import exit_pictures
+from search.gate_pngs import gate_figures
 from search.paths import Paths, TrialPaths, extremes
 from search.pictures import mosaic
 from search.plots import log_ticks, style
@@ -24,15 +26,17 @@ from search.units import show_count
 
 def draw_paths(points: pa.Table, paths: Paths, folder: Path) -> list[Path]:
     """Write what there is to draw into a folder; the files, named after what they show."""
-    gated = [trial for trial in paths.trials if "exit_frac" not in trial.record]
+    gated = [t for t in paths.trials if "exit_frac" not in t.record and not t.record.get("routes")]
+    choosing = replace(paths, trials=[t for t in paths.trials if not t.record.get("routes")])  # all paths run there
     figures = {
         "variants.png": _variants(points) if len(points) else None,
         "skip-ratio.png": _rows(gated, _skipping, 1.9),
         **exit_pictures(paths),
-        "classes.png": _rows(paths.trials, lambda axes, t: _by_class(axes, t, paths.classes), 3.0, columns=2),
+        "classes.png": _rows(choosing.trials, lambda axes, t: _by_class(axes, t, paths.classes), 3.0, columns=2),
         "tsne.png": _tsne(paths),
         "kl.png": _copies(paths.trials) if paths.trials else None,
-        "easy-hard.png": _images(paths),
+        "easy-hard.png": _images(choosing),
+        **gate_figures(points, paths),
     }
     written = []
     for name, figure in figures.items():

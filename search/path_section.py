@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 
 import pyarrow as pa
 
 from search import path_plots
 from search.exit_section import exit_sections
+from search.gate_section import gate_sections
 from search.halting import halting_section
 from search.page_parts import class_key, method_name, panel, plot, section, table, trial_key
 from search.paths import Paths, TrialPaths, extremes
@@ -23,19 +25,20 @@ _COPY_NAMES = {
 
 def path_sections(points: pa.Table, paths: Paths) -> list[str]:
     """The sections in their order; a section that has nothing to show is left out."""
-    sections = [_variants(points)]
+    sections = [_variants(points), *gate_sections(points, paths)]
     if paths.trials:
-        gated = [trial for trial in paths.trials if "exit_frac" not in trial.record]
+        gated = [t for t in paths.trials if "exit_frac" not in t.record and not t.record.get("routes")]
+        choosing = replace(paths, trials=[t for t in paths.trials if not t.record.get("routes")])  # all paths run there
         exiting = [trial for trial in paths.trials if "exit_frac" in trial.record]
         sections += [
             _summary(paths.trials),
             _panels("Skip ratio per block", _SKIPPING, "skip", [(t, path_plots.skip_figure(t)) for t in gated]),
             *exit_sections(exiting, paths.classes),
-            _by_class(paths),
+            _by_class(choosing),
             _tsne(paths),
             _copies(paths.trials),
             halting_section(paths),
-            _images(paths),
+            _images(choosing),
         ]
     return [section for section in sections if section]
 

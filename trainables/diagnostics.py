@@ -30,6 +30,7 @@ from trainables.copies import AUGMENTATIONS, agreement, copy_of, divergence
 from trainables.diagnostics_sampled import log_odds, of_some
 from trainables.encoded import Images
 from trainables.evaluation import exit_logits
+from trainables.gate_diagnostics import measuring, routes
 from trainables.method import Method
 from trainables.network import Inference, Knobs, Routed, RoutedNetwork
 from trainables.splits import Data
@@ -49,8 +50,10 @@ class Diagnostics:
 
 
 def usual_setting(method: Method, config: Any) -> dict[str, Any]:
-    """The setting that diagnostics are taken at: threshold 1/2 where it is swept, else the curve's middle."""
+    """The setting that diagnostics are taken at: the method's own, else threshold 1/2 or the curve's middle."""
     settings = list(method.settings(config))
+    if method.usual is not None and dict(method.usual) in settings:
+        return dict(method.usual)
     papers = [setting for setting in settings if setting.get("threshold") == 0.5]
     return dict(papers[0] if papers else settings[len(settings) // 2])
 
@@ -74,7 +77,7 @@ class _Seen:
             "path": hard.path,
             "relaxed": soft.aux.get("probabilities", soft.decisions),
         }
-        keep |= {name: soft.aux[name] for name in ("ponder", "ponder_std") if name in soft.aux}
+        keep |= {name: soft.aux[name] for name in ("ponder", "ponder_std", "strengths") if name in soft.aux}
         if hard.exits is not None:
             keep["exit"] = hard.exits
         if network.exits:
@@ -121,7 +124,8 @@ def diagnose(
             knobs = setting
             if method.calibrate is not None:
                 knobs = method.calibrate(setting, exit_logits(network, normalise(images, data), batch_size))
-        tensors = _look(network, data, images, labels, knobs, seed, batch_size)
+        with measuring(network):
+            tensors = _look(network, data, images, labels, knobs, seed, batch_size)
     finally:
         network.train(mode)
     record = {
@@ -132,6 +136,7 @@ def diagnose(
         **_paths(network, tensors),
         **_classes(network, tensors),
         **agreement(tensors),
+        **routes(network, tensors),
         **(_exits(network, tensors) if network.exits and "exit" in tensors else {}),
         **(_ponder(tensors) if "ponder" in tensors else {}),
         "seconds": time.perf_counter() - started,
@@ -255,8 +260,8 @@ def _ponder(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _arrays(network: RoutedNetwork, tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     """What pictures need: index into the validation split, label, predicted, macs, exit (n,); relaxed (n, D);
-    kl and same (copies, n); path_bits (n, ceil(N / 8)), or path (n, N) where blocks may run in part.
-    Of some images also what `of_some` keeps.
+    kl and same (copies, n); with soft routing strengths (n, T); path_bits (n, ceil(N / 8)), or path (n, N)
+    where blocks may run in part. Of some images also what `of_some` keeps.
     """
     run = _run(network, tensors)
     arrays = {
@@ -268,6 +273,8 @@ def _arrays(network: RoutedNetwork, tensors: Mapping[str, Tensor], index: Tensor
         "kl": tensors["kl"].float(),
         "same": tensors["same"],
     }
+    if "strengths" in tensors:
+        arrays["strengths"] = tensors["strengths"].half()
     if "exit" in tensors:
         arrays["exit"] = tensors["exit"].short()
     arrays |= of_some(tensors)

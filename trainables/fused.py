@@ -25,6 +25,7 @@ from trainables.fused_routers import folded, prepared_router
 from trainables.gates import Router
 from trainables.network import RoutedNetwork
 from trainables.networks.msdnet import DenseLayer
+from trainables.networks.multipath_folding import fold_norms
 from trainables.networks.resnet import ResidualBlock
 
 LAST = torch.channels_last
@@ -222,6 +223,7 @@ class _Preparation:
             return self.dense(module)
         if type(module) is nn.Sequential:
             return self.sequence(list(module))
+        fold_norms(module)  # of parallel paths
         for name, child in module.named_children():
             setattr(module, name, self.module(child))
         if self.dtype != torch.float32:

@@ -219,7 +219,8 @@ class Method:
     turned into concrete knobs from all exits' logits (K, n, C) on the calibration images, else
     the setting is the knobs. `begin` may change the network when a phase begins;
     `adjust_gradients` may change gradients between backward and step. `features` makes the
-    `cached.FeatureCache` of phases that train on features.
+    `cached.FeatureCache` of phases that train on features. `usual` is the setting that diagnostics
+    are taken at, where it is not threshold 1/2 or the middle of the curve.
     """
 
     name: str
@@ -241,6 +242,7 @@ class Method:
     features: Callable[..., Any] | None = None
     adjust_gradients: Callable[[RoutedNetwork, Any], None] | None = None
     paper_cost: Callable[[RoutedNetwork], dict[str, Any]] | None = None
+    usual: Mapping[str, Any] | None = None
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """The method's `Config` from plain values; `ValueError` names an unknown key or bad value."""

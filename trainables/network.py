@@ -47,7 +47,7 @@ class Unit:
     """A part of a network that may or may not be executed; `macs` per image when it is, whole."""
 
     name: str
-    kind: str  # block, skip, router, column, exit, path
+    kind: str  # block, skip, router, column, exit, path, edge
     macs: int
 
 

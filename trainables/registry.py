@@ -7,7 +7,19 @@ from importlib.metadata import entry_points
 
 from spaces.space import nearest
 from trainables.method import Method
-from trainables.methods import act, aig, blockdrop, codinet, decide, imta, sdv, skipnet, static
+from trainables.methods import (
+    act,
+    aig,
+    blockdrop,
+    codinet,
+    decide,
+    ensemble,
+    imta,
+    multipath,
+    sdv,
+    skipnet,
+    static,
+)
 
 _OURS = (
     static.METHOD,
@@ -20,6 +32,8 @@ _OURS = (
     decide.METHOD,
     act.METHOD,
     act.SPATIAL,
+    multipath.METHOD,
+    ensemble.METHOD,
 )
 METHODS: dict[str, Method] = {method.name: method for method in _OURS}
 

@@ -27,6 +27,7 @@ TINY: dict[str, dict[str, Any]] = {
     **{f"decide {v}": {"network": "pyramid-3"} for v in METHODS["decide"].variants if v},
     "act": {"network": "preact-resnet-14"},
     "sact": {"network": "preact-resnet-14"},
+    "multipath": {"network": "resnet-8-2", "width": 0.5},
 }
 DEFAULT = {"network": "resnet-8"}
 TASK = Task(classes=5, size=16, channels=1)
