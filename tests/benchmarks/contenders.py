@@ -132,9 +132,7 @@ def rays(
         scheduler = AsyncHyperBandScheduler(
             metric="both", mode="min", max_t=problem.epochs, grace_period=1, reduction_factor=3
         )
-    cluster = Cluster(
-        _Limited(searcher), scheduler, task.run, workers=WORKERS, seed=seed, faults=Faults(), seen=task.took
-    )
+    cluster = Cluster(searcher, scheduler, task.run, workers=WORKERS, seed=seed, seen=task.took)
     cluster.run(lambda: task.spent >= epochs)
     return task.seen
 
