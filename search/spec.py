@@ -73,30 +73,17 @@ class RungSpec(_Part):
 
 
 class SamplerSpec(_Part):
-    """Which sampler proposes, after how many random ones, and whether the papers' settings run first.
-
-    `observe`: what the sampler is told. ``score``: one number, the standing of a trial's curve in
-    its highest rung plus one per rung passed. ``objectives``: error and log10 MACs of the points
-    of the highest rung that has enough results.
-    """
+    """Which sampler proposes, after how many random ones, and whether the papers' settings run first."""
 
     name: str = "tpe"
     startup: int = Field(default=8, ge=1)
     published: bool = True
-    observe: str = "score"
 
     @field_validator("name")
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in SAMPLERS:
             raise ValueError(f"unknown sampler {value!r}{nearest(value, SAMPLERS)}")
-        return value
-
-    @field_validator("observe")
-    @classmethod
-    def _observes(cls, value: str) -> str:
-        if value not in ("score", "objectives"):
-            raise ValueError(f"observe = {value!r}; it takes 'score' or 'objectives'")
         return value
 
 

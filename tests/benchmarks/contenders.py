@@ -17,7 +17,8 @@ import optuna
 
 from search.frontier import Archive
 from search.optuna_space import suggest
-from search.simulate import Cluster, Job, Problem, Result, Simulation, study_spec
+from search.simulate import Problem, Simulation, study_spec
+from search.virtual import Cluster, Job, Result
 
 WORKERS = 4
 RUNGS = [1, 3, 9]

@@ -9,13 +9,18 @@ from collections.abc import Iterator
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def token() -> None:
+    """A token before anything of Ray is imported: Ray reads it then and never again."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
+def ray_address(token: None) -> Iterator[str]:
     """The address of a real one-node cluster with two CPUs, guarded by a token of its own."""
     from cluster.connect import prepare_environment
 
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     prepare_environment(local=False, preload=["trainables.ray_trainable"])
     from ray.cluster_utils import Cluster
 
