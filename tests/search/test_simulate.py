@@ -50,7 +50,7 @@ def test_a_driver_killed_at_any_event_resumes_to_a_state_that_the_journal_tells(
     problem = Analytic("misleading", 3)
     spec = _spec(problem, 6)
     events = len(_run(problem, spec, workers=2).journal.events)
-    for dies_at in range(2, events, 3):
+    for dies_at in range(2, events, 7):
         killed = Simulation(problem, spec, workers=2, dies_at=dies_at, after=after)
         with pytest.raises(Killed):
             killed.run()

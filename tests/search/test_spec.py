@@ -34,7 +34,6 @@ def _parse(**values: Any) -> StudySpec:
         ({"methods": {"skipnet": {"lr": {"low": 0.3, "high": 0.1}}}}, "upside down"),
         ({"methods": {"skipnet": {"lr": "fast"}}}, "wrong type"),
         ({"sampler": {"name": "tpee"}}, "unknown sampler 'tpee'; did you mean 'tpe'"),
-        ({"sampler": {"observe": "all"}}, "observe = 'all'"),
         ({"rungs": {"epochs": [3, 1]}}, "list rising epochs"),
         ({"rungs": {"epochs": [99]}}, "the last rung must come before"),
         ({"rungs": {"reduction": 1}}, "rungs.reduction = 1"),
