@@ -126,12 +126,12 @@ def _told(story: Callable[..., Any], **stages: Any) -> tuple[Any, dict[str, Any]
     return s, spaces
 
 
-@pytest.mark.parametrize("observe", ["score", "objectives"])
+@pytest.mark.parametrize("name", ["tpe", "evolution"])
 def test_a_finished_first_stage_is_proposed_again_with_later_stages_drawn_anew(
-    story: Callable[..., Any], observe: str
+    story: Callable[..., Any], name: str
 ) -> None:
     s, spaces = _told(story)
-    sampler = s.spec.sampler.model_copy(update={"observe": observe})
+    sampler = s.spec.sampler.model_copy(update={"name": name})
     s.spec = s.spec.model_copy(update={"sampler": sampler})
     state = s.state
     for number in range(3, 9):
