@@ -1,0 +1,280 @@
+"""Families of methods by one recipe on real images: test accuracy with 95 % intervals, MACs, paths, exits.
+
+    python tests/benchmarks/check_methods.py FAMILY DATA --out FOLDER [--epochs 15] [--seeds 0 1] [--jobs 2]
+        [--rows ROW ...] [--set precision='"bfloat16"' ...]
+
+FAMILY is a table of `ROWS`, DATA a data set's name or path. Every (row, seed) trains in a process of one
+thread and leaves ``FOLDER/row-seed.json``; what is there already is not trained again, so that a check can
+be continued. Settings and exit thresholds are those that the validation split gave; the test split is
+read once, at the end. Prints Markdown: means over the seeds, intervals over the pooled test images (which
+treat the seeds' errors as independent: they are somewhat too narrow).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from search.units import show_count, wilson
+from trainables.data import Data, default_root, load, normalise, to_device
+from trainables.diagnostics import usual_setting
+from trainables.evaluation import exit_logits
+from trainables.fit import Training
+from trainables.fused import prepared
+from trainables.network import RoutedNetwork
+from trainables.registry import get_method
+
+RECIPE = {"batch_size": 128, "lr": 0.1, "lr_decay_at": (0.5, 0.75), "weight_decay": 1e-4}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method, what differs from the family's recipe, and how many settings of its curve are tested (0: the usual)."""
+
+    method: str
+    changes: Mapping[str, Any]
+    settings: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Rows by name, and the recipe that they share."""
+
+    recipe: Mapping[str, Any]
+    rows: Mapping[str, Row]
+
+
+FAMILIES: dict[str, Family] = {
+    "gated": Family(
+        {**RECIPE, "network": "resnet-20"},
+        {
+            "static resnet-8": Row("static", {"network": "resnet-8"}),
+            "static resnet-14": Row("static", {"network": "resnet-14"}),
+            "static resnet-20": Row("static", {}),
+            "codinet vanilla": Row("codinet", {"variant": "vanilla", "views": 2}),
+            "codinet con_only": Row("codinet", {"variant": "con_only", "views": 2}),
+            "codinet full": Row("codinet", {"variant": "full", "views": 2}),
+            "skipnet sp": Row("skipnet", {"variant": "sp"}),
+            "skipnet hrl_sp": Row("skipnet", {"variant": "hrl_sp", "hrl_lr": 1e-3}),
+            "aig t=0.4": Row("aig", {"target": 0.4}),
+            "aig t=0.6": Row("aig", {"target": 0.6}),
+            "aig t=0.8": Row("aig", {"target": 0.8}),
+            "blockdrop": Row("blockdrop", {"finetune_lr": 1e-3}),
+            "sdv": Row("sdv", {}),
+        },
+    ),
+    "exits": Family(
+        {**RECIPE, "batch_size": 64, "curve_points": 8},
+        {
+            f"msdnet-{k} {variant}": Row("imta", {"network": f"msdnet-{k}", "variant": variant}, settings=8)
+            for k in (3, 5)
+            for variant in ("none", "ge", "isc", "ofa", "all")
+        },
+    ),
+    "decide": Family(
+        {"batch_size": 128, "network": "pyramid"},
+        {
+            **{f"static-{n}": Row("decide", {"network": f"pyramid-static-{n}"}) for n in (1, 2, 4)},
+            **{
+                f"{variant}{'' if talr else ', no TALR'}": Row("decide", {"variant": variant, "talr": talr})
+                for variant in ("actor", "pragmatic", "optimistic", "classification_error")
+                for talr in (True, False)
+            },
+            "actor, dynamic": Row("decide", {"variant": "actor", "dynamic_k_cpt": True}, settings=4),
+            "pragmatic, dynamic": Row("decide", {"variant": "pragmatic", "dynamic_k_cpt": True}, settings=4),
+        },
+    ),
+    "halting": Family(
+        {**RECIPE, "network": "preact-resnet-20"},
+        {f"{name} tau={tau:g}": Row(name, {"tau": tau}) for name in ("act", "sact") for tau in (1e-3, 1e-2, 5e-2)},
+    ),
+    "multipath": Family(
+        {**RECIPE, "lr_decay_at": (0.4, 0.75)},
+        {
+            "BaseCNN": Row("multipath", {"network": "basecnn"}),
+            "WideCNN": Row("multipath", {"network": "widecnn"}),
+            "DeepCNN": Row("multipath", {"network": "deepcnn"}),
+            "BaseCNN ensemble of 3": Row("ensemble", {"network": "basecnn", "members": 3}),
+            "SEBaseCNN": Row("multipath", {"network": "sebasecnn"}),
+            "BaseCNN-3 unrouted": Row("multipath", {"network": "basecnn-3-none"}),
+            "Cr-Stitch2": Row("multipath", {"network": "basecnn-2-stitch"}),
+            **{
+                f"BaseCNN-{x}-{kind.upper()}": Row("multipath", {"network": f"basecnn-{x}-{kind}"}, settings=9)
+                for kind in ("cp", "cc")
+                for x in (2, 3, 4)
+            },
+        },
+    ),
+}
+
+
+def train(family: str, name: str, seed: int, data_name: str, epochs: int, changes: dict[str, Any], file: Path) -> None:
+    """Train one row with one seed and write what the test split says of it."""
+    torch.set_num_threads(1)
+    row = FAMILIES[family].rows[name]
+    method = get_method(row.method)
+    data = load(data_name, root=default_root())
+    config = method.configure({**FAMILIES[family].recipe, **row.changes, **changes})
+    started = time.perf_counter()
+    training = Training(method, config, data, epochs=epochs, seed=seed)
+    while not training.done:
+        report = training.step()
+        print(f"{name} seed {seed}: epoch {report['epoch']} {report['losses']} {report['seconds']:.1f} s", flush=True)
+    assert training.last_curve is not None
+    points = training.last_curve.points
+    if row.settings:
+        points = [points[round(i * (len(points) - 1) / max(1, row.settings - 1))] for i in range(row.settings)]
+    else:
+        usual = usual_setting(method, config)
+        points = [next(point for point in points if point["setting"] == usual)]
+    images, labels = to_device(data.test, "cpu")
+    images = normalise(images, data)
+    assert isinstance(images, Tensor)
+    network = training.network.eval()
+    record = {
+        "row": name,
+        "seed": seed,
+        "epochs": epochs,
+        "seconds": time.perf_counter() - started,
+        "params": sum(p.numel() for p in network.parameters()),
+        "macs_full": network.macs_full,
+        "points": [tested(network, images, labels, data, point) for point in points],
+        "exits": exits(network, images, labels) if method.calibrate is not None else [],
+    }
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(record))
+    part.rename(file)
+
+
+@torch.inference_mode()
+def tested(network: RoutedNetwork, images: Tensor, labels: Tensor, data: Data, point: dict[str, Any]) -> dict[str, Any]:
+    """One operating point on the test split, by the hard pass; MACs and accuracy by class too."""
+    fast, parts = prepared(network), []
+    generator = torch.Generator().manual_seed(0)
+    for batch in images.split(128):
+        result = fast.infer(batch, point["knobs"], generator=generator)
+        length = result.decisions.sum(dim=1) if result.length is None else result.length
+        parts.append((result.logits.argmax(dim=1), result.macs, result.path, length.double()))
+    predicted, macs, path, length = (torch.cat(each) for each in zip(*parts, strict=True))
+    right = predicted.eq(labels)
+    return {
+        "setting": point["setting"],
+        "knobs": point["knobs"],
+        "correct": int(right.sum()),
+        "count": len(labels),
+        "macs": float(macs.double().mean()),
+        "path_length": float(length.mean()),
+        "distinct_paths": len(torch.unique(path, dim=0)),
+        "classes": {
+            label: [float(macs[labels == i].double().mean()), float(right[labels == i].double().mean())]
+            for i, label in enumerate(data.classes)
+        },
+    }
+
+
+def exits(network: RoutedNetwork, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """Every exit when all images leave there (anytime prediction)."""
+    logits = exit_logits(prepared(network), images)
+    return [
+        {"correct": int(each.argmax(dim=1).eq(labels).sum()), "count": len(labels), "macs": exit.macs}
+        for each, exit in zip(logits, network.exits, strict=True)
+    ]
+
+
+def _accuracy(points: Sequence[Mapping[str, Any]]) -> str:
+    """Cells: mean over the seeds, interval over the pooled images, each seed."""
+    correct, count = sum(p["correct"] for p in points), sum(p["count"] for p in points)
+    low, high = wilson(correct, count)
+    each = ", ".join(f"{100 * p['correct'] / p['count']:.1f}" for p in points)
+    return f"{100 * correct / count:.1f} % | {100 * low:.1f} to {100 * high:.1f} | {each}"
+
+
+def table(rows: Sequence[str], records: list[dict[str, Any]], easy: Sequence[str]) -> str:
+    """Markdown: a line for every setting of every row; MACs of `easy` classes and of the others where given."""
+    split = " MACs, easy | MACs, others | accuracy, easy | others |" if easy else ""
+    lines = [
+        "| row | setting | seeds | test accuracy | 95 % | by seed | MACs | of full | K | paths | parameters | minutes |"
+        + split,
+        "|--|--|--|--|--|--|--|--|--|--|--|--|" + ("--|--|--|--|" if easy else ""),
+    ]
+    for row in rows:
+        mine = [r for r in records if r["row"] == row]
+        for points in zip(*(r["points"] for r in mine), strict=True):
+            macs = statistics.mean(p["macs"] for p in points)
+            full = statistics.mean(r["macs_full"] for r in mine)
+            setting = ", ".join(f"{k} {v}" for k, v in points[0]["setting"].items())
+            share = f"{100 * macs / full:.0f} %"
+            line = (
+                f"| {row} | {setting} | {len(mine)} | {_accuracy(points)} | {show_count(macs)} | {share} "
+                f"| {statistics.mean(p['path_length'] for p in points):.1f} "
+                f"| {', '.join(str(p['distinct_paths']) for p in points)} | {show_count(mine[0]['params'])} "
+                f"| {statistics.mean(r['seconds'] for r in mine) / 60:.1f} |"
+            )
+            for of in (0, 1) if easy else ():
+                for chosen in (True, False):
+                    value = statistics.mean(
+                        found[of] for p in points for label, found in p["classes"].items() if (label in easy) is chosen
+                    )
+                    line += f" {100 * value:.1f} % |" if of else f" {show_count(value)} |"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def exit_table(rows: Sequence[str], records: list[dict[str, Any]]) -> str:
+    """Markdown: a line for every exit of every row, all images leaving there."""
+    lines = ["| row | exit | MACs | test accuracy | 95 % | by seed |", "|--|--|--|--|--|--|"]
+    for row in rows:
+        for k, each in enumerate(zip(*(r["exits"] for r in records if r["row"] == row), strict=True), start=1):
+            lines.append(f"| {row} | {k} | {show_count(each[0]['macs'])} | {_accuracy(each)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only these")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the recipe, as JSON")
+    parser.add_argument("--easy", nargs="+", default=[], metavar="CLASS", help="classes that are told apart as easy")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    changes = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in arguments.set)}
+    rows = arguments.rows or list(FAMILIES[arguments.family].rows)
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        jobs = []
+        for seed in arguments.seeds:
+            for row in rows:
+                file = arguments.out / f"{row.replace(' ', '_')}-{seed}.json"
+                if not file.exists():
+                    given = (arguments.family, row, seed, arguments.data, arguments.epochs, changes, file)
+                    jobs.append(pool.submit(train, *given))
+        for job in as_completed(jobs):
+            job.result()
+    records = [json.loads(file.read_text()) for file in sorted(arguments.out.glob("*.json"))]
+    print(table(rows, records, arguments.easy))
+    if any(record["exits"] for record in records):
+        print("\nAll images leave at one exit:\n")
+        print(exit_table(rows, records))
+
+
+if __name__ == "__main__":
+    main()
