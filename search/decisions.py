@@ -5,14 +5,23 @@ epoch: by the best front layer that any of its points reaches among all their po
 hypervolume that only this curve covers (`search.frontier.standings`). One of `reduction` goes on.
 Protected from stopping: the trial with the cheapest and the one with the most accurate point of
 the rung, and the first `grace` trials of every method there.
+
+With ``rungs.pause`` a trial that is not among the best waits instead, and goes on when it is among the
+best of those that have come since (`promotable`): the promotions of Li et al. (ASHA, MLSys 2020), where
+stopping is the variant of Ray. With ``rungs.brackets`` a share of the trials passes the first rungs unseen
+(Hyperband: Li et al., JMLR 2018); every bracket is compared within itself and gets about as many epochs.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 from dataclasses import dataclass
 
-from search.frontier import place_among
+import numpy as np
+
+from search.frontier import place_among, standings
 from search.spec import StudySpec
 from search.state import StudyState
 from search.trial import Trial
@@ -20,7 +29,7 @@ from search.trial import Trial
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a trial: continue, stop or finish; an empty `why` means that nothing was compared."""
+    """What becomes of a trial: continue, pause, stop or finish; an empty `why` means that nothing was compared."""
 
     action: str
     why: str = ""
@@ -32,35 +41,112 @@ def decide(spec: StudySpec, state: StudyState, trial: Trial, epoch: int, time_ov
         return Decision("finish", "trained in full")
     if time_over:
         return Decision("stop", f"the study's time was over at epoch {epoch}")
-    if epoch not in spec.rung_epochs or not trial.comparable.get(epoch):
+    if trial.repeats or epoch not in spec.rung_epochs[trial.bracket :] or not trial.comparable.get(epoch):
         return Decision("continue")
     rivals = rivals_of(spec, state, trial, epoch)
-    reference = state.created["reference"]
-    curves = [rival.arrays(epoch) for rival in rivals]
-    own = next(i for i, rival in enumerate(rivals) if rival is trial)
-    place = place_among(curves, own, (reference["error"], reference["macs"]))
-    room = max(1, math.ceil(len(rivals) / spec.rungs.reduction))
+    place, room = _place(spec, state, rivals, trial, epoch)
     where = f"place {place} of {len(rivals)} at epoch {epoch}"
     if place <= room:
         return Decision("continue", f"{where}: among the best {room}")
-    lowest_error = min(error.min() for error, _ in curves)
-    lowest_macs = min(macs.min() for _, macs in curves)
-    error, macs = curves[own]
-    if error.min() <= lowest_error:
-        return Decision("continue", f"{where}: the most accurate of its rung is protected")
-    if macs.min() <= lowest_macs and sum(c[1].min() <= lowest_macs for c in curves) == 1:
-        return Decision("continue", f"{where}: the cheapest of its rung is protected")
-    kin = sum(rival.method == trial.method for rival in rivals)
-    if kin <= spec.rungs.grace:
-        return Decision("continue", f"{where}: among the first {spec.rungs.grace} of its method")
+    shield = _protection(spec, rivals, trial, epoch)
+    if shield:
+        return Decision("continue", f"{where}: {shield}")
+    if spec.rungs.pause:
+        return Decision("pause", f"{where}: not among the best {room} so far")
     return Decision("stop", f"{where}: not among the best {room}")
 
 
+def _place(spec: StudySpec, state: StudyState, rivals: list[Trial], trial: Trial, epoch: int) -> tuple[int, int]:
+    """(place of a trial among its rivals, how many of them go on)."""
+    reference = state.created["reference"]
+    curves = [rival.arrays(epoch) for rival in rivals]
+    missed = [rival.missed.get(epoch, 0.0) for rival in rivals]
+    own = next(i for i, rival in enumerate(rivals) if rival is trial)
+    place = place_among(curves, own, (reference["error"], reference["macs"]), missed)
+    return place, max(1, math.ceil(len(rivals) / spec.rungs.reduction))
+
+
+def _protection(spec: StudySpec, rivals: list[Trial], trial: Trial, epoch: int) -> str:
+    """Why a trial that is not among the best goes on all the same; empty where nothing protects it."""
+    # a point that misses a constraint is neither the most accurate nor the cheapest
+    ends = {rival.id: _ends(*rival.arrays(epoch)) for rival in rivals}
+    error, macs = ends[trial.id]
+    if not math.isfinite(error):
+        return ""
+    if error <= min(e for e, _ in ends.values()):
+        return "the most accurate of its rung is protected"
+    lowest = min(m for _, m in ends.values())
+    if macs <= lowest and sum(m <= lowest for _, m in ends.values()) == 1:
+        return "the cheapest of its rung is protected"
+    kin = sum(rival.method == trial.method for rival in rivals)
+    if kin <= spec.rungs.grace:
+        return f"among the first {spec.rungs.grace} of its method"
+    return ""
+
+
+def _ends(error: np.ndarray, macs: np.ndarray) -> tuple[float, float]:
+    """(least error, least MACs) of the points that count."""
+    counts = ~np.isnan(error)
+    if not counts.any():
+        return math.inf, math.inf
+    return float(error[counts].min()), float(macs[counts].min())
+
+
+def promotable(spec: StudySpec, state: StudyState) -> tuple[Trial, str] | None:
+    """The paused trial that goes on now, and why; the highest rung first, there the best. None where none does.
+
+    Only the latest `rungs.window` trials of a rung and bracket are looked at: who fell out of it waits for nothing.
+    """
+    if not state.paused:
+        return None
+    reference = state.created["reference"]
+    for epoch in reversed(spec.rung_epochs):
+        found: list[tuple[int, Trial, str]] = []
+        for bracket in range(spec.rungs.brackets):
+            rivals = _latest(spec, state, bracket, epoch)
+            if not any(rival.state == "paused" and rival.epoch == epoch for rival in rivals):
+                continue
+            missed = [rival.missed.get(epoch, 0.0) for rival in rivals]
+            curves = [rival.arrays(epoch) for rival in rivals]
+            stands = standings(curves, (reference["error"], reference["macs"]), missed)
+            room = max(1, math.ceil(len(rivals) / spec.rungs.reduction))
+            for rival, standing in zip(rivals, stands, strict=True):
+                place = 1 + int((stands > standing).sum())
+                if rival.state == "paused" and rival.epoch == epoch and place <= room:
+                    why = f"place {place} of {len(rivals)} at epoch {epoch} by now: among the best {room}"
+                    found.append((place, rival, why))
+        if found:
+            return min(found, key=lambda entry: (entry[0], entry[1].number))[1:]
+    return None
+
+
+def bracket_of(spec: StudySpec, seed: int) -> int:
+    """The bracket of a trial, drawn so that every bracket trains about as many epochs."""
+    rungs, last = spec.rung_epochs, spec.budget.epochs
+    count = min(spec.rungs.brackets, len(rungs))
+    if count < 2:
+        return 0
+    weights = []
+    for bracket in range(count):
+        steps = [*rungs[bracket:], last]
+        later = itertools.pairwise(steps)
+        mean = steps[0] + sum((b - a) / spec.rungs.reduction ** (i + 1) for i, (a, b) in enumerate(later))
+        weights.append(1 / mean)
+    return random.Random(seed).choices(range(count), weights)[0]
+
+
 def rivals_of(spec: StudySpec, state: StudyState, trial: Trial, epoch: int) -> list[Trial]:
-    """Whom a trial is compared with at a rung: the latest `rungs.window` others that came to it, and itself.
+    """Whom a trial is compared with at a rung: the latest `rungs.window` others of its bracket there, and itself.
 
     A sampler that learns would otherwise be compared with its own beginnings, and nearly everything
     would pass.
     """
-    latest = state.rung(epoch)[-spec.rungs.window - 1 :]
+    latest = _latest(spec, state, trial.bracket, epoch)
     return latest if trial in latest else [*latest[1:], trial]
+
+
+def _latest(spec: StudySpec, state: StudyState, bracket: int, epoch: int) -> list[Trial]:
+    came = state.rung(epoch)
+    if spec.rungs.brackets > 1:
+        came = [other for other in came if other.bracket == bracket]
+    return came[-spec.rungs.window - 1 :]

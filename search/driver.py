@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from search import points
-from search.engine import ENGINES, Engine, engine_at
+from search.engine import Engine, engine_at
 from search.errors import InputError
 from search.folder import StudyFolder
 from search.frontier import front_layers
@@ -29,11 +29,13 @@ class Driver(Engine):
 
     journal: Journal
 
-    def __init__(self, folder: StudyFolder, spec: StudySpec, journal: Journal, state: StudyState, workers: int) -> None:
+    def __init__(self, folder: StudyFolder, spec: StudySpec, journal: Journal, workers: int = 1) -> None:
         spaces = spec.spaces()
-        super().__init__(str(folder.path), spec, journal, state, workers, spaces=spaces, papers=papers_of(spaces))
+        super().__init__(
+            str(folder.path), spec, journal, workers, spaces=spaces, papers=papers_of(spaces), background=True
+        )
         self.folder = folder
-        self.stages = SharedStages(folder, self.proposer, state)
+        self.stages = SharedStages(folder, self.proposer, self.state)
         self._rows: list[dict[str, Any]] = []
 
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class Driver(Engine):
     def release(self) -> None:
         """Give the lease back and close the journal; what was not said is found at the next start."""
         self.journal.close()
-        ENGINES.pop(self.name, None)
+        self.close()
 
 
 def kept_checkpoints(state: StudyState) -> set[str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from search.decisions import Decision, decide
+from search.decisions import Decision, bracket_of, decide, promotable
 from search.errors import InputError
 from search.journal import Event
 from search.proposals import Papers, Proposer, seed_of
@@ -43,7 +44,8 @@ class Engine:
     """Which trial comes next and what becomes of a report.
 
     `spaces` are the methods' spaces, `papers` their published settings. `name` finds the engine
-    again (`engine_at`); `clock` is the time in seconds. Calls may come from several threads of this
+    again (`engine_at`); `clock` is the time in seconds; with `background` proposals are prepared in a
+    thread of their own. Calls may come from several threads of this
     process. `listeners` hear every event after it was folded in. A subclass overrides what is done
     beside the events: `orders`, `_waits`, `_loss`, `_took`, `_ended`.
     """
@@ -53,21 +55,35 @@ class Engine:
         name: str,
         spec: StudySpec,
         journal: Events,
-        state: StudyState,
         workers: int,
         *,
         spaces: Mapping[str, Space],
         papers: Papers,
         clock: Callable[[], float] = time.time,
+        background: bool = False,
     ) -> None:
-        self.name, self.spec, self.journal, self.state, self.workers = name, spec, journal, state, workers
+        self.name, self.spec, self.journal, self.workers = name, spec, journal, workers
+        self.state = StudyState()
         self.spaces, self.clock = dict(spaces), clock
         self.proposer = Proposer(spec, self.spaces, papers)
         self.listeners: list[Listener] = []
         self.stopping = ""
         self._lock = threading.RLock()
         self._handed: dict[str, Trial] = {}
+        self._ahead: dict[int, Callable[[], dict[str, Any]]] = {}
+        self._pool = ThreadPoolExecutor(1, "proposals") if background else None
         ENGINES[name] = self
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Fold in what a journal holds, and prepare what an engine that was never interrupted would have prepared."""
+        events = list(events)
+        asks = sum(event.kind == "ask" for event in events)
+        for event in events:
+            self.state.apply(event)
+            if event.kind == "ask":
+                asks -= 1
+                if asks < self.spec.sampler.ahead:
+                    self.prepare()
 
     # -- events --------------------------------------------------------------------------------
 
@@ -76,6 +92,8 @@ class Engine:
         with self._lock:
             event = self.journal.append(kind, dict(payload), trial)
             self.state.apply(event)
+            if kind == "ask":
+                self.prepare()
             for listener in self.listeners:
                 listener(event, self.state)
             return event
@@ -84,34 +102,79 @@ class Engine:
         """The next trial to run; None when there is none at the moment (see `exhausted`).
 
         Unfinished trials of an earlier session come first, each with its checkpoint; one whose first
-        stage another trial is just training again lets a new one go first.
+        stage another trial is just training again lets a new one go first. Then those that waited at
+        a rung and are among its best by now, then what was planned, then what is proposed.
         """
         with self._lock:
-            self._handed = {name: trial for name, trial in self._handed.items() if not trial.over}
+            self._handed = {name: trial for name, trial in self._handed.items() if trial.state in ("asked", "running")}
             if self.stopping or len(self._handed) >= self.workers:
                 return None
             for trial in self.state.live:
                 if trial.id not in self._handed and not self._waits(trial):
                     return self._hand(trial)
-            return None if self._spent else self._hand(self._proposed())
+            promoted = None if self.time_over else promotable(self.spec, self.state)
+            if promoted:
+                trial, why = promoted
+                self.record("decision", {"epoch": trial.epoch, "action": "promote", "why": why}, trial.id)
+                return self._hand(trial)
+            if not self._spent:
+                return self._hand(self._planned() if self.state.planned else self._proposed())
+            if not self._handed:
+                for trial in self.state.paused:
+                    self._decided(trial, trial.epoch, Decision("stop", "never among the best of its rung"))
+            return None
+
+    def _planned(self) -> Trial:
+        plan = self.state.planned[0]
+        number = len(self.state.trials)
+        payload = {"number": number, **plan, "planned": True, "seen": self.state.seq}
+        self.record("ask", payload, f"t{number:04d}")
+        return self.state.trials[f"t{number:04d}"]
 
     def _proposed(self) -> Trial:
         number = len(self.state.trials)
-        again = propose_again(self.proposer, self.state, number)
-        config, why = again[:2] if again else self.proposer.propose(self.state, number)
-        payload: dict[str, Any] = {
-            "number": number,
-            "config": config,
-            "seed": seed_of(self.spec.seed, number, "training"),
-            "why": why,
-            "seen": self.state.seq,
-        }
-        if again:
-            stage = again[2]
-            payload |= {"seed": self.state.trials[stage.trial].seed, "stage": asdict(stage)}
+        work = self._ahead.pop(number, None) or self._prepare(number)
+        payload = work()
+        if payload.get("stage") and any(
+            trial.seed == payload["seed"] and trial.config == payload["config"] for trial in self.state.trials.values()
+        ):  # asked for by another one that was prepared at the same time
+            payload = self._prepare(number, share=False)()
         name = f"t{number:04d}"
         self.record("ask", payload, name)
         return self.state.trials[name]
+
+    def prepare(self) -> None:
+        """Begin to compute what will be proposed `sampler.ahead` asks from now, from what is known now.
+
+        Ask n + ahead is thus proposed from the state right behind ask n, whoever waits for what: the same
+        events give the same proposals. Without `background` it is computed when it is asked for.
+        """
+        asked = len(self.state.trials)
+        number = asked - 1 + self.spec.sampler.ahead
+        self._ahead = {n: work for n, work in self._ahead.items() if n >= asked}
+        if number < asked:
+            return
+        work = self._prepare(number)
+        self._ahead[number] = self._pool.submit(work).result if self._pool else work
+
+    def _prepare(self, number: int, share: bool = True) -> Callable[[], dict[str, Any]]:
+        view, seen = self.proposer.view(self.state), self.state.seq
+        again = propose_again(self.proposer, self.state, view, number) if share else None
+        trials = self.state.trials
+
+        def work() -> dict[str, Any]:
+            found = again() if again else None
+            config, why = found[:2] if found else self.proposer.propose(view, number)
+            seed = seed_of(self.spec.seed, number, "training")
+            payload: dict[str, Any] = {"number": number, "config": config, "seed": seed, "why": why, "seen": seen}
+            bracket = bracket_of(self.spec, seed_of(self.spec.seed, number, "bracket"))
+            if bracket:
+                payload["bracket"] = bracket
+            if found:
+                payload |= {"seed": trials[found[2].trial].seed, "stage": asdict(found[2])}
+            return payload
+
+        return work
 
     def _hand(self, trial: Trial) -> Trial:
         self._handed[trial.id] = trial
@@ -136,11 +199,11 @@ class Engine:
         if self.stopping:
             return True
         waiting = any(trial.id not in self._handed for trial in self.state.live)
-        return not waiting and self._spent
+        return not waiting and self._spent and not self.state.paused
 
     @property
     def _spent(self) -> bool:
-        return len(self.state.trials) >= self.spec.budget.trials or self.time_over
+        return self.time_over or (not self.state.planned and self.state.proposed >= self.spec.budget.trials)
 
     def started(self, name: str) -> None:
         """A worker took the trial up (again, after its worker died)."""
@@ -149,7 +212,7 @@ class Engine:
                 self.record("start", {}, name)
 
     def report(self, name: str, result: Mapping[str, Any]) -> str:
-        """Take a report in and answer with the action: continue, stop or finish.
+        """Take a report in and answer with the action: continue, pause, stop or finish.
 
         A report that is known already (a worker repeated it after a restart) or that comes after
         the trial was decided changes nothing.
@@ -191,6 +254,12 @@ class Engine:
             if not trial.over:
                 self.record("failed", {"reason": reason, "traceback": trace[-4000:], "epoch": trial.epoch}, name)
                 self._ended(trial)
+
+    def close(self) -> None:
+        """Drive no more."""
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        ENGINES.pop(self.name, None)
 
     # -- what a subclass does beside the events --------------------------------------------------
 

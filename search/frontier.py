@@ -153,7 +153,9 @@ def exclusive_hypervolume(curves: Sequence[tuple[ArrayLike, ArrayLike]], referen
     return np.array(lost, dtype=np.float64)
 
 
-def standings(curves: Sequence[tuple[ArrayLike, ArrayLike]], reference: Reference) -> Floats:
+def standings(
+    curves: Sequence[tuple[ArrayLike, ArrayLike]], reference: Reference, missed: Sequence[float] | None = None
+) -> Floats:
     """Standing (k,) of each curve (error, macs) among these: the share of the others it beats, 1 the best.
 
     Curves compare by the best front layer that any of their points reaches among all points; then
@@ -162,7 +164,8 @@ def standings(curves: Sequence[tuple[ArrayLike, ArrayLike]], reference: Referenc
 
     Points at or above the reference's error (no better than guessing) or above its MACs reach no
     layer, and a curve without any other stands below all that have one. A curve whose every point
-    another matches or beats is never placed above that other.
+    another matches or beats is never placed above that other. `missed` (k,) tells how far each is from
+    what a study asks for (`search.constraints`): the farther, the lower, before anything else.
     """
     count = len(curves)
     if count < 2:
@@ -172,13 +175,21 @@ def standings(curves: Sequence[tuple[ArrayLike, ArrayLike]], reference: Referenc
         members = np.flatnonzero(best == layer)
         if len(members) > 1:
             lost[members], own[members] = _within_layer([curves[i] for i in members.tolist()], reference)
-    _, place, ties = np.unique(np.column_stack((-best, lost, own)), axis=0, return_inverse=True, return_counts=True)
+    keys = (-np.asarray(missed if missed is not None else np.zeros(count)), -best, lost, own)
+    _, place, ties = np.unique(np.column_stack(keys), axis=0, return_inverse=True, return_counts=True)
     below = np.cumsum(ties) - ties
     return (below + (ties - 1) / 2)[place.reshape(-1)] / (count - 1)
 
 
-def place_among(curves: Sequence[tuple[ArrayLike, ArrayLike]], mine: int, reference: Reference) -> int:
+def place_among(
+    curves: Sequence[tuple[ArrayLike, ArrayLike]],
+    mine: int,
+    reference: Reference,
+    missed: Sequence[float] | None = None,
+) -> int:
     """1 + how many of these curves stand higher than curve number `mine` (see `standings`), for less work."""
+    if missed is not None and missed[mine] > 0:  # then it has no point, and those that miss less stand higher
+        return 1 + sum(other < missed[mine] for other in missed)
     best = _best_layers(curves, reference)
     members = np.flatnonzero(best == best[mine]).tolist()
     lost, own = _within_layer([curves[i] for i in members], reference)

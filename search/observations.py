@@ -61,6 +61,7 @@ class Observations:
         kept: dict[str, Trial] = {trial.id: trial for _, _, trial in rung.archive}
         kept.update({trial.id: trial for trial in trials[-self.window :]})
         ranked = list(kept.values())
-        values = standings([trial.arrays(epoch) for trial in ranked], corner)
+        missed = [trial.missed.get(epoch, 0.0) for trial in ranked]
+        values = standings([trial.arrays(epoch) for trial in ranked], corner, missed)
         rung.standing = {trial.id: float(value) for trial, value in zip(ranked, values, strict=True)}
         return rung.standing

@@ -1,13 +1,15 @@
-"""What to try next: a pure function of the study's seed, the number of the ask and the state.
+"""What to try next: a pure function of the study's seed, the number of the ask and a view of the state.
 
 A `Proposer` keeps between asks only what it could compute again from the state (`search.observations`,
-Optuna's form of trials), so nothing about it can be lost.
+Optuna's form of trials), so nothing about it can be lost. Taking a view is quick and belongs to the thread
+that folds events; computing a proposal from it may be done in another one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,8 +42,13 @@ class Proposer:
         self.papers = papers_of(spaces) if papers is None else papers
         self.observations = Observations()
         self._frozen: dict[tuple[str, int], Any] = {}
+        self._one_at_a_time = threading.Lock()
 
-    def propose(self, state: StudyState, number: int) -> tuple[dict[str, Any], str]:
+    def view(self, state: StudyState) -> View:
+        """What there is to see of a state now."""
+        return View.of(self.spec, self.spaces, state, self.observations, self._frozen)
+
+    def propose(self, view: View, number: int) -> tuple[dict[str, Any], str]:
         """The configuration of ask `number` (0 is the first) and why it was proposed."""
         seed = seed_of(self.spec.seed, number)
         methods = list(self.spaces)
@@ -49,9 +56,9 @@ class Proposer:
             name = methods[number]
             config = published(name, self.spaces[name], self.papers[name], random.Random(seed))
             return config, "the paper's own setting, as far as the space allows it"
-        return self.asked(state, seed)
+        return self.asked(view, seed)
 
-    def asked(self, state: StudyState, seed: int, given: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], str]:
+    def asked(self, view: View, seed: int, given: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], str]:
         """What the sampler proposes, and why; `given` holds the method and parameters that are not drawn."""
-        view = View(self.spec, self.spaces, state, self.observations, self._frozen)
-        return SAMPLERS[self.spec.sampler.name](view, seed, given)
+        with self._one_at_a_time:
+            return SAMPLERS[self.spec.sampler.name](view, seed, given)

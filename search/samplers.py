@@ -43,42 +43,65 @@ BEST, LATEST = 100, 200
 Config = dict[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class View:
-    """What a sampler sees: spec, spaces, state and what the trials taught.
+    """What a sampler sees: spec, spaces, and what the trials had taught at one moment (`View.of`).
 
-    `frozen` keeps Optuna's form of trials between asks.
+    Nothing in it changes when the study goes on, so that a proposal may be computed later, or in another
+    thread. `asked`: how many trials were asked for; `scored`: how many showed something; `scores` of those
+    that are not forgotten; `silent`: running ones without a score; `owners`: of the front's points;
+    `rungs`: by epoch the trials that had a comparable curve there. `frozen` keeps Optuna's form of
+    trials between asks.
     """
 
     spec: StudySpec
     spaces: Mapping[str, Space]
-    state: StudyState
-    observations: Observations
+    asked: int
+    scored: int
+    scores: Mapping[str, float]
+    trials: Mapping[str, Trial]
+    silent: Sequence[Trial]
+    owners: Sequence[Trial]
+    rungs: Mapping[int, Sequence[Trial]]
     frozen: dict[tuple[str, int], FrozenTrial] = field(default_factory=dict)
 
-    @property
-    def scores(self) -> Mapping[str, float]:
-        """A score for every trial that taught something and is not forgotten."""
-        return self.observations.scores(self.state)
+    @classmethod
+    def of(
+        cls,
+        spec: StudySpec,
+        spaces: Mapping[str, Space],
+        state: StudyState,
+        observations: Observations,
+        frozen: dict[tuple[str, int], FrozenTrial] | None = None,
+    ) -> View:
+        """The view of a state as it is now."""
+        scores = observations.scores(state)
+        return cls(
+            spec=spec,
+            spaces=spaces,
+            asked=len(state.trials),
+            scored=state.scored,
+            scores=scores,
+            trials={name: state.trials[name] for name in scores},
+            silent=[trial for trial in state.live if trial.id not in scores][-LATEST:],
+            owners=[state.trials[name] for name, _, _ in state.front()],
+            rungs={epoch: state.rung(epoch)[-(BEST + LATEST) :] for epoch in state.rung_epochs()},
+            frozen={} if frozen is None else frozen,
+        )
 
     @property
     def starting(self) -> bool:
         """Whether too few trials have shown anything for a model."""
-        return self.state.scored < self.spec.sampler.startup
+        return self.scored < self.spec.sampler.startup
 
     def told(self, method: str | None = None) -> list[Trial]:
         """Scored trials, of one method or all: the best and the latest, by number."""
         scores = self.scores
-        scored = [trial for name in scores if method in (None, (trial := self.state.trials[name]).method)]
+        scored = [trial for name in scores if method in (None, (trial := self.trials[name]).method)]
         if len(scored) > BEST + LATEST:
             scored.sort(key=lambda trial: (-scores[trial.id], trial.number))
             scored = scored[:BEST] + sorted(scored[BEST:], key=lambda trial: trial.number)[-LATEST:]
         return sorted(scored, key=lambda trial: trial.number)
-
-    def silent(self, method: str | None = None) -> list[Trial]:
-        """Running trials that have no score yet."""
-        scores = self.scores
-        return [t for t in self.state.live if t.id not in scores and method in (None, t.method)]
 
     def as_optuna(self, trial: Trial, spaces: Mapping[str, Space], values: Sequence[float] | None) -> FrozenTrial:
         """A trial with these values, or running where there are none."""
@@ -150,8 +173,8 @@ def ask_qmc(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tu
         return ask_random(view, seed, given)
     longest = max(len(space.parameters) for space in view.spaces.values())
     sequence = qmc.Sobol(1 + longest, scramble=True, rng=view.spec.seed)
-    if view.state.trials:
-        sequence.fast_forward(len(view.state.trials))
+    if view.asked:
+        sequence.fast_forward(view.asked)
     point = sequence.random(1)[0].tolist()
     names = list(view.spaces)
     method = names[min(int(point[0] * len(names)), len(names) - 1)]
@@ -159,7 +182,7 @@ def ask_qmc(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tu
     for unit, (name, parameter) in zip(point[1:], view.spaces[method].parameters.items(), strict=False):
         if parameter.when is None or parameter.when.holds(values):
             values[name] = at(parameter, unit)
-    return {"method": method, **values}, f"point {len(view.state.trials)} of a Sobol sequence"
+    return {"method": method, **values}, f"point {view.asked} of a Sobol sequence"
 
 
 def moved(parameter: Parameter, value: Any, rng: random.Random) -> Any:
@@ -176,12 +199,10 @@ def ask_evolution(view: View, seed: int, given: Mapping[str, Any] | None = None)
     Each parameter is moved with the chance 1/2; one in six children has another method's random ones.
     """
     rng = random.Random(seed)
-    owners = [name for name, _, _ in view.state.front()]
-    if given:
-        owners = [name for name in owners if view.state.trials[name].method == given["method"]]
+    owners = [trial for trial in view.owners if not given or trial.method == given["method"]]
     if view.starting or not owners or rng.random() < 1 / 6:
         return ask_random(view, seed, given)
-    parent = view.state.trials[rng.choice(owners)]
+    parent = rng.choice(owners)
     space, values = view.spaces[parent.method], {}
     for name, parameter in space.parameters.items():
         if parameter.when is not None and not parameter.when.holds(values):
@@ -213,7 +234,7 @@ def ask_tpe(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tu
         return ask_random(view, seed, given)
     scores = view.scores
     trials = [view.as_optuna(trial, view.spaces, [scores[trial.id]]) for trial in view.told()]
-    trials += [view.as_optuna(trial, view.spaces, None) for trial in view.silent()]
+    trials += [view.as_optuna(trial, view.spaces, None) for trial in view.silent]
     config = _sampled(view, told_study(trials, _optunas_tpe(seed)), view.spaces, given)
     return config, f"tpe after {len(scores)} observations"
 
@@ -232,11 +253,11 @@ def ask_nsga2(view: View, seed: int, given: Mapping[str, Any] | None = None) -> 
     A trial is told as the cheapest, the middle and the most accurate of its curve's non-dominated points
     at the highest epoch that `startup` trials have reached.
     """
-    epochs = [e for e in view.state.rung_epochs() if len(view.state.rung(e)) >= view.spec.sampler.startup]
+    epochs = [epoch for epoch, came in view.rungs.items() if len(came) >= view.spec.sampler.startup]
     if not epochs:
         return ask_random(view, seed, given)
     told = []
-    for trial in view.state.rung(epochs[-1])[-(BEST + LATEST) :]:
+    for trial in view.rungs[epochs[-1]]:
         params, distributions = record(trial.config, view.spaces)
         for values in extremes(*trial.arrays(epochs[-1])):
             told.append(optuna.create_trial(values=values, params=params, distributions=distributions))

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from search.engine import ENGINES, Engine
+from search.engine import Engine
 from search.journal import Event
 from search.spec import StudySpec
 from search.state import StudyState
@@ -151,12 +151,11 @@ class Simulation:
         return self._before + (self.cluster.now if self.cluster else 0.0)
 
     def _engine(self) -> Engine:
-        state = StudyState.of(self.journal.events)
         spaces, papers = self.problem.spaces, self.problem.papers
         name = f"simulation-{id(self)}"
-        return Engine(
-            name, self.spec, self.journal, state, self.workers, spaces=spaces, papers=papers, clock=self._clock
-        )
+        engine = Engine(name, self.spec, self.journal, self.workers, spaces=spaces, papers=papers, clock=self._clock)
+        engine.replay(self.journal.events)
+        return engine
 
     def run(self, until: Callable[[Engine], bool] = lambda engine: False) -> StudyState:
         """To the end of the budget, or until told; the state then."""
@@ -184,7 +183,7 @@ class Simulation:
             self.cluster.run(lambda: until(engine))
             engine.record("ended", {"why": "finished" if engine.exhausted else "stopped"})
         finally:
-            ENGINES.pop(engine.name, None)
+            engine.close()
         return engine.state
 
     def _runner(self, config: dict[str, Any]) -> Iterator[tuple[float, Result]]:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from search.errors import InputError
 from search.toml import merge, read_toml
-from search.units import parse_seconds
+from search.units import parse_count, parse_seconds
 from spaces.space import Choice, Fixed, Range, Space, nearest
 from spaces.written import narrowed
 
@@ -62,22 +62,31 @@ class BudgetSpec(_Part):
 class RungSpec(_Part):
     """When trials are compared and how many go on: one of `reduction` at every rung epoch.
 
-    A trial is compared with the latest `window` that came to its rung before it.
+    A trial is compared with the latest `window` that came to its rung before it. `pause`: who is not
+    among the best waits, and goes on when it is by then. `brackets`: how many there are, each passing
+    one rung more unseen than the one before (`search.decisions`).
     """
 
     epochs: list[int] | None = None
     reduction: float = Field(default=3.0, gt=1)
     grace: int = Field(default=2, ge=0)
     window: int = Field(default=60, ge=2)
+    brackets: int = Field(default=1, ge=1)
+    pause: bool = False
     enabled: bool = True
 
 
 class SamplerSpec(_Part):
-    """Which sampler proposes, after how many random ones, and whether the papers' settings run first."""
+    """Which sampler proposes, after how many random ones, and whether the papers' settings run first.
+
+    `ahead`: a proposal is computed while so many trials that were asked for before it are started, from
+    what was known then, so that no worker waits for it; 0 computes it when it is asked for.
+    """
 
     name: str = "tpe"
     startup: int = Field(default=8, ge=1)
     published: bool = True
+    ahead: int = Field(default=1, ge=0)
 
     @field_validator("name")
     @classmethod
@@ -85,6 +94,29 @@ class SamplerSpec(_Part):
         if value not in SAMPLERS:
             raise ValueError(f"unknown sampler {value!r}{nearest(value, SAMPLERS)}")
         return value
+
+
+class ConstraintSpec(_Part):
+    """What an operating point must meet to count (`search.constraints`); latency in ms for one image."""
+
+    min_accuracy: float | None = Field(default=None, gt=0, le=1)
+    max_macs: float | None = None
+    max_params: float | None = None
+    max_latency: float | None = Field(default=None, gt=0)
+    max_seconds: float | None = None
+
+    @field_validator("max_macs", "max_params", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> float | None:
+        count = parse_count(value) if isinstance(value, str) else value
+        if isinstance(count, int | float) and count <= 0:
+            raise ValueError(f"{value!r}: a limit must be above 0")
+        return count
+
+    @field_validator("max_seconds", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> float | None:
+        return None if value is None else parse_seconds(value)
 
 
 class StageSpec(_Part):
@@ -135,6 +167,7 @@ class StudySpec(_Part):
     budget: BudgetSpec = BudgetSpec()
     rungs: RungSpec = RungSpec()
     sampler: SamplerSpec = SamplerSpec()
+    constraints: ConstraintSpec = ConstraintSpec()
     stages: StageSpec = StageSpec()
     resources: ResourceSpec = ResourceSpec()
     tracking: TrackingSpec = TrackingSpec()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from search.folder import StudyFolder
 from search.proposals import Proposer, seed_of
+from search.samplers import View
 from search.spec import StudySpec
 from search.state import StudyState
 from search.trial import Stage, Trial
@@ -74,13 +75,17 @@ def candidates(proposer: Proposer, state: StudyState) -> list[Stage]:
     return [stage for _, _, stage in sorted(found, key=lambda entry: entry[:2])][: spec.stages.keep]
 
 
-def propose_again(proposer: Proposer, state: StudyState, number: int) -> tuple[dict[str, Any], str, Stage] | None:
+Again = tuple[dict[str, Any], str, Stage]
+
+
+def propose_again(proposer: Proposer, state: StudyState, view: View, number: int) -> Callable[[], Again | None] | None:
     """Now and then (`stages.share`) the first stage of an earlier trial with later stages drawn anew.
 
-    Returns (configuration, why, stage), or None where ask `number` is an ordinary one. Of two stages
-    drawn among the candidates the better one is taken. The trial has the seed of the stage's
-    trainer, for the stage is that seed's; a pair of configuration and seed that was trained
-    already is never proposed, so repeats of a configuration are on seeds of their own.
+    Returns what computes, from the view, (configuration, why, stage), or None where none is found; None
+    at once where ask `number` is an ordinary one. Of two stages drawn among the candidates the better one
+    is taken. The trial has the seed of the stage's trainer, for the stage is that seed's; a pair of
+    configuration and seed that was asked for already is never proposed, so repeats of a configuration are
+    on seeds of their own.
     """
     spec, spaces = proposer.spec, proposer.spaces
     rng = random.Random(seed_of(spec.seed, number, "share"))
@@ -91,19 +96,25 @@ def propose_again(proposer: Proposer, state: StudyState, number: int) -> tuple[d
     ready = candidates(proposer, state)
     if not ready:
         return None
-    for draw in range(_DRAWS):
-        stage = ready[min(rng.randrange(len(ready)), rng.randrange(len(ready)))]
-        trainer = state.trials[stage.trial]
-        space = spaces[trainer.method]
-        kept = {n: v for n, v in trainer.config.items() if n == "method" or space[n].stage == 1}
-        drawn, how = proposer.asked(state, seed_of(spec.seed, number, "later stages", draw), kept)
-        config = {**drawn, **kept}
-        if any(trial.seed == trainer.seed and trial.config == config for trial in state.trials.values()):
-            continue
-        if stage_key(spec, state, config, trainer.seed) != stage.key:
-            continue  # a parameter that is marked as of a later stage and is none
-        return config, f"behind the first {stage.epoch} epochs of {trainer.id}; the rest {how}", stage
-    return None
+    trainers = {stage.key: state.trials[stage.trial] for stage in ready}
+    known = [trial for trial in state.trials.values() if trial.seed in {t.seed for t in trainers.values()}]
+
+    def compute() -> Again | None:
+        for draw in range(_DRAWS):
+            stage = ready[min(rng.randrange(len(ready)), rng.randrange(len(ready)))]
+            trainer = trainers[stage.key]
+            space = spaces[trainer.method]
+            kept = {n: v for n, v in trainer.config.items() if n == "method" or space[n].stage == 1}
+            drawn, how = proposer.asked(view, seed_of(spec.seed, number, "later stages", draw), kept)
+            config = {**drawn, **kept}
+            if any(trial.seed == trainer.seed and trial.config == config for trial in known):
+                continue
+            if stage_key(spec, state, config, trainer.seed) != stage.key:
+                continue  # a parameter that is marked as of a later stage and is none
+            return config, f"behind the first {stage.epoch} epochs of {trainer.id}; the rest {how}", stage
+        return None
+
+    return compute
 
 
 class SharedStages:

@@ -5,13 +5,15 @@ Kinds of events and their payloads:
 ========== =====================================================================================
 created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version
 session    host, pid, workers: a driver began to work
+plan       trials that are to be asked for before others: a list of {config, seed, why, repeats}
 ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
-           the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds}
+           the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds};
+           bracket (rungs that it passes unseen), planned (it was), repeats (of which trial)
 start      host: a worker took the trial up
 report     what `fit` reports (epoch, losses, curve ...), checkpoint (name of its folder), stage (the
            key of the first stage that this epoch ended and that is stored now)
 stage      key, action (lost: the trial trains it again; dropped: its checkpoint was removed), why
-decision   epoch, action (continue, stop, finish), why
+decision   epoch, action (continue, stop, finish; pause, and promote when it goes on after that), why
 failed     reason
 ended      why: a driver stopped working in good order
 promotion  model, version, alias, point, validation and test figures
@@ -23,10 +25,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
+from search.constraints import Constraints
 from search.frontier import Archive
 from search.journal import Event
 from search.trial import History, Stage, Trial
@@ -35,6 +41,7 @@ from search.trial import History, Stage, Trial
 class StudyState:
     """Trials, rung records, the front so far and the budget spent. `apply` folds one event in.
 
+    `planned`: what is asked for before anything new. `proposed`: how many trials were not.
     `failed`: failed trials in the order in which they failed. `over`: how many trials nothing more will
     come of. `scored`: how many showed a comparable curve or failed. `cost_epochs`: epochs of training
     spent, views counted. A fold costs the same however long the study is.
@@ -51,11 +58,15 @@ class StudyState:
         self.elapsed = 0.0
         self.ended = ""
         self.workers = 0
+        self.constraints = Constraints()
+        self.planned: deque[dict[str, Any]] = deque()
+        self.proposed = 0
         self.failed: list[Trial] = []
         self.over = 0
         self.scored = 0
         self.cost_epochs = 0.0
         self._live: dict[str, Trial] = {}
+        self._paused: dict[str, Trial] = {}
         self._rungs: dict[int, list[Trial]] = {}
         self._session: float | None = None
         self._before = 0.0
@@ -81,6 +92,7 @@ class StudyState:
 
     def _on_created(self, event: Event) -> None:
         self.created = event.payload
+        self.constraints = Constraints.of(event.payload["spec"].get("constraints"))
         reference = event.payload["reference"]
         self.archive = Archive((reference["error"], reference["macs"]))
 
@@ -100,9 +112,17 @@ class StudyState:
         p = event.payload
         assert event.trial is not None
         trial = Trial(event.trial, p["number"], p["config"], p["seed"], p["why"], event.time)
+        trial.bracket, trial.repeats = p.get("bracket", 0), p.get("repeats")
+        if p.get("planned"):
+            self.planned.popleft()
+        else:
+            self.proposed += 1
         self.trials[event.trial] = self._live[event.trial] = trial
         if p.get("stage"):
             trial.behind = Stage(**p["stage"])
+
+    def _on_plan(self, event: Event) -> None:
+        self.planned.extend(event.payload["trials"])
 
     def _on_start(self, event: Event) -> None:
         trial = self._trial(event)
@@ -124,8 +144,8 @@ class StudyState:
         if p.get("checkpoint"):
             trial.checkpoint = p["checkpoint"]
         if "curve" in p:
-            trial.take_curve(epoch, p["curve"]["points"])
-            if p["comparable"]:
+            trial.take_curve(epoch, p["curve"]["points"], self._misses(trial, epoch, p["curve"]["points"]))
+            if p["comparable"] and not trial.repeats:
                 self.scored += not any(trial.comparable.values())
                 self._rungs.setdefault(epoch, []).append(trial)
             trial.comparable[epoch] = p["comparable"]
@@ -135,6 +155,13 @@ class StudyState:
         if p.get("stage"):
             self.stages[p["stage"]] = Stage(p["stage"], trial.id, epoch, trial.cost_epochs, trial.seconds)
         self._log()
+
+    def _misses(self, trial: Trial, epoch: int, points: list[dict[str, Any]]) -> np.ndarray | None:
+        if not self.constraints:
+            return None
+        begun = trial.behind.epoch if trial.shared and trial.behind else 0
+        whole = trial.seconds / max(1, epoch - begun) * self.created["spec"]["budget"]["epochs"]
+        return self.constraints.misses(points, trial.params, whole)
 
     def _extend_front(self, trial: Trial, epoch: int) -> None:
         assert self.archive is not None
@@ -150,7 +177,13 @@ class StudyState:
     def _on_decision(self, event: Event) -> None:
         trial, p = self._trial(event), event.payload
         trial.decided[p["epoch"]] = p["action"]
-        if p["action"] in ("stop", "finish"):
+        if p["action"] == "pause":
+            trial.state = "paused"
+            self._paused[trial.id] = self._live.pop(trial.id)
+        elif p["action"] == "promote":
+            trial.state, trial.decided[p["epoch"]] = "asked", "continue"
+            self._live[trial.id] = self._paused.pop(trial.id)
+        elif p["action"] in ("stop", "finish"):
             self._over(trial, "stopped" if p["action"] == "stop" else "finished", p["why"])
 
     def _on_failed(self, event: Event) -> None:
@@ -160,7 +193,7 @@ class StudyState:
         self.failed.append(trial)
 
     def _over(self, trial: Trial, how: str, why: str) -> None:
-        if self._live.pop(trial.id, None) is not None:
+        if self._live.pop(trial.id, None) is not None or self._paused.pop(trial.id, None) is not None:
             self.over += 1
         trial.state, trial.reason = how, why
         self._log()
@@ -195,8 +228,13 @@ class StudyState:
 
     @property
     def live(self) -> list[Trial]:
-        """Trials that are asked for and not over, oldest first."""
+        """Trials that are asked for, not over and not paused, oldest first."""
         return list(self._live.values())
+
+    @property
+    def paused(self) -> list[Trial]:
+        """Trials that wait at a rung, oldest first."""
+        return list(self._paused.values())
 
     def elapsed_at(self, now: float) -> float:
         """Seconds of work, up to `now` while a session runs."""
@@ -210,7 +248,7 @@ class StudyState:
 
     def count(self) -> dict[str, int]:
         """Trials by state."""
-        counts = {"running": 0, "stopped": 0, "finished": 0, "failed": 0, "waiting": 0}
+        counts = {"running": 0, "stopped": 0, "finished": 0, "failed": 0, "waiting": 0, "paused": 0}
         for trial in self.trials.values():
             counts["waiting" if trial.state == "asked" else trial.state] += 1
         return {**counts, "total": len(self.trials)}
@@ -232,4 +270,5 @@ class StudyState:
         trials = {name: trial.record() for name, trial in sorted(self.trials.items())}
         stages = {key: asdict(stage) for key, stage in sorted(self.stages.items())}
         content = {"trials": trials, "stages": stages, "front": self.front(), "created": self.created}
+        content["planned"] = list(self.planned)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

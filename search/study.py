@@ -133,8 +133,9 @@ class Study:
 
         journal = self.journal()
         journal.acquire()
-        driver = Driver(self.folder, self.spec, journal, StudyState.of(journal.events()), 1)
+        driver = Driver(self.folder, self.spec, journal)
         try:
+            driver.replay(journal.events())
             yield driver
         finally:
             driver.release()

@@ -23,11 +23,13 @@ class Stage:
 
 @dataclass(slots=True, eq=False)
 class Trial:
-    """One training as the journal tells it. `curves` by epoch; `state` asked, running or over.
+    """One training as the journal tells it. `curves` by epoch; `state` asked, running, paused or over.
 
     `behind` is the first stage that it was proposed to begin behind; with `stage_lost` it trains
     that stage itself. `shared` says that it did begin behind it: its `epoch` counts the stage's
-    epochs, its `cost_epochs` and `seconds` do not.
+    epochs, its `cost_epochs` and `seconds` do not. `bracket` counts the rungs that it passes unseen,
+    `repeats` names the trial whose configuration it trains once more, on another seed.
+    `missed` says by epoch how far its nearest point was from what the constraints ask (0: it has one).
     """
 
     id: str
@@ -54,6 +56,9 @@ class Trial:
     behind: Stage | None = None
     stage_lost: bool = False
     shared: bool = False
+    bracket: int = 0
+    repeats: str | None = None
+    missed: dict[int, float] = field(default_factory=dict)
     diagnostics: dict[str, Any] | None = None
     _arrays: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -67,14 +72,17 @@ class Trial:
         """Whether nothing more will come of it."""
         return self.state in OVER
 
-    def take_curve(self, epoch: int, points: list[dict[str, Any]]) -> None:
-        """The curve shown at an epoch."""
+    def take_curve(self, epoch: int, points: list[dict[str, Any]], misses: np.ndarray | None = None) -> None:
+        """The curve shown at an epoch, and how far each point is from what is asked (0: it counts)."""
         self.curves[epoch] = points
         error, macs = np.array([1.0 - p["accuracy"] for p in points]), np.array([float(p["macs"]) for p in points])
+        if misses is not None:
+            error[misses > 0] = np.nan
+            self.missed[epoch] = float(misses.min(initial=np.inf))
         self._arrays[epoch] = error, macs
 
     def arrays(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(error, macs) of the curve at an epoch."""
+        """(error, macs) of the curve at an epoch; the error of a point that does not count is NaN."""
         return self._arrays[epoch]
 
     def record(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import optuna
 from search.frontier import Archive
 from search.optuna_space import suggest
 from search.simulate import Problem, Simulation, study_spec
+from search.spec import SAMPLERS, SamplerSpec
 from search.virtual import Cluster, Job, Result
 
 WORKERS = 4
@@ -144,4 +145,13 @@ CONTENDERS: dict[str, Callable[[Any, int, float], list[Seen]]] = {
     "OptunaSearch + ASHA": lambda p, s, e: rays(p, s, e, asha=True),
     "NSGA-II": lambda p, s, e: rays(p, s, e, sampler=lambda seed: optuna.samplers.NSGAIISampler(seed=seed)),
     "random": lambda p, s, e: rays(p, s, e, sampler=lambda seed: optuna.samplers.RandomSampler(seed=seed)),
+}
+
+ABLATIONS: dict[str, Callable[[Any, int, float], list[Seen]]] = {
+    "ours, no rungs": lambda p, s, e: ours(p, s, e, rungs={"enabled": False}),
+    **{
+        f"ours, {name}": lambda p, s, e, name=name: ours(p, s, e, sampler={"name": name})
+        for name in SAMPLERS
+        if name != SamplerSpec().name
+    },
 }

@@ -112,7 +112,15 @@ def test_a_worker_killed_loses_nothing_and_a_trial_that_fails_stops_nothing(ray_
     assert _launch(study, ray_address, kill) == "finished"
     state = study.state()
     assert len(killed) == 1 and state.trials["t0000"].starts == 2
-    assert state.count() == {"running": 0, "stopped": 0, "finished": 2, "failed": 1, "waiting": 0, "total": 3}
+    assert state.count() == {
+        "running": 0,
+        "stopped": 0,
+        "finished": 2,
+        "failed": 1,
+        "waiting": 0,
+        "paused": 0,
+        "total": 3,
+    }
     assert "became" in state.trials["t0001"].reason and "in step" in state.trials["t0001"].reason
     assert set(_over(study).values()) == {1}
     reports = Counter((e.trial, e.payload["epoch"]) for e in _events(study) if e.kind == "report")

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from search.observations import Observations
 from search.simulate import Killed, Simulation, study_spec
 from search.state import StudyState
+from search.trial import Trial
 from search.virtual import Faults
 from tests.benchmarks.problems import PROFILES, Analytic
 
@@ -17,6 +19,9 @@ TROUBLE = Faults(crash=0.05, straggle=0.05, delay=15.0, service=0.01)
 def _spec(problem: Analytic, trials: int = 14, **parts: Any) -> Any:
     sampler = {"startup": 4, **parts.pop("sampler", {})}
     return study_spec(problem, budget={"trials": trials, **parts.pop("budget", {})}, sampler=sampler, **parts)
+
+
+PATIENT = {"rungs": {"epochs": [1, 3, 9], "pause": True, "brackets": 2, "window": 12}}
 
 
 def _run(problem: Analytic, spec: Any, **how: Any) -> Simulation:
@@ -45,10 +50,13 @@ def test_crashes_stragglers_and_late_reports_lose_nothing() -> None:
     assert state.cost_epochs == sum(trial.epoch for trial in state.trials.values())
 
 
+@pytest.mark.parametrize("rungs", [{}, PATIENT], ids=["stopping", "pausing in brackets"])
 @pytest.mark.parametrize("after", [False, True], ids=["before it is written", "after it was written"])
-def test_a_driver_killed_at_any_event_resumes_to_a_state_that_the_journal_tells(after: bool) -> None:
+def test_a_driver_killed_at_any_event_resumes_to_a_state_that_the_journal_tells(
+    after: bool, rungs: dict[str, Any]
+) -> None:
     problem = Analytic("misleading", 3)
-    spec = _spec(problem, 6)
+    spec = _spec(problem, 6, **rungs)
     events = len(_run(problem, spec, workers=2).journal.events)
     for dies_at in range(2, events, 7):
         killed = Simulation(problem, spec, workers=2, dies_at=dies_at, after=after)
@@ -60,15 +68,14 @@ def test_a_driver_killed_at_any_event_resumes_to_a_state_that_the_journal_tells(
         assert state.digest() == StudyState.of(killed.journal.events).digest()
         assert state.count()["total"] == 6 and not state.live
         assert {name: state.trials[name].record() for name in over} == over
-        ends = [e.trial for e in killed.journal.events if e.kind == "decision" and e.payload["action"] != "continue"]
+        decided = [e for e in killed.journal.events if e.kind == "decision"]
+        ends = [e.trial for e in decided if e.payload["action"] in ("stop", "finish")]
         assert len(ends) == len(set(ends)) == 6
         reports = [(e.trial, e.payload["epoch"]) for e in killed.journal.events if e.kind == "report"]
         assert len(reports) == len(set(reports))
 
 
 def test_scores_brought_up_to_date_are_those_computed_afresh() -> None:
-    from search.observations import Observations
-
     problem = Analytic("rugged", 4)
     simulation = Simulation(problem, _spec(problem, 30, sampler={"name": "random"}), workers=4)
     running, seen = Observations(window=5), []
@@ -87,3 +94,74 @@ def test_epochs_and_trials_are_budgets_that_thousands_of_workers_keep() -> None:
     spec = _spec(problem, 300, sampler={"name": "random"})
     state = _run(problem, spec, workers=2000).engine.state
     assert state.count()["total"] == 300 and max(t.epoch for t in state.trials.values()) == problem.epochs
+
+
+def test_paused_trials_go_on_when_they_are_among_the_best_and_end_with_the_study() -> None:
+    problem = Analytic("misleading", 6)
+    simulation = _run(problem, _spec(problem, 60, **PATIENT), workers=4, faults=TROUBLE)
+    state = simulation.engine.state
+    assert state.count()["total"] == 60 and not state.live and not state.paused
+    actions = [(e.payload["action"], e.trial) for e in simulation.journal.events if e.kind == "decision"]
+    promoted = {trial for action, trial in actions if action == "promote"}
+    assert promoted and promoted <= {trial for action, trial in actions if action == "pause"}
+    assert {trial.bracket for trial in state.trials.values()} == {0, 1}
+    for trial in state.trials.values():
+        assert 1 not in trial.decided or trial.bracket == 0  # the second bracket passes the first rung unseen
+        assert sorted(trial.losses) == list(range(1, trial.epoch + 1))
+        assert trial.state == "finished" or trial.reason == "never among the best of its rung"
+
+
+def _last(trial: Trial) -> list[dict[str, Any]]:
+    return trial.curves[max(trial.curves)]
+
+
+def test_what_misses_a_constraint_is_on_no_front_and_the_search_is_led_to_what_meets_it() -> None:
+    problem = Analytic("smooth", 7)
+    asked = {"min_accuracy": 0.8, "max_macs": "8M"}
+
+    def meets(point: dict[str, Any]) -> bool:
+        return point["accuracy"] >= 0.8 and point["macs"] <= 8e6
+
+    free = _run(problem, _spec(problem, 60), workers=4).engine.state
+    bound = _run(problem, _spec(problem, 60, constraints=asked), workers=4).engine.state
+    found = [sum(any(map(meets, _last(t))) for t in list(state.trials.values())[20:]) for state in (free, bound)]
+    assert found[1] > found[0]
+    front = [bound.trials[name].curves[epoch][index] for name, epoch, index in bound.front()]
+    assert front and all(map(meets, front))
+    assert any(point["macs"] > 8e6 for trial in bound.trials.values() for point in _last(trial))
+    scores = Observations().scores(bound)
+    whole = [bound.trials[name] for name in scores if bound.trials[name].epoch == problem.epochs]
+    missed = {trial.id: trial.missed[problem.epochs] for trial in whole}
+    assert min(missed.values()) == 0 < max(missed.values())
+    assert all(scores[a] > scores[b] for a in missed for b in missed if missed[a] < missed[b])
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_a_killed_study_goes_on_with_the_proposals_that_it_would_have_made(ahead: int) -> None:
+    problem = Analytic("rugged", 8)
+    spec = _spec(problem, 12, sampler={"ahead": ahead})
+    whole = _run(problem, spec, workers=1)
+    asks = [event for event in whole.journal.events if event.kind == "ask"]
+    for ask in asks[ahead:]:
+        n = ask.payload["number"]
+        behind = ask.payload["seen"]
+        assert behind == (ask.seq - 1 if not ahead else asks[n - ahead].seq)
+    for dies_at in range(20, len(whole.journal.events), 37):
+        killed = Simulation(problem, spec, workers=1, dies_at=dies_at)
+        with pytest.raises(Killed):
+            killed.run()
+        state = killed.run()
+        assert [t.config for t in state.trials.values()] == [a.payload["config"] for a in asks]
+
+
+def test_planned_trials_run_first_in_full_and_beside_the_budget() -> None:
+    problem = Analytic("smooth", 9)
+    simulation = Simulation(problem, _spec(problem, 8, sampler={"name": "random"}), workers=2)
+    config = {"method": "ash", "lr": 0.1, "size": 8, "variant": "plain", "temperature": 1.0}
+    plan = [{"config": config, "seed": seed, "why": "again", "repeats": "t0000"} for seed in (5, 6)]
+    simulation.engine.record("plan", {"trials": plan})
+    state = simulation.run()
+    assert state.count()["total"] == 10 and state.proposed == 8 and not state.planned
+    again = [trial for trial in state.trials.values() if trial.repeats]
+    assert [t.id for t in again] == ["t0000", "t0001"] and all(t.state == "finished" for t in again)
+    assert all(not trial.repeats for epoch in state.rung_epochs() for trial in state.rung(epoch))

@@ -30,13 +30,24 @@ from trainables.registry import get_method
 SMALL = {"network": "resnet-8", "width": 0.25, "batch_size": 32, "views": 2, "stage2_share": 0.5, "variant": "vanilla"}
 
 
+def proposed(spec: StudySpec, spaces: Any, state: StudyState, number: int) -> Any:
+    proposer = Proposer(spec, spaces)
+    return proposer.propose(proposer.view(state), number)
+
+
+def shared_again(spec: StudySpec, spaces: Any, state: StudyState, number: int) -> Any:
+    proposer = Proposer(spec, spaces)
+    compute = propose_again(proposer, state, proposer.view(state), number)
+    return compute() if compute else None
+
+
 def _spec(name: str, **changes: Any) -> StudySpec:
     values: dict[str, Any] = {
         "name": name,
         "data": {"name": "digits", "image_size": 8, "limit": 64},
         "budget": {"trials": 4, "epochs": 4},
         "rungs": {"epochs": [1, 3], "grace": 9},
-        "sampler": {"startup": 2, "published": False},
+        "sampler": {"startup": 2, "published": False, "ahead": 0},
         "stages": {"share": 1.0},
         "resources": {"workers": 2},
         "methods": {"codinet": SMALL},
@@ -112,7 +123,7 @@ def _told(story: Callable[..., Any], **stages: Any) -> tuple[Any, dict[str, Any]
     spaces = s.spec.spaces()
     number = 0
     for ask in range(100):
-        config, _ = Proposer(s.spec, spaces).propose(s.state, ask)
+        config, _ = proposed(s.spec, spaces, s.state, ask)
         if config["method"] != "codinet" or number == 3:
             continue
         values = {k: v for k, v in config.items() if k != "method"}
@@ -135,8 +146,8 @@ def test_a_finished_first_stage_is_proposed_again_with_later_stages_drawn_anew(
     s.spec = s.spec.model_copy(update={"sampler": sampler})
     state = s.state
     for number in range(3, 9):
-        proposal = propose_again(Proposer(s.spec, spaces), state, number)
-        assert proposal is not None and proposal == propose_again(Proposer(s.spec, spaces), state, number)
+        proposal = shared_again(s.spec, spaces, state, number)
+        assert proposal is not None and proposal == shared_again(s.spec, spaces, state, number)
         config, why, stage = proposal
         trainer = state.trials[stage.trial].config
         assert stage.trial in ("t0000", "t0001") and stage.epoch == 8 and stage.trial in why
@@ -151,21 +162,21 @@ def test_a_finished_first_stage_is_proposed_again_with_later_stages_drawn_anew(
 
 def test_sharing_has_a_probability_and_a_switch(story: Callable[..., Any]) -> None:
     s, spaces = _told(story, share=0.25)
-    shared = sum(propose_again(Proposer(s.spec, spaces), s.state, number) is not None for number in range(80))
+    shared = sum(shared_again(s.spec, spaces, s.state, number) is not None for number in range(80))
     assert 10 <= shared <= 32
     for off in ({"share": 0.0}, {"enabled": False}):
         s, spaces = _told(story, **off)
-        assert all(propose_again(Proposer(s.spec, spaces), s.state, number) is None for number in range(10))
+        assert all(shared_again(s.spec, spaces, s.state, number) is None for number in range(10))
 
 
 def test_papers_settings_come_first_and_nothing_is_shared_before_a_stage_is_finished(story: Callable[..., Any]) -> None:
     s, spaces = _told(story)
     published = s.spec.model_copy(update={"sampler": s.spec.sampler.model_copy(update={"published": True})})
-    assert propose_again(Proposer(published, spaces), s.state, 1) is None
-    assert propose_again(Proposer(published, spaces), s.state, 2) is not None
+    assert shared_again(published, spaces, s.state, 1) is None
+    assert shared_again(published, spaces, s.state, 2) is not None
     for event in s.events:
         event.payload.pop("stage", None)
-    assert propose_again(Proposer(s.spec, spaces), s.state, 3) is None
+    assert shared_again(s.spec, spaces, s.state, 3) is None
 
 
 def test_a_configuration_is_never_trained_twice_on_one_seed(story: Callable[..., Any]) -> None:
@@ -178,7 +189,7 @@ def test_a_configuration_is_never_trained_twice_on_one_seed(story: Callable[...,
         trial.config["stage2_lr"] = 0.001
     seen = set()
     for number in range(3, 20):
-        proposal = propose_again(Proposer(spec, spaces), state, number)
+        proposal = shared_again(spec, spaces, state, number)
         if proposal is None:  # four draws gave what was trained
             continue
         config, why, stage = proposal
@@ -188,21 +199,18 @@ def test_a_configuration_is_never_trained_twice_on_one_seed(story: Callable[...,
         s.add("ask", {"number": number, "config": config, "seed": seed, "why": why}, f"x{number}")
         state.apply(s.events[-1])
     assert seen == {"t0000", "t0001"}
-    assert all(propose_again(Proposer(spec, spaces), state, number) is None for number in range(20, 30))
+    assert all(shared_again(spec, spaces, state, number) is None for number in range(20, 30))
 
 
 def test_other_code_and_fixed_later_stages_share_nothing(
     story: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s, spaces = _told(story)
-    assert propose_again(Proposer(s.spec, spaces), s.state, 3) is not None
+    assert shared_again(s.spec, spaces, s.state, 3) is not None
     fixed = StudySpec.parse({**s.spec.model_dump(), "methods": {"codinet": {"stage2_lr": 0.01}, "static": {}}})
-    assert propose_again(Proposer(fixed, fixed.spaces()), s.state, 3) is None
+    assert shared_again(fixed, fixed.spaces(), s.state, 3) is None
     monkeypatch.setattr(stages, "code_version", lambda: "0.1.0+000000000000")
-    assert (
-        candidates(Proposer(s.spec, spaces), s.state) == []
-        and propose_again(Proposer(s.spec, spaces), s.state, 3) is None
-    )
+    assert candidates(Proposer(s.spec, spaces), s.state) == [] and shared_again(s.spec, spaces, s.state, 3) is None
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, "often"])

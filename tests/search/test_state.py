@@ -19,7 +19,15 @@ def _told(story: Callable[..., Any]) -> Any:
 
 def test_the_fold_knows_trials_curves_and_the_front(story: Callable[..., Any]) -> None:
     state = _told(story).state
-    assert state.count() == {"running": 1, "stopped": 1, "finished": 0, "failed": 0, "waiting": 0, "total": 2}
+    assert state.count() == {
+        "running": 1,
+        "stopped": 1,
+        "finished": 0,
+        "failed": 0,
+        "waiting": 0,
+        "paused": 0,
+        "total": 2,
+    }
     assert state.front() == [("t0001", 1, 1), ("t0001", 3, 1), ("t0001", 3, 0)]
     assert state.cost_epochs == 1 + 3
     assert state.trials["t0000"].reason == "place 2 of 2"
