@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.units import show_count, show_share
+
+if TYPE_CHECKING:
+    from search.state import StudyState
+    from trainables.network import RoutedNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,13 @@ class Constraints:
                 total[index] += _over(point.get("latency_ms", 2 * self.max_latency), self.max_latency)
         return total + _over(params, self.max_params) + _over(seconds, self.max_seconds)
 
-    def built(self, params: float, macs_min: float) -> str:
+    def refuses(self, network: RoutedNetwork) -> str:
         """Why a network that is not trained yet can meet them in no setting; empty where it may."""
+        params = sum(network.params_by_part().values())
         if self.max_params is not None and params > self.max_params:
             return f"has {show_count(params)} parameters, more than {show_count(self.max_params)}"
-        if self.max_macs is not None and macs_min > self.max_macs:
-            return f"costs at least {show_count(macs_min)} MACs, more than {show_count(self.max_macs)}"
+        if self.max_macs is not None and network.macs_min > self.max_macs:
+            return f"costs at least {show_count(network.macs_min)} MACs, more than {show_count(self.max_macs)}"
         return ""
 
     def __str__(self) -> str:
@@ -72,3 +77,22 @@ class Constraints:
 
 def _over(value: float, limit: float | None) -> float:
     return 0.0 if limit is None else max(0.0, value / limit - 1.0)
+
+
+def unmet_constraints(state: StudyState) -> str:
+    """That no operating point meets the constraints, and how near the nearest came."""
+    nearest: tuple[float, str] | None = None
+    for trial in state.trials.values():
+        for epoch, missed in trial.missed.items():
+            if nearest is None or missed < nearest[0]:
+                best = max(trial.curves[epoch], key=lambda point: point["accuracy"])
+                low = min(trial.curves[epoch], key=lambda point: point["macs"])
+                nearest = (
+                    missed,
+                    (
+                        f"the nearest, {trial.id} at epoch {epoch}, has accuracy up to {show_share(best['accuracy'])},"
+                        f" {show_count(low['macs'])} to {show_count(best['macs'])} MACs, {show_count(trial.params)} parameters"
+                    ),
+                )
+    said = f"no operating point has {state.constraints}"
+    return f"{said}; {nearest[1]}" if nearest else f"{said}; no trial has shown a curve yet"

@@ -203,7 +203,11 @@ class Engine:
 
     @property
     def _spent(self) -> bool:
-        return self.time_over or (not self.state.planned and self.state.proposed >= self.spec.budget.trials)
+        if self.state.proposed < self.spec.budget.trials or (
+            self.state.planned and self.state.planned[0].get("repeats")
+        ):
+            return self.time_over
+        return True
 
     def started(self, name: str) -> None:
         """A worker took the trial up (again, after its worker died)."""

@@ -17,13 +17,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from search.errors import InputError
+
+if TYPE_CHECKING:
+    from search.folder import StudyFolder
+    from search.spec import StudySpec
 
 LEASE_SECONDS = 30.0
 
@@ -82,6 +86,11 @@ def _engine(address: str) -> sa.Engine:
 def sqlite_address(path: Path) -> str:
     """The SQLAlchemy address of an SQLite file."""
     return f"sqlite:///{path}"
+
+
+def journal_address(spec: StudySpec, folder: StudyFolder) -> str:
+    """Where a study's journal is: the spec's database, else SQLite in the study's folder."""
+    return spec.journal or sqlite_address(folder.control)
 
 
 class Journal:

@@ -131,6 +131,13 @@ class StageSpec(_Part):
     keep: int = Field(default=8, ge=1)
 
 
+class WarmSpec(_Part):
+    """Earlier studies (names, or folders) that this one learns from; how many of their front run `first`."""
+
+    studies: list[str] = Field(default_factory=list)
+    first: int = Field(default=8, ge=0)
+
+
 class ResourceSpec(_Part):
     """What a trial gets, and how many run at once (0: as many as fit)."""
 
@@ -169,6 +176,7 @@ class StudySpec(_Part):
     sampler: SamplerSpec = SamplerSpec()
     constraints: ConstraintSpec = ConstraintSpec()
     stages: StageSpec = StageSpec()
+    warm_start: WarmSpec = WarmSpec()
     resources: ResourceSpec = ResourceSpec()
     tracking: TrackingSpec = TrackingSpec()
     journal: str | None = None

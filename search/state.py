@@ -5,6 +5,7 @@ Kinds of events and their payloads:
 ========== =====================================================================================
 created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version
 session    host, pid, workers: a driver began to work
+known      study, trials: what an earlier study showed: id, config, curves {epoch: [errors, MACs]} (`search.warm`)
 plan       trials that are to be asked for before others: a list of {config, seed, why, repeats}
 ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
            the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds};
@@ -41,7 +42,7 @@ from search.trial import History, Stage, Trial
 class StudyState:
     """Trials, rung records, the front so far and the budget spent. `apply` folds one event in.
 
-    `planned`: what is asked for before anything new. `proposed`: how many trials were not.
+    `known`: trials of earlier studies. `planned`: what is asked for before anything new. `proposed`: how many trials repeat none.
     `failed`: failed trials in the order in which they failed. `over`: how many trials nothing more will
     come of. `scored`: how many showed a comparable curve or failed. `cost_epochs`: epochs of training
     spent, views counted. A fold costs the same however long the study is.
@@ -59,6 +60,7 @@ class StudyState:
         self.ended = ""
         self.workers = 0
         self.constraints = Constraints()
+        self.known: list[Trial] = []
         self.planned: deque[dict[str, Any]] = deque()
         self.proposed = 0
         self.failed: list[Trial] = []
@@ -115,11 +117,17 @@ class StudyState:
         trial.bracket, trial.repeats = p.get("bracket", 0), p.get("repeats")
         if p.get("planned"):
             self.planned.popleft()
-        else:
-            self.proposed += 1
+        self.proposed += trial.repeats is None
         self.trials[event.trial] = self._live[event.trial] = trial
         if p.get("stage"):
             trial.behind = Stage(**p["stage"])
+
+    def _on_known(self, event: Event) -> None:
+        for told in event.payload["trials"]:
+            trial = Trial(told["id"], -1 - len(self.known), told["config"], 0, "", event.time, state="finished")
+            for epoch, (error, macs) in told["curves"].items():
+                trial.take_arrays(int(epoch), np.array(error), np.array(macs))
+            self.known.append(trial)
 
     def _on_plan(self, event: Event) -> None:
         self.planned.extend(event.payload["trials"])

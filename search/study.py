@@ -9,26 +9,23 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import InputError
 from search.folder import StudyFolder
 from search.front import FrontPoint, front_points
-from search.journal import Journal, sqlite_address
-from search.spec import StudySpec, corners, studies_root
+from search.journal import Journal, journal_address
+from search.spec import StudySpec, studies_root
 from search.state import StudyState
-from search.toml import read_toml, to_toml
-from spaces.space import Space, nearest
-from trainables.version import code_version
+from search.toml import read_toml
+from spaces.space import nearest
 
 if TYPE_CHECKING:  # torch, Ray and Optuna are only needed to launch; looking at a study is quick without
     from search.driver import Driver
     from search.run import Watcher
     from trainables.data import Data
-    from trainables.network import Task
 
 _DRAIN_SECONDS = 60.0
 
@@ -49,41 +46,13 @@ class Study:
         where a study of that name has another spec, data are missing, a network does not fit its
         images, or the folder cannot be written.
         """
+        from search.creation import create, same
+
         folder = StudyFolder(studies_root(root) / spec.name)
         if folder.spec.exists():
-            study = cls.load(spec.name, root=root)
-            _same(study.spec, spec)
-            return cls(spec, folder)
-        data = data or load_data(spec)
-        created = {
-            "spec": spec.model_dump(mode="json"),
-            "reference": reference(spec.spaces(), data.task),
-            "data": {
-                "name": data.name,
-                "hash": data.hash,
-                "classes": list(data.classes),
-                "task": {"classes": data.task.classes, "size": data.task.size, "channels": data.task.channels},
-                "counts": [len(data.train.labels), len(data.validation.labels), len(data.test.labels)],
-            },
-            "code_version": code_version(),
-        }
-        fresh = not folder.path.exists()
-        try:
-            for path in (folder.points, folder.checkpoints, folder.ray):
-                path.mkdir(parents=True, exist_ok=True)
-            journal = Journal(cls._address(spec, folder), spec.name, create=True)
-            try:
-                journal.acquire()
-                journal.append("created", created)
-            finally:
-                journal.close()
-            folder.spec.write_text(to_toml(spec.model_dump(mode="json", exclude_none=True)))
-        except OSError as error:
-            raise InputError(f"study folder {folder.path} cannot be written: {error.strerror or error}") from None
-        except InputError:
-            if fresh:
-                shutil.rmtree(folder.path, ignore_errors=True)
-            raise
+            same(cls.load(spec.name, root=root).spec, spec)
+        else:
+            create(spec, folder, data or load_data(spec), root)
         return cls(spec, folder)
 
     @classmethod
@@ -98,13 +67,9 @@ class Study:
             raise InputError(f"no study {str(name)!r} in {base}{hint}")
         return cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec), trusted=True), folder)
 
-    @staticmethod
-    def _address(spec: StudySpec, folder: StudyFolder) -> str:
-        return spec.journal or sqlite_address(folder.control)
-
     def journal(self) -> Journal:
         """The study's journal, open for reading."""
-        return Journal(self._address(self.spec, self.folder), self.spec.name)
+        return Journal(journal_address(self.spec, self.folder), self.spec.name)
 
     def state(self) -> StudyState:
         """The state as the journal tells it now."""
@@ -148,10 +113,12 @@ class Study:
         watch: Watcher | None = None,
         tracking: str = "off",
         say: Callable[[str], None] = lambda text: None,
+        plans: Sequence[Mapping[str, Any]] = (),
     ) -> str:
         """Run the study until its budget is spent; also continues an interrupted one.
 
-        `tracking` is an MLflow address or "off"; `say` hears what a person should know. Returns
+        `tracking` is an MLflow address or "off"; `say` hears what a person should know; `plans` are trials
+        to run before others (the event ``plan`` of `search.state`). Returns
         finished, stopped or interrupted. Trials that are over are never run again, those that were
         running go on from their last checkpoint.
         """
@@ -159,6 +126,8 @@ class Study:
         from search.tracking import Tracker
 
         with self.driving() as driver:
+            if plans:
+                driver.record("plan", {"trials": [dict(plan) for plan in plans]})
             if driver.exhausted and driver.state.ended:
                 return "finished"  # and nothing needs to be started to see it
             data = data or load_data(self.spec)
@@ -185,6 +154,21 @@ class Study:
                 f"study {self.spec.name!r} began with other images of {before['name']!r} "
                 f"(digest {before['hash'][:12]}, now {data.hash[:12]}); start a study of another name"
             )
+
+    def reclaimable(self) -> list[Path]:
+        """Folders that nothing needs any more: checkpoints, first stages, Ray's scratch of earlier sessions."""
+        from search.driver import kept_checkpoints
+
+        state = self.state()
+        keep = kept_checkpoints(state)
+        found = [
+            path
+            for path in self.folder.checkpoints.glob("t*/epoch-*")
+            if f"{path.parent.name}/{path.name}" not in keep
+            and (path.parent.name not in state.trials or state.trials[path.parent.name].over)
+        ]
+        found += [path for path in self.folder.stages.glob("*") if path.name not in state.stages]
+        return found + list(self.folder.ray.glob("session-*"))
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -220,44 +204,6 @@ def load_data(spec: StudySpec) -> Data:
         return datasets.load(spec.data.name, root=root, image_size=spec.data.image_size, limit=spec.data.limit)
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from None
-
-
-def reference(spaces: Mapping[str, Space], task: Task) -> dict[str, float]:
-    """The fixed reference point: (error of guessing, largest macs_full of the spec).
-
-    Networks are built at every corner of every method's space. Raises `InputError`
-    where one does not fit the task, for example a network too small for its images.
-    """
-    from trainables.registry import get_method
-
-    largest = 0
-    for name, space in spaces.items():
-        method = get_method(name)
-        for values in corners(space):
-            try:
-                network = method.build(method.configure(values), task)
-            except ValueError as error:
-                raise InputError(f"methods.{name}: {error}") from None
-            largest = max(largest, network.macs_full)
-    return {"error": 1.0 - 1.0 / task.classes, "macs": float(largest)}
-
-
-def _same(old: StudySpec, new: StudySpec) -> None:
-    before, after = old.fingerprint(), new.fingerprint()
-    differing = sorted(_differences(before, after))
-    if differing:
-        raise InputError(
-            f"a study named {new.name!r} exists with another spec ({', '.join(differing[:4])} differ);"
-            " choose another --name, or `routefront resume` the old one"
-        )
-
-
-def _differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in {*a, *b}:
-            yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else key)
-    elif a != b:
-        yield at
 
 
 def all_studies(root: Path | None = None) -> list[Study]:

@@ -81,6 +81,10 @@ class Trial:
             self.missed[epoch] = float(misses.min(initial=np.inf))
         self._arrays[epoch] = error, macs
 
+    def take_arrays(self, epoch: int, error: np.ndarray, macs: np.ndarray) -> None:
+        """A curve of which only (error, macs) are known."""
+        self.comparable[epoch], self._arrays[epoch] = True, (error, macs)
+
     def arrays(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(error, macs) of the curve at an epoch; the error of a point that does not count is NaN."""
         return self._arrays[epoch]

@@ -39,6 +39,14 @@ def show_count(value: float) -> str:
     return f"{value:.3g}"
 
 
+def show_bytes(size: float) -> str:
+    """``2350000`` as ``2.4 MB``."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= 0.9995 * one:
+            return f"{size / one:.3g} {unit}"
+    return f"{size:.0f} bytes"
+
+
 def show_seconds(seconds: float) -> str:
     """``3725`` as ``1h 02m``."""
     whole = round(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +10,13 @@ import typer
 
 from search.commands.common import Json, Studies, Tracking, err, out, print_json, progress
 from search.commands.study import Name, failures, status_record
+from search.constraints import unmet_constraints
 from search.errors import InputError, RunError
 from search.units import parse_seconds, show_seconds
 
 if TYPE_CHECKING:
+    from search.spec import StudySpec
+    from search.state import StudyState
     from search.study import Study
 
 Address = Annotated[str | None, typer.Option(help="A Ray cluster, host:port or 'auto' [default: Ray on this machine].")]
@@ -35,6 +39,9 @@ def search(
     time_limit: Annotated[str | None, typer.Option("--time", help="Wall time, for example 20m or 2h.")] = None,
     name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
     seed: Annotated[int | None, typer.Option(help="The study's seed.")] = None,
+    fork: Annotated[
+        list[str] | None, typer.Option(help="Learn from this earlier study (may be given again): its front runs first.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="A data set by name, or a path to images.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
@@ -69,6 +76,7 @@ def search(
             "data.image_size": image_size,
             "resources.workers": workers,
             "tracking.uri": tracking,
+            "warm_start.studies": fork or None,
         },
     )
     if methods is not None:
@@ -76,7 +84,7 @@ def search(
         values["methods"] = {word: values.get("methods", {}).get(word, {}) for word in words}
     spec = StudySpec.parse(values, str(path))
     if dry_run:
-        _dry_run(spec, as_json)
+        _dry_run(spec, studies, as_json)
         return
     from search.tracking import check_server
 
@@ -95,24 +103,32 @@ def _tracking_uri(given: str | None, studies: Path | None) -> str:
     return given or default_uri(studies_root(studies))
 
 
-def _dry_run(spec: Any, as_json: bool) -> None:
-    record = {
-        "spec": spec.model_dump(mode="json"),
-        "rungs": spec.rung_epochs,
-        "most_epochs": spec.budget.trials * spec.budget.epochs,
-        "space": {m: {n: p.describe() for n, p in s.parameters.items()} for m, s in spec.spaces().items()},
-    }
+def _dry_run(spec: StudySpec, studies: Path | None, as_json: bool) -> None:
+    from search.forecast import forecast
+
+    record = forecast(spec, studies)
     if as_json:
         print_json(record)
         return
     out.print(
         f"[bold]{spec.name}[/]: {spec.budget.trials} trials of up to {spec.budget.epochs} epochs on {spec.data.name}"
     )
+    likely = f"about {record['likely_epochs']:g} where one of {spec.rungs.reduction:g} goes on, "
     out.print(
-        f"  rungs at epochs {', '.join(map(str, spec.rung_epochs)) or 'none'}; at most {record['most_epochs']} epochs"
+        f"  rungs at epochs {', '.join(map(str, spec.rung_epochs)) or 'none'}:"
+        f" {likely if spec.rung_epochs else ''}at most {record['most_epochs']} epochs"
     )
+    if record["seconds"] is not None:
+        out.print(
+            f"  about {show_seconds(record['seconds'])} of training in all, by the median epoch of"
+            f" {record['seconds_from']} ({record['epoch_seconds']:.1f} s), shared by the workers"
+        )
     if spec.stages.enabled:
         out.print(f"  {spec.stages.share:.0%} of the proposals begin behind a finished first stage, where there is one")
+    if record["constraints"]:
+        out.print(f"  points count with {record['constraints']}")
+    for first in record["first"]:
+        out.print(f"  first: {first['why']}: {first['config']}", soft_wrap=True, markup=False)
     for method, space in record["space"].items():
         out.print(f"  [bold]{method}[/]")
         for parameter, takes in space.items():
@@ -129,16 +145,38 @@ def resume(
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
-    """Go on after any interruption; nothing finished is run again.
+    """Go on after any interruption, or with a larger budget; nothing finished is run again.
 
-    Example: routefront resume digits
+    Examples: routefront resume digits
+    routefront resume digits --trials 100
     """
+    from search.study import Study
+
+    start(
+        Study.load(study, root=studies), address=address, time_limit=time_limit, trials=trials, workers=workers,
+        tracking=tracking, studies=studies, as_json=as_json,
+    )  # fmt: skip
+
+
+def start(
+    found: Study,
+    *,
+    address: str | None,
+    time_limit: str | None,
+    trials: int | None,
+    workers: int | None,
+    tracking: str | None,
+    studies: Path | None,
+    as_json: bool,
+    plans: Sequence[Mapping[str, Any]] = (),
+    quiet: bool = False,
+) -> StudyState:
+    """Go on with a study, its budget or workers changed; `plans` run first. With `quiet` no summary on stdout."""
     from search.spec import StudySpec
     from search.study import Study, load_data
     from search.toml import merge
     from search.tracking import check_server
 
-    found = Study.load(study, root=studies)
     changes = {
         "budget.time": parse_seconds(time_limit) if time_limit else None,
         "budget.trials": trials,
@@ -150,10 +188,18 @@ def resume(
     check_server(_tracking_uri(spec.tracking.uri, studies))
     with progress(f"reading {spec.data.name}", as_json):
         images = load_data(spec)
-    _launch(found, images, address, studies, as_json)
+    return _launch(found, images, address, studies, as_json, plans, quiet)
 
 
-def _launch(study: Study, images: Any, address: str | None, studies: Path | None, as_json: bool) -> None:
+def _launch(
+    study: Study,
+    images: Any,
+    address: str | None,
+    studies: Path | None,
+    as_json: bool,
+    plans: Sequence[Mapping[str, Any]] = (),
+    quiet: bool = False,
+) -> StudyState:
     from search.live import watching
 
     uri = _tracking_uri(study.spec.tracking.uri, studies)
@@ -164,12 +210,13 @@ def _launch(study: Study, images: Any, address: str | None, studies: Path | None
         watch=watching(err),
         tracking=uri,
         say=lambda text: err.print(text, soft_wrap=True),
+        plans=plans,
     )
     state = study.state()
     record = status_record(study, state)
-    if as_json:
+    if as_json and not quiet:
         print_json(record)
-    else:
+    elif not quiet:
         counts = record["trials"]
         out.print(
             f"{why}: {counts['finished']} trials finished, {counts['stopped']} stopped, {counts['failed']} failed;"
@@ -182,6 +229,9 @@ def _launch(study: Study, images: Any, address: str | None, studies: Path | None
         raise typer.Exit(130)
     if counts_all_failed(record):
         raise RunError("every trial failed; `routefront status STUDY` says why")
+    if not state.front() and state.constraints:
+        raise RunError(unmet_constraints(state))
+    return state
 
 
 def counts_all_failed(record: dict[str, Any]) -> bool:

@@ -1,0 +1,182 @@
+"""Commands that change studies beside searching: confirm, delete, gc, export."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from search.commands.common import Json, Studies, Tracking, err, out, print_json, progress
+from search.commands.launch import Address, start
+from search.commands.study import Name
+from search.errors import InputError
+from search.units import knobs_text, show_bytes, show_count, show_share
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("confirm")(confirm)
+    app.command("export")(export)
+    app.command("delete")(delete)
+    app.command("gc")(gc)
+
+
+def confirm(
+    study: Name,
+    point: Annotated[
+        list[str] | None, typer.Option(help="This point or trial (may be given again) [default: the front].")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="New seeds for each configuration.")] = 2,
+    top: Annotated[int | None, typer.Option(help="Only the configurations with the most points on the front.")] = None,
+    address: Address = None,
+    time_limit: Annotated[str | None, typer.Option("--time", help="A new limit of wall time in all.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
+    tracking: Tracking = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Train front members again, in full, on new seeds; say how far their seeds lie apart.
+
+    Repeats run beside the budget of trials, rungs do not stop them, and the sampler learns nothing from
+    them. An interrupted confirmation is continued by `routefront resume`.
+
+    Examples: routefront confirm digits --seeds 3
+    routefront confirm digits --point t0019-9-4
+    """
+    from search.confirm import plan_repeats, spreads
+    from search.study import Study
+
+    found = Study.load(study, root=studies)
+    plans = plan_repeats(found.state(), found.spec, points=point or (), seeds=seeds, top=top)
+    configurations = len({plan["repeats"] for plan in plans})
+    err.print(f"{len(plans)} trainings of {configurations} configuration(s), {found.spec.budget.epochs} epochs each")
+    state = start(
+        found, address=address, time_limit=time_limit, trials=None, workers=workers, tracking=tracking,
+        studies=studies, as_json=as_json, plans=plans, quiet=True,
+    )  # fmt: skip
+    rows = spreads(state, found.spec.budget.epochs)
+    if as_json:
+        print_json(
+            [
+                {
+                    "trial": row.trial, "method": row.method, "setting": row.setting, "on_front": row.on_front,
+                    "macs": row.macs, "accuracies": row.accuracies, "mean": row.mean, "deviation": row.deviation,
+                }
+                for row in rows
+            ]
+        )  # fmt: skip
+        return
+    table = Table("accuracy", "+-", "seeds", "MACs", "trial", "method", "setting", "front", box=None, padding=(0, 2))
+    for row in rows:
+        table.add_row(
+            show_share(row.mean),
+            "" if row.deviation is None else show_share(row.deviation),
+            str(len(row.accuracies)),
+            show_count(sum(row.macs) / len(row.macs)),
+            row.trial,
+            row.method,
+            knobs_text(row.setting),
+            "yes" if row.on_front else "",
+        )
+    out.print(table)
+
+
+def export(
+    study: Name,
+    optuna: Annotated[Path, typer.Option(help="The SQLite file to write.", show_default=False)],
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Write a study as Optuna studies that Optuna's own tools read.
+
+    NAME has one trial a training: its value is the hypervolume of the curve of a full training; what was
+    stopped is PRUNED, with what it showed at each rung as intermediate values. NAME (points) has one
+    trial for every operating point of a full training: error and log10 MACs.
+
+    Example: routefront export digits --optuna digits.db
+    """
+    from search.export import to_optuna
+    from search.study import Study
+
+    found = Study.load(study, root=studies)
+    if optuna.exists():
+        raise InputError(f"{optuna} exists; choose another file, or remove it first")
+    with progress("writing", as_json):
+        counts = to_optuna(found.state(), found.spec, optuna)
+    if as_json:
+        print_json({"file": optuna, "studies": counts})
+    else:
+        for name, count in counts.items():
+            out.print(f"wrote {count} trials of study {name!r} into {optuna}", soft_wrap=True, markup=False)
+
+
+def delete(
+    study: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Remove a study: its folder with all checkpoints, and its journal. Registered models stay.
+
+    Example: routefront delete digits --yes
+    """
+    from search.study import Study
+
+    found = Study.load(study, root=studies)
+    if found.status() == "running":
+        raise InputError(f"study {found.spec.name!r} is running; stop it first: routefront stop {found.spec.name}")
+    size = _size(found.folder.path)
+    if not yes and not typer.confirm(f"remove {found.folder.path} ({show_bytes(size)}) and its journal?", err=True):
+        raise InputError("nothing was removed")
+    if found.spec.journal:
+        journal = found.journal()
+        try:
+            journal.acquire()  # refuses where a driver began in between
+            journal.delete()
+        finally:
+            journal.close()
+    shutil.rmtree(found.folder.path)
+    record = {"study": found.spec.name, "removed": str(found.folder.path), "bytes": size}
+    print_json(record) if as_json else out.print(f"removed {found.spec.name} ({show_bytes(size)})", soft_wrap=True)
+
+
+def gc(
+    study: Annotated[str | None, typer.Argument(help="A study [default: all that are not running].")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Reclaim what no front needs: checkpoints behind the first two fronts, lost first stages, Ray's scratch.
+
+    Example: routefront gc --dry-run
+    """
+    from search.study import Study, all_studies
+
+    chosen = [Study.load(study, root=studies)] if study else all_studies(studies)
+    records: list[dict[str, Any]] = []
+    for found in chosen:
+        if found.status() == "running":
+            if study:
+                raise InputError(f"study {found.spec.name!r} is running; it reclaims by itself what it no longer needs")
+            continue
+        paths = found.reclaimable()
+        size = sum(map(_size, paths))
+        if not dry_run:
+            with found.driving() as driver:  # refuses where a driver began in between
+                for path in paths:
+                    shutil.rmtree(path, ignore_errors=True)
+                driver.flush()
+        records.append({"study": found.spec.name, "folders": len(paths), "bytes": size})
+    if as_json:
+        print_json(records)
+        return
+    word = "would go" if dry_run else "removed"
+    for record in records:
+        out.print(f"{record['study']}: {record['folders']} folders, {show_bytes(record['bytes'])} {word}")
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,133 @@
+"""A study's first events: everything that can be wrong is found before anything is written."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.constraints import Constraints
+from search.errors import InputError
+from search.folder import StudyFolder
+from search.journal import Journal, journal_address
+from search.samplers import drawn
+from search.spec import StudySpec, corners
+from search.toml import to_toml
+from search.warm import taught
+from spaces.space import Space
+from trainables.version import code_version
+
+if TYPE_CHECKING:
+    from trainables.data import Data
+    from trainables.method import Method
+    from trainables.network import RoutedNetwork, Task
+
+_DRAWS = 64
+
+
+def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) -> None:
+    """Write a new study: its journal with what it begins with, then its study file.
+
+    The study file comes last: a folder without one is no study, and what a killed creation left of a
+    journal in it is removed. Raises `InputError` where data are missing, a network does not fit its
+    images, a constraint can be met by nothing, or the folder cannot be written.
+    """
+    task = {"classes": data.task.classes, "size": data.task.size, "channels": data.task.channels}
+    created = {
+        "spec": spec.model_dump(mode="json"),
+        "reference": reference(spec.spaces(), data.task, Constraints.of(spec.constraints.model_dump())),
+        "data": {
+            "name": data.name,
+            "hash": data.hash,
+            "classes": list(data.classes),
+            "task": task,
+            "counts": [len(data.train.labels), len(data.validation.labels), len(data.test.labels)],
+        },
+        "code_version": code_version(),
+    }
+    first = [("created", created), *taught(spec, data.hash, root)]
+    fresh = not folder.path.exists()
+    try:
+        for path in (folder.points, folder.checkpoints, folder.ray):
+            path.mkdir(parents=True, exist_ok=True)
+        for left in folder.path.glob(f"{folder.control.name}*"):
+            left.unlink()
+        journal = Journal(journal_address(spec, folder), spec.name, create=True)
+        try:
+            journal.acquire()
+            if next(iter(journal.events()), None):
+                raise InputError(
+                    f"the journal {spec.journal} has a study {spec.name!r} already, whose folder is not {folder.path};"
+                    " choose another --name"
+                )
+            for kind, payload in first:
+                journal.append(kind, payload)
+        finally:
+            journal.close()
+        folder.spec.write_text(to_toml(spec.model_dump(mode="json", exclude_none=True)))
+    except OSError as error:
+        raise InputError(f"study folder {folder.path} cannot be written: {error.strerror or error}") from None
+    except InputError:
+        if fresh:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+def reference(spaces: Mapping[str, Space], task: Task, constraints: Constraints | None = None) -> dict[str, float]:
+    """The fixed reference point: (error of guessing, largest macs_full of the spec).
+
+    Networks are built at every corner of every method's space. Raises `InputError` where one does not
+    fit the task, for example a network too small for its images, and where neither a corner nor one of
+    `_DRAWS` random draws of any method can meet the constraints in any setting.
+    """
+    from trainables.registry import get_method
+
+    largest, rng = 0, random.Random(0)
+    asked, refused = constraints or Constraints(), []
+    possible = not asked
+    for name, space in spaces.items():
+        method, built = get_method(name), []
+        for values in corners(space):
+            network = _built(method, values, task)
+            largest = max(largest, network.macs_full)
+            built.append(network)
+        while not possible and len(built) < _DRAWS + len(corners(space)) and all(map(asked.refuses, built)):
+            built.append(_built(method, drawn(space, rng, {}), task))
+        possible = possible or not all(map(asked.refuses, built))
+        refused += built
+    if not possible:
+        least = min(refused, key=lambda network: network.macs_min)
+        raise InputError(
+            f"constraints: no network of {', '.join(spaces)} can have {asked}; the cheapest of {len(refused)} that were"
+            f" built, {least.config.network}, {asked.refuses(least)}"
+        )
+    return {"error": 1.0 - 1.0 / task.classes, "macs": float(largest)}
+
+
+def _built(method: Method, values: Mapping[str, Any], task: Task) -> RoutedNetwork:
+    try:
+        return method.build(method.configure(values), task)
+    except ValueError as error:
+        raise InputError(f"methods.{method.name}: {error}") from None
+
+
+def same(old: StudySpec, new: StudySpec) -> None:
+    """Raise `InputError` naming what differs where two specs are not one study's."""
+    before, after = old.fingerprint(), new.fingerprint()
+    differing = sorted(_differences(before, after))
+    if differing:
+        raise InputError(
+            f"a study named {new.name!r} exists with another spec ({', '.join(differing[:4])} differ);"
+            f" `routefront resume {new.name}` goes on with the old one, --name NEW --fork {new.name} begins a new one"
+            " that knows what the old one found"
+        )
+
+
+def _differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {*a, *b}:
+            yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else key)
+    elif a != b:
+        yield at

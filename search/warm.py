@@ -1,0 +1,81 @@
+"""What a new study is told of earlier ones (``warm_start``, ``search --fork``).
+
+Configurations that stand on an earlier study's front run first, as far as the new space allows them.
+Where both studies have the same images and the same length of a full training, the sampler is told
+what the earlier trials showed at the epochs that are rungs here as well, as if it had been seen here;
+rungs compare nobody with them.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.errors import InputError
+from search.observations import Observations
+from search.optuna_space import published
+from search.proposals import seed_of
+from search.samplers import View
+from search.spec import StudySpec
+
+if TYPE_CHECKING:
+    from search.state import StudyState
+    from search.study import Study
+
+Told = list[tuple[str, dict[str, Any]]]
+
+
+def taught(spec: StudySpec, data_hash: str, root: Path | None) -> Told:
+    """(kind, payload) of the events that a new study begins with. `InputError` for a study that is not there."""
+    from search.study import Study
+
+    told: Told = []
+    first: list[dict[str, Any]] = []
+    for name in spec.warm_start.studies:
+        study = Study.load(name, root=root)
+        state = study.state()
+        same = state.created["data"]["hash"] == data_hash and study.spec.budget.epochs == spec.budget.epochs
+        if same:
+            told.append(("known", {"study": study.spec.name, "trials": known(study, state, spec)}))
+        first += leaders(study, state, spec)
+    planned: list[dict[str, Any]] = []
+    for plan in first:
+        if len(planned) < spec.warm_start.first and all(plan["config"] != other["config"] for other in planned):
+            planned.append({**plan, "seed": seed_of(spec.seed, len(planned), "warm start")})
+    if planned:
+        told.append(("plan", {"trials": planned}))
+    if spec.warm_start.studies and not told:
+        names = ", ".join(spec.warm_start.studies)
+        raise InputError(f"warm_start.studies: {names} teach nothing: no trial of a method of this study")
+    return told
+
+
+def known(study: Study, state: StudyState, spec: StudySpec) -> list[dict[str, Any]]:
+    """What a sampler that knew the earlier study would be told of it, at the epochs that are rungs of the new one."""
+    view = View.of(study.spec, {}, state, Observations())
+    epochs = {*spec.rung_epochs, spec.budget.epochs}
+    found = []
+    for trial in view.told():
+        if trial.method not in spec.methods:
+            continue
+        curves = {e: trial.arrays(e) for e, comparable in trial.comparable.items() if comparable and e in epochs}
+        if curves:
+            shown = {str(e): [error.tolist(), macs.tolist()] for e, (error, macs) in curves.items()}
+            found.append({"id": f"{study.spec.name}/{trial.id}", "config": trial.config, "curves": shown})
+    return found
+
+
+def leaders(study: Study, state: StudyState, spec: StudySpec) -> list[dict[str, Any]]:
+    """Plans of the configurations on the earlier study's front, most points first."""
+    spaces = spec.spaces()
+    owners = [name for name, _, _ in state.front()]
+    plans = []
+    for name in sorted(set(owners), key=lambda name: (-owners.count(name), name)):
+        trial = state.trials[name]
+        if trial.method not in spaces:
+            continue
+        rng = random.Random(seed_of(spec.seed, name, "warm start"))
+        config = published(trial.method, spaces[trial.method], trial.config, rng)
+        plans.append({"config": config, "why": f"on the front of {study.spec.name} ({name})"})
+    return plans
