@@ -90,8 +90,8 @@ def unmet_constraints(state: StudyState) -> str:
                 nearest = (
                     missed,
                     (
-                        f"the nearest, {trial.id} at epoch {epoch}, has accuracy up to {show_share(best['accuracy'])},"
-                        f" {show_count(low['macs'])} to {show_count(best['macs'])} MACs, {show_count(trial.params)} parameters"
+                        f"the nearest, {trial.id} at epoch {epoch}, has {show_count(trial.params)} parameters, at least"
+                        f" {show_count(low['macs'])} MACs and {show_share(best['accuracy'])} at {show_count(best['macs'])}"
                     ),
                 )
     said = f"no operating point has {state.constraints}"

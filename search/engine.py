@@ -203,11 +203,8 @@ class Engine:
 
     @property
     def _spent(self) -> bool:
-        if self.state.proposed < self.spec.budget.trials or (
-            self.state.planned and self.state.planned[0].get("repeats")
-        ):
-            return self.time_over
-        return True
+        repeats = bool(self.state.planned) and self.state.planned[0].get("repeats")
+        return self.time_over or not (repeats or self.state.proposed < self.spec.budget.trials)
 
     def started(self, name: str) -> None:
         """A worker took the trial up (again, after its worker died)."""

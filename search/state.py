@@ -42,9 +42,9 @@ from search.trial import History, Stage, Trial
 class StudyState:
     """Trials, rung records, the front so far and the budget spent. `apply` folds one event in.
 
-    `known`: trials of earlier studies. `planned`: what is asked for before anything new. `proposed`: how many trials repeat none.
-    `failed`: failed trials in the order in which they failed. `over`: how many trials nothing more will
-    come of. `scored`: how many showed a comparable curve or failed. `cost_epochs`: epochs of training
+    `known`: trials of earlier studies. `planned`: what is asked for before anything new. `proposed`: how many
+    trials repeat none. `failed`: failed trials in the order in which they failed. `over`: how many trials
+    nothing more will come of. `scored`: how many showed a comparable curve or failed. `cost_epochs`: epochs of training
     spent, views counted. A fold costs the same however long the study is.
     """
 
