@@ -81,18 +81,14 @@ def _over(value: float, limit: float | None) -> float:
 
 def unmet_constraints(state: StudyState) -> str:
     """That no operating point meets the constraints, and how near the nearest came."""
-    nearest: tuple[float, str] | None = None
-    for trial in state.trials.values():
-        for epoch, missed in trial.missed.items():
-            if nearest is None or missed < nearest[0]:
-                best = max(trial.curves[epoch], key=lambda point: point["accuracy"])
-                low = min(trial.curves[epoch], key=lambda point: point["macs"])
-                nearest = (
-                    missed,
-                    (
-                        f"the nearest, {trial.id} at epoch {epoch}, has {show_count(trial.params)} parameters, at least"
-                        f" {show_count(low['macs'])} MACs and {show_share(best['accuracy'])} at {show_count(best['macs'])}"
-                    ),
-                )
+    curves = [(missed, trial, epoch) for trial in state.trials.values() for epoch, missed in trial.missed.items()]
     said = f"no operating point has {state.constraints}"
-    return f"{said}; {nearest[1]}" if nearest else f"{said}; no trial has shown a curve yet"
+    if not curves:
+        return f"{said}; no trial has shown a curve yet"
+    _, trial, epoch = min(curves, key=lambda entry: entry[0])
+    best = max(trial.curves[epoch], key=lambda point: point["accuracy"])
+    least = min(point["macs"] for point in trial.curves[epoch])
+    return (
+        f"{said}; the nearest, {trial.id} at epoch {epoch}, has {show_count(trial.params)} parameters,"
+        f" {show_share(best['accuracy'])} at {show_count(best['macs'])} MACs and settings down to {show_count(least)}"
+    )
