@@ -42,8 +42,6 @@ def to_optuna(state: StudyState, spec: StudySpec, file: Path) -> dict[str, int]:
     written = {spec.name: (curves, [most]), f"{spec.name} (points)": (points, [least, least])}
     for name, (trials, directions) in written.items():
         study = optuna.create_study(storage=storage, study_name=name, directions=directions)
-        if len(directions) == 2:
-            study.set_metric_names(["error", "log10 MACs"])
         study.add_trials(trials)
     return {name: len(trials) for name, (trials, _) in written.items()}
 

@@ -76,6 +76,7 @@ class View:
     ) -> View:
         """The view of a state as it is now."""
         scores = observations.scores(state)
+        known = {epoch for trial in state.known for epoch in trial.comparable}
         return cls(
             spec=spec,
             spaces=spaces,
@@ -85,7 +86,7 @@ class View:
             trials={name: state.trials[name] for name in scores},
             silent=[trial for trial in state.live if trial.id not in scores][-LATEST:],
             owners=[state.trials[name] for name, _, _ in state.front()],
-            rungs={epoch: state.rung(epoch)[-(BEST + LATEST) :] for epoch in state.rung_epochs()},
+            rungs={epoch: _at_rung(state, epoch) for epoch in sorted({*state.rung_epochs(), *known})},
             frozen={} if frozen is None else frozen,
         )
 
@@ -113,6 +114,12 @@ class View:
         found.state = TrialState.RUNNING if values is None else TrialState.COMPLETE
         found.values = None if values is None else list(values)
         return found
+
+
+def _at_rung(state: StudyState, epoch: int) -> list[Trial]:
+    """The latest trials with a curve at an epoch; those of earlier studies come before all others."""
+    earlier = [trial for trial in state.known if epoch in trial.comparable]
+    return [*earlier, *state.rung(epoch)][-(BEST + LATEST) :]
 
 
 Ask = Callable[[View, int, Mapping[str, Any] | None], tuple[Config, str]]

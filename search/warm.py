@@ -36,8 +36,9 @@ def taught(spec: StudySpec, data_hash: str, root: Path | None) -> Told:
         study = Study.load(name, root=root)
         state = study.state()
         same = state.created["data"]["hash"] == data_hash and study.spec.budget.epochs == spec.budget.epochs
-        if same:
-            told.append(("known", {"study": study.spec.name, "trials": known(study, state, spec)}))
+        seen = known(study, state, spec) if same else []
+        if seen:
+            told.append(("known", {"study": study.spec.name, "trials": seen}))
         first += leaders(study, state, spec)
     planned: list[dict[str, Any]] = []
     for plan in first:
