@@ -7,6 +7,9 @@ study's folder, `search.simulate` runs the same engine in virtual time.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import logging
 import threading
 import time
@@ -84,6 +87,13 @@ class Engine:
                 asks -= 1
                 if asks < self.spec.sampler.ahead:
                     self.prepare()
+
+    def digest(self) -> str:
+        """SHA-256 over the state, what the sampler is told of it, and the proposals that are prepared."""
+        scores = sorted(self.proposer.observations.scores(self.state).items())
+        ahead = {number: work() for number, work in self._ahead.items()}
+        content = json.dumps([self.state.digest(), scores, ahead], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     # -- events --------------------------------------------------------------------------------
 
@@ -174,7 +184,7 @@ class Engine:
                 payload |= {"seed": trials[found[2].trial].seed, "stage": asdict(found[2])}
             return payload
 
-        return work
+        return functools.cache(work)
 
     def _hand(self, trial: Trial) -> Trial:
         self._handed[trial.id] = trial

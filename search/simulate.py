@@ -144,13 +144,14 @@ class Simulation:
         self._before = 0.0
         self._begun = False
         self._seen = seen
-        self.engine = self._engine()
+        self.engine = self.again()
         self.engine.record("created", created(spec, problem))
 
     def _clock(self) -> float:
         return self._before + (self.cluster.now if self.cluster else 0.0)
 
-    def _engine(self) -> Engine:
+    def again(self) -> Engine:
+        """An engine that only ever read the journal as it is now."""
         spaces, papers = self.problem.spaces, self.problem.papers
         name = f"simulation-{id(self)}"
         engine = Engine(name, self.spec, self.journal, self.workers, spaces=spaces, papers=papers, clock=self._clock)
@@ -165,7 +166,7 @@ class Simulation:
         if self._begun:  # a driver before this one died
             self._before, self.cluster = self._clock(), None
             self.journal.dies_at = 0
-            self.engine = self._engine()
+            self.engine = self.again()
         self._begun = True
         engine = self.engine
         engine.record("session", {"host": "simulated", "pid": 0, "workers": self.workers})

@@ -66,6 +66,7 @@ def test_a_driver_killed_at_any_event_resumes_to_a_state_that_the_journal_tells(
         over = {t.id: t.record() for t in before.trials.values() if t.over}
         state = killed.run()
         assert state.digest() == StudyState.of(killed.journal.events).digest()
+        assert killed.engine.digest() == killed.again().digest()
         assert state.count()["total"] == 6 and not state.live
         assert {name: state.trials[name].record() for name in over} == over
         decided = [e for e in killed.journal.events if e.kind == "decision"]
