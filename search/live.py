@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from search.driver import Driver
     from search.study import Study
 
+_BLOCKS = " ▁▂▃▄▅▆▇█"
 _REFRESH_SECONDS = 0.5
 _LINE_SECONDS = 15.0
 
@@ -47,6 +49,7 @@ def summary(spec: StudySpec, state: StudyState) -> str:
     left = time_left(spec, state)
     return (
         f"{counts['running']} running, {counts['stopped']} stopped, {counts['finished']} finished,"
+        f"{' ' + str(counts['paused']) + ' paused,' if counts['paused'] else ''}"
         f" {counts['failed']} failed of {spec.budget.trials} trials | hypervolume {state.hypervolume:.4f},"
         f" {len(state.front())} points | {state.cost_epochs:g} epochs in {show_seconds(state.elapsed_now())}"
         + (f", about {show_seconds(left)} left" if left is not None else "")
@@ -83,7 +86,9 @@ def status_table(spec: StudySpec, state: StudyState, what: str, rows: int = 12) 
     trials = list(state.trials.values())
     live = [t for t in trials if t.state == "running"]
     others = [t for t in trials if t.state != "running"][-max(0, rows - len(live)) :]
-    colours = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red", "asked": "dim"}
+    colours = {
+        "running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red", "asked": "dim", "paused": "blue"
+    }  # fmt: skip
     for trial in sorted([*live, *others], key=lambda t: t.number):
         epoch = f"{trial.epoch}/{spec.budget.epochs}"
         if trial.shared and trial.behind:
@@ -93,7 +98,38 @@ def status_table(spec: StudySpec, state: StudyState, what: str, rows: int = 12) 
             trial.id, trial.method, str(trial.config.get("network", "")), epoch,
             Text("waiting" if trial.state == "asked" else trial.state, style=colours[trial.state]), Text(words),
         )  # fmt: skip
-    return Group(Text(f"{spec.name}: {what}", style="bold"), Text(summary(spec, state)), table)
+    lines = [Text(f"{spec.name}: {what}", style="bold"), Text(summary(spec, state))]
+    if progress := growth(state):
+        lines.append(Text(f"hypervolume over epochs {progress}"))
+    if best := best_points(state):
+        lines.append(Text(f"front: {best}"))
+    return Group(*lines, table)
+
+
+def growth(state: StudyState, width: int = 40) -> str:
+    """The hypervolume against epochs of cost as a line of blocks, with its half-way marks; empty before the first."""
+    steps = [step for step in state.history if step.hypervolume > 0]
+    if not steps or not state.cost_epochs:
+        return ""
+    epochs = np.array([step.epochs for step in steps])
+    volumes = np.array([step.hypervolume for step in steps])
+    at = np.searchsorted(epochs, np.linspace(0, state.cost_epochs, width + 1)[1:], side="right") - 1
+    shares = np.where(at >= 0, volumes[np.maximum(at, 0)], 0.0) / volumes[-1]
+    drawn = "".join(_BLOCKS[min(len(_BLOCKS) - 1, int(share * len(_BLOCKS)))] for share in shares)
+    reached = {part: epochs[int(np.argmax(volumes >= part * volumes[-1]))] for part in (0.5, 0.9, 0.99)}
+    marks = ", ".join(f"{part:.0%} by {epoch:g}" for part, epoch in reached.items())
+    return f"{drawn} {volumes[-1]:.4f} ({marks})"
+
+
+def best_points(state: StudyState, count: int = 5) -> str:
+    """Some points of the front in words, evenly chosen from the cheapest to the most accurate."""
+    front = state.front()
+    chosen = [front[round(i * (len(front) - 1) / max(1, count - 1))] for i in range(min(count, len(front)))]
+    words = []
+    for name, epoch, index in dict.fromkeys(chosen):
+        point = state.trials[name].curves[epoch][index]
+        words.append(f"{show_share(point['accuracy'])} at {show_count(point['macs'])} ({name})")
+    return ", ".join(words)
 
 
 def watching(console: Console) -> Callable[[Driver], AbstractContextManager[None]]:
