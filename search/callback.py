@@ -23,6 +23,13 @@ class StudyCallback(tune.Callback):
         """A worker took the trial up."""
         driver_at(self._folder).started(trial.config["trial"])
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune is done with a trial: whether or not it said so, the driver is."""
+        driver = driver_at(self._folder)
+        known = driver.state.trials[trial.config["trial"]]
+        if known.state in ("asked", "running") and not driver.stopping:
+            driver.failed(known.id, f"its worker ended at epoch {known.epoch} without a report of the next")
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The worker died more often than `resources.retries` allows.
 

@@ -32,7 +32,14 @@ class Driver(Engine):
     def __init__(self, folder: StudyFolder, spec: StudySpec, journal: Journal, workers: int = 1) -> None:
         spaces = spec.spaces()
         super().__init__(
-            str(folder.path), spec, journal, workers, spaces=spaces, papers=papers_of(spaces), background=True
+            str(folder.path),
+            spec,
+            journal,
+            workers,
+            spaces=spaces,
+            papers=papers_of(spaces),
+            clock=journal.now,
+            background=True,
         )
         self.folder = folder
         self.stages = SharedStages(folder, self.proposer, self.state)

@@ -105,6 +105,7 @@ class Journal:
         self.fence: int | None = None
         self._write = threading.Lock()
         self._next = 1
+        self._began = time.time(), time.monotonic()
         url = sa.make_url(address)
         if url.get_backend_name() == "sqlite" and url.database and not create and not Path(url.database).exists():
             raise InputError(f"no journal at {url.database}; is the study folder complete?")
@@ -198,10 +199,10 @@ class Journal:
     def append(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> Event:
         """Append one event; raises `LeaseLostError` where another process has taken the study over."""
         with self._write:
-            now = time.time()
+            now = self.now()
             event = Event(self._next, now, kind, trial, payload)
             with self._engine.begin() as connection:
-                self._renew(connection, now)
+                self._renew(connection, time.time())
                 connection.execute(
                     sa.insert(_events).values(
                         study=self.study,
@@ -220,6 +221,13 @@ class Journal:
         """Prolong the lease; raises `LeaseLostError` where it is lost."""
         with self._write, self._engine.begin() as connection:
             self._renew(connection, time.time())
+
+    def now(self) -> float:
+        """Seconds since 1970 by a clock that does not jump while this process lives: events are timed by it.
+
+        (Leases are compared by processes that share only the clock of the wall.)
+        """
+        return self._began[0] + time.monotonic() - self._began[1]
 
     def _renew(self, connection: sa.Connection, now: float) -> None:
         renewed = connection.execute(

@@ -19,8 +19,10 @@ _TRAINABLE = "trainables.ray_trainable"
 Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
 
 
-def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | None = None) -> str:
+def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | None = None, trainable: Any = None) -> str:
     """Run what the study's budget still allows; returns why it ended: finished, stopped or interrupted.
+
+    `trainable` takes the place of the one that trains (benchmarks of everything else).
 
     Raises `InputError` where the cluster cannot be reached or holds no trial, `RunError` where Tune
     itself fails.
@@ -45,7 +47,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     driver.stages.tidy()
     folder = str(driver.folder.path)
     tuner = tune.Tuner(
-        _trainable(tune, driver, data),
+        _trainable(tune, driver, data, trainable),
         tune_config=tune.TuneConfig(
             search_alg=CurveSearcher(folder, constants(driver.spec)),
             scheduler=RungScheduler(folder),
@@ -79,12 +81,12 @@ def _ending(driver: Driver) -> str:
     return driver.stopping or "interrupted"
 
 
-def _trainable(tune: Any, driver: Driver, data: Data) -> Any:
+def _trainable(tune: Any, driver: Driver, data: Data, other: Any) -> Any:
     from trainables.ray_trainable import RoutedTrainable
 
     resources = driver.spec.resources
     share = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
-    return tune.with_resources(tune.with_parameters(RoutedTrainable, data=data), share)
+    return tune.with_resources(tune.with_parameters(other or RoutedTrainable, data=data), share)
 
 
 def _callback(tune: Any, folder: str) -> Any:

@@ -19,6 +19,7 @@ def constants(spec: StudySpec) -> dict[str, Any]:
         "threads": max(1, int(spec.resources.cpus_per_trial)),
         "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
         "diagnostics": spec.diagnostics,
+        "latency": spec.constraints.max_latency is not None,
     }
 
 

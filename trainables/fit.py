@@ -15,7 +15,7 @@ from torch import Tensor
 from trainables import checkpoints
 from trainables.data import Data, batches, normalise, to_device
 from trainables.diagnostics import Diagnostics, diagnose, usual_setting
-from trainables.evaluation import Curve, curve
+from trainables.evaluation import Curve, curve, latencies
 from trainables.method import Batch, Method, Phase, plan
 from trainables.networks.imagenet import load_pretrained
 
@@ -27,7 +27,8 @@ class Training:
 
     `epochs` is the length of the whole training (schedules are shares of it), `evaluate_at` the
     epochs whose report carries a curve (the last one always does); with `diagnostics` the last
-    report carries them too (`trainables.diagnostics`). The same seed, data and configuration give
+    report carries them too (`trainables.diagnostics`), with `latency` every point the milliseconds that
+    one image takes alone. The same seed, data and configuration give
     the same reports on one thread of one machine.
     """
 
@@ -42,9 +43,10 @@ class Training:
         evaluate_at: Collection[int] = (),
         device: torch.device | str = "cpu",
         diagnostics: bool = False,
+        latency: bool = False,
     ) -> None:
         self.method, self.config, self.data, self.seed = method, config, data, seed
-        self.diagnostics = diagnostics
+        self.diagnostics, self.latency = diagnostics, latency
         self.device = torch.device(device)
         self.plan = plan(method.phases(config), epochs)
         self.epochs = epochs
@@ -190,6 +192,11 @@ class Training:
     def _evaluate(self) -> dict[str, Any]:
         with torch.compiler.set_stance("force_eager"):  # a sweep's batches have every size
             self.last_curve = curve(self.method, self.network, self.validation, self.validation_labels)
+        if self.latency:
+            points = self.last_curve.points
+            measured = latencies(self.network, self.validation, [point["knobs"] for point in points])
+            for point, milliseconds in zip(points, measured, strict=True):
+                point["latency_ms"] = milliseconds
         self.seconds += self.last_curve.seconds
         return {
             "points": self.last_curve.points,

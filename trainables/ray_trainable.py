@@ -31,8 +31,8 @@ from trainables.registry import get_method
 class RoutedTrainable(tune.Trainable):
     """One trial. `config`: trial, method, config, seed, epochs, evaluate_at, checkpoints, threads, device.
 
-    Also `diagnostics`, whether its last epoch measures its paths; `stage`, the key of a first stage to begin
-    behind, and `publish`, whether to store its own.
+    Also `diagnostics`, whether its last epoch measures its paths; `latency`, whether curves measure theirs;
+    `stage`, the key of a first stage to begin behind, and `publish`, whether to store its own.
     """
 
     def setup(self, config: dict[str, Any], data: Data | None = None) -> None:
@@ -92,6 +92,7 @@ class RoutedTrainable(tune.Trainable):
             evaluate_at=self._trial["evaluate_at"],
             device=self._trial.get("device", "cpu"),
             diagnostics=self._trial.get("diagnostics", False),
+            latency=self._trial.get("latency", False),
         )
 
     def _begin_behind(self, stage: str) -> None:
