@@ -26,6 +26,8 @@ from search.spec import StudySpec
 from search.state import StudyState
 from search.trial import Trial
 
+_PRIOR, _PRIOR_TRIALS, _FULL = 0.5, 8, 0.8
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -44,16 +46,16 @@ def decide(spec: StudySpec, state: StudyState, trial: Trial, epoch: int, time_ov
     if trial.repeats or epoch not in spec.rung_epochs[trial.bracket :] or not trial.comparable.get(epoch):
         return Decision("continue")
     rivals = rivals_of(spec, state, trial, epoch)
-    place, room = _place(spec, state, rivals, trial, epoch)
+    place, best = _place(spec, state, rivals, trial, epoch)
     where = f"place {place} of {len(rivals)} at epoch {epoch}"
-    if place <= room:
-        return Decision("continue", f"{where}: among the best {room}")
+    if place <= best:
+        return Decision("continue", f"{where}: among the best {best}")
     shield = _protection(spec, rivals, trial, epoch)
     if shield:
         return Decision("continue", f"{where}: {shield}")
     if spec.rungs.pause:
-        return Decision("pause", f"{where}: not among the best {room} so far")
-    return Decision("stop", f"{where}: not among the best {room}")
+        return Decision("pause", f"{where}: not among the best {best} so far")
+    return Decision("stop", f"{where}: not among the best {best}")
 
 
 def _place(spec: StudySpec, state: StudyState, rivals: list[Trial], trial: Trial, epoch: int) -> tuple[int, int]:
@@ -63,7 +65,41 @@ def _place(spec: StudySpec, state: StudyState, rivals: list[Trial], trial: Trial
     missed = [rival.missed.get(epoch, 0.0) for rival in rivals]
     own = next(i for i, rival in enumerate(rivals) if rival is trial)
     place = place_among(curves, own, (reference["error"], reference["macs"]), missed)
-    return place, max(1, math.ceil(len(rivals) / spec.rungs.reduction))
+    return place, room(spec, state, len(rivals), epoch)
+
+
+def room(spec: StudySpec, state: StudyState, rivals: int, epoch: int) -> int:
+    """How many of so many rivals go on behind a rung."""
+    reduction = spec.rungs.reduction
+    if spec.rungs.adaptive:
+        reduction = 1 + (reduction - 1) * trust(spec, state, epoch)
+    return max(1, math.ceil(rivals / reduction))
+
+
+def trust(spec: StudySpec, state: StudyState, epoch: int) -> float:
+    """How well standings at a rung have foretold those at the next one so far, in [0, 1].
+
+    Spearman's correlation over the trials that showed both, corrected for their having been chosen at the
+    first (Thorndike, 1949, case 2), drawn towards `_PRIOR` as if `_PRIOR_TRIALS` had shown that.
+    """
+    steps = [*spec.rung_epochs, spec.budget.epochs]
+    later = steps[steps.index(epoch) + 1]
+    latest = state.rung(epoch)[-4 * spec.rungs.window :]
+    both = [trial for trial in latest if trial.comparable.get(later)][-spec.rungs.window :]
+    if len(both) < 3:
+        return _PRIOR / _FULL
+    reference = state.created["reference"]
+    corner = (reference["error"], reference["macs"])
+    before, after = (standings([trial.arrays(e) for trial in both], corner) for e in (epoch, later))
+    among = dict(zip((t.id for t in latest), standings([t.arrays(epoch) for t in latest], corner), strict=True))
+    spread = float(np.std([among[trial.id] for trial in both]))
+    if min(np.std(before), np.std(after), spread) == 0:
+        return _PRIOR / _FULL
+    seen = float(np.corrcoef(before, after)[0, 1])
+    wider = math.sqrt(1 / 12) / spread
+    seen = seen * wider / math.sqrt(1 + seen**2 * (wider**2 - 1))
+    value = (seen * len(both) + _PRIOR * _PRIOR_TRIALS) / (len(both) + _PRIOR_TRIALS)
+    return min(1.0, max(0.0, value / _FULL))
 
 
 def _protection(spec: StudySpec, rivals: list[Trial], trial: Trial, epoch: int) -> str:
@@ -109,11 +145,11 @@ def promotable(spec: StudySpec, state: StudyState) -> tuple[Trial, str] | None:
             missed = [rival.missed.get(epoch, 0.0) for rival in rivals]
             curves = [rival.arrays(epoch) for rival in rivals]
             stands = standings(curves, (reference["error"], reference["macs"]), missed)
-            room = max(1, math.ceil(len(rivals) / spec.rungs.reduction))
+            best = room(spec, state, len(rivals), epoch)
             for rival, standing in zip(rivals, stands, strict=True):
                 place = 1 + int((stands > standing).sum())
-                if rival.state == "paused" and rival.epoch == epoch and place <= room:
-                    why = f"place {place} of {len(rivals)} at epoch {epoch} by now: among the best {room}"
+                if rival.state == "paused" and rival.epoch == epoch and place <= best:
+                    why = f"place {place} of {len(rivals)} at epoch {epoch} by now: among the best {best}"
                     found.append((place, rival, why))
         if found:
             return min(found, key=lambda entry: (entry[0], entry[1].number))[1:]

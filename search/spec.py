@@ -73,6 +73,7 @@ class RungSpec(_Part):
     window: int = Field(default=60, ge=2)
     brackets: int = Field(default=1, ge=1)
     pause: bool = False
+    adaptive: bool = False
     enabled: bool = True
 
 
