@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from cluster.description import Description, refuse_secrets
+from cluster.description import Description, Slurm, WorkerGroup, refuse_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,8 @@ def check_trials_fit(description: Description, study: StudyFile) -> None:
     cpus, gpus = study.cpus_per_trial, study.gpus_per_trial
     fitting = {n: g for n, g in description.workers.items() if g.max and g.cpus >= cpus and g.gpus >= gpus}
     if not fitting:
-        offers = [
-            f"workers.{name} has " + _short(group.cpus, group.gpus, cpus, gpus, group.max)
-            for name, group in description.workers.items()
-        ]
-        raise ValueError(
-            f"no node holds a trial of study {study.name!r}: one needs {cpus:g} CPU and {gpus:g} GPU; "
-            + ("; ".join(offers) or "there is no group of workers, write one such as [workers.cpu]")
-        )
+        groups = "; ".join(f"workers.{name} has {offers(group, study)}" for name, group in description.workers.items())
+        raise ValueError(f"{needs(study)}; {groups or 'there is no group of workers, write one such as [workers.cpu]'}")
     if not any(group.start for group in fitting.values()):
         raise ValueError(
             f"no trial of study {study.name!r} fits at the beginning: replicas = 0 of {', '.join(fitting)}; set it to 1"
@@ -92,12 +86,12 @@ def check_trials_fit(description: Description, study: StudyFile) -> None:
 def notes(description: Description, study: StudyFile, kinds: list[str]) -> list[str]:
     """What is no error and still worth a line."""
     found = []
-    offers = [f"workers.{name}" for name, group in description.workers.items() if group.gpus and group.max]
-    offers += ["slurm"] if description.slurm and description.slurm.gpus else []
-    if offers and not study.gpus_per_trial:
+    idle = [f"workers.{name}" for name, group in description.workers.items() if group.gpus and group.max]
+    idle += ["slurm"] if description.slurm and description.slurm.gpus else []
+    if idle and not study.gpus_per_trial:
         found.append(
-            f"{' and '.join(offers)} has GPUs, and no trial of study {study.name!r} asks for any; in the study file,"
-            " resources.gpus_per_trial = 0.25 lets four trials share one"
+            f"the GPUs of {' and '.join(idle)} stay idle, no trial of study {study.name!r} asks for any; in the study"
+            " file, resources.gpus_per_trial = 0.25 lets four trials share one"
         )
     if description.journal is None and set(kinds) - {"container"}:
         found.append(
@@ -107,8 +101,14 @@ def notes(description: Description, study: StudyFile, kinds: list[str]) -> list[
     return found
 
 
-def _short(cpus: float, gpus: float, need_cpus: float, need_gpus: float, nodes: int) -> str:
-    """What a node has and what it lacks."""
-    missing = [f"{need - has:g} {kind}" for has, need, kind in ((cpus, need_cpus, "CPU"), (gpus, need_gpus, "GPU")) if need > has]
-    lacks = " and ".join(missing) + " missing" if missing else "max = 0"
-    return f"{cpus:g} CPU and {gpus:g} GPU ({lacks})"
+def needs(study: StudyFile) -> str:
+    """What one trial needs, where no node has it."""
+    need = f"{study.cpus_per_trial:g} CPU and {study.gpus_per_trial:g} GPU"
+    return f"no node holds a trial of study {study.name!r}: one needs {need}"
+
+
+def offers(node: WorkerGroup | Slurm, study: StudyFile) -> str:
+    """What a node has, and what it lacks for one trial."""
+    pairs = (("CPU", node.cpus, study.cpus_per_trial), ("GPU", node.gpus, study.gpus_per_trial))
+    missing = " and ".join(f"{need - has:g} {kind}" for kind, has, need in pairs if need > has)
+    return f"{node.cpus} CPU and {node.gpus} GPU ({missing + ' missing' if missing else 'max = 0'})"

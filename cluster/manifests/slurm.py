@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 
 from cluster.description import Description, Slurm
-from cluster.manifests import StudyFile, Versions
+from cluster.manifests import StudyFile, Versions, needs, offers
 from cluster.manifests.text import NODE_ENVIRONMENT, fill, search_command
 from cluster.quantities import mebibytes, slurm_time
 
@@ -58,20 +58,8 @@ def render(description: Description, study: StudyFile, versions: Versions) -> st
 
 
 def _check_fit(slurm: Slurm, study: StudyFile) -> None:
-    missing = [
-        f"{need - has:g} {kind}"
-        for has, need, kind in (
-            (slurm.cpus, study.cpus_per_trial, "CPU"),
-            (slurm.gpus, study.gpus_per_trial, "GPU"),
-        )
-        if need > has
-    ]
-    if missing:
-        raise ValueError(
-            f"no node holds a trial of study {study.name!r}: one needs {study.cpus_per_trial:g} CPU and"
-            f" {study.gpus_per_trial:g} GPU; [slurm] gives a node {slurm.cpus} CPU and {slurm.gpus} GPU"
-            f" ({' and '.join(missing)} missing)"
-        )
+    if slurm.cpus < study.cpus_per_trial or slurm.gpus < study.gpus_per_trial:
+        raise ValueError(f"{needs(study)}; [slurm] gives a node {offers(slurm, study)}")
 
 
 def _directives(description: Description, slurm: Slurm) -> list[str]:
