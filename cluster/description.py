@@ -127,7 +127,9 @@ class JournalPart(_Part):
     @model_validator(mode="after")
     def _somewhere(self) -> JournalPart:
         if not urlsplit(self.address).hostname and self.secret is None:
-            raise ValueError("journal says neither host nor secret; write address = 'postgresql+psycopg://USER@HOST/DATABASE'")
+            raise ValueError(
+                "journal says neither host nor secret; write address = 'postgresql+psycopg://USER@HOST/DATABASE'"
+            )
         return self
 
 
@@ -224,10 +226,13 @@ class Description(_Part):
         if (self.study is None) == (self.preset is None):
             raise ValueError("say which study runs: either study = 'study.toml' or preset = 'digits'")
         if not self.slurm and not sum(group.max for group in self.workers.values()):
-            raise ValueError("zero workers: write a group such as [workers.cpu] with max = 4, or [slurm] with nodes = 4")
+            raise ValueError(
+                "zero workers: write a group such as [workers.cpu] with max = 4, or [slurm] with nodes = 4"
+            )
         if self.storage.remote and self.journal is None:
             raise ValueError(
-                f"storage.path = {self.storage.path!r} needs a [journal] in PostgreSQL: SQLite cannot lie on object storage"
+                f"storage.path = {self.storage.path!r} needs a [journal] in PostgreSQL:"
+                " SQLite cannot lie on object storage"
             )
         return self
 

@@ -41,16 +41,22 @@ Label = Annotated[
 Name = Annotated[
     str, _matching(r"[a-z0-9](?:[a-z0-9.-]{0,250}[a-z0-9])?", "a Kubernetes name: lower-case letters, digits, '-'")
 ]
-Word = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._:/@=+,-]*", "one word of letters, digits and . _ : / @ = + , -")]
+Word = Annotated[
+    str, _matching(r"[A-Za-z0-9][A-Za-z0-9._:/@=+,-]*", "one word of letters, digits and . _ : / @ = + , -")
+]
 LabelValue = Annotated[str, _matching(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", "a value of a label")]
 LabelKey = Annotated[
     str,
     _matching(r"(?:[a-z0-9][a-z0-9.-]*/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "the name of a label"),
 ]
 folder = _check(r"/[\w.@+-][\w.@+/-]*", "an absolute folder without spaces, such as '/mnt/routefront'")
-bucket = _check(r"s3://[a-z0-9][a-z0-9.-]+(?:/[\w.=+/-]*)?", "an address of object storage, such as 's3://BUCKET/FOLDER'")
+bucket = _check(
+    r"s3://[a-z0-9][a-z0-9.-]+(?:/[\w.=+/-]*)?", "an address of object storage, such as 's3://BUCKET/FOLDER'"
+)
 Folder = Annotated[str, AfterValidator(folder)]
-Image = Annotated[str, _matching(r"[a-z0-9][\w.:/@-]*", "a container image, such as 'registry.example.org/routefront:1'")]
+Image = Annotated[
+    str, _matching(r"[a-z0-9][\w.:/@-]*", "a container image, such as 'registry.example.org/routefront:1'")
+]
 Export = Annotated[str, _matching(r"[A-Za-z0-9.-]+:/[\w./-]*", "an NFS export, such as 'server.example.org:/export'")]
 
 
@@ -92,9 +98,6 @@ def _model(whole: type[BaseModel], steps: list[str]) -> type[BaseModel]:
             continue
         annotation = found.model_fields[step].annotation
         named = typing.get_origin(annotation) is dict
-        found = next(kind for kind in (annotation, *typing.get_args(annotation)) if _is_part(kind))
+        kinds: tuple[Any, ...] = (annotation, *typing.get_args(annotation))
+        found = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     return found
-
-
-def _is_part(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)

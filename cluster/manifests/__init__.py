@@ -41,6 +41,9 @@ class Versions:
         """Those of this process: what is rendered fits the driver that rendered it."""
         return cls(platform.python_version(), metadata.version("ray"), metadata.version("routefront"))
 
+    def __str__(self) -> str:
+        return f"routefront {self.routefront} with Ray {self.ray} on Python {self.python}"
+
     @property
     def python_minor(self) -> str:
         """``3.11``."""

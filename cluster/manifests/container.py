@@ -17,9 +17,8 @@ def render(description: Description, study: StudyFile, versions: Versions) -> st
     cloud = description.cloud
     return fill(
         "Containerfile.in",
-        routefront=versions.routefront,
+        versions=versions,
         ray=versions.ray,
-        python=versions.python,
         python_minor=versions.python_minor,
         image=description.image or "routefront",
         why="; the others reach the other machines for `ray up`" if cloud else "",

@@ -189,11 +189,15 @@ def _comment(description: Description, versions: Versions) -> str:
         (description.tracking, "mlflow.env", "MLFLOW_TRACKING_URI=... (_USERNAME, _PASSWORD)"),
         (description.storage, "storage.env", "AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=..."),
     ]
-    once = [f"{create} {part.secret} --from-env-file={file}    # {keys}" for part, file, keys in secrets if part and part.secret]
+    once = [
+        f"{create} {part.secret} --from-env-file={file}    # {keys}"
+        for part, file, keys in secrets
+        if part and part.secret
+    ]
     if token := description.kubernetes.token_secret:
         once.append(f'{create} {token} --from-literal=auth_token="$(openssl rand -hex 32)"')
     lines = [
-        f"Rendered by routefront {versions.routefront} for Ray {versions.ray}, Python {versions.python}, KubeRay 1.6 or newer.",
+        f"Rendered by {versions} for KubeRay >= 1.6.",
         *(["Once:", *once] if once else []),
         "Start, follow, stop (applied again, the study goes on):",
         "  kubectl apply -f THIS_FILE",

@@ -56,7 +56,9 @@ def _check(description: Description) -> Cloud:
     if cloud is None:
         raise ValueError("[cloud] is missing: `ray up` needs provider = 'aws' with a region, or 'local' with head_ip")
     if description.image is None:
-        raise ValueError("image is missing: `ray up` starts one on every machine, such as image = 'registry.example.org/rf:1'")
+        raise ValueError(
+            "image is missing: `ray up` starts one on every machine, such as image = 'registry.example.org/rf:1'"
+        )
     if cloud.provider == "local":
         machines, asked = len(cloud.worker_ips), sum(group.max for group in groups.values())
         if cloud.head_ip is None or not machines:
@@ -139,7 +141,7 @@ def _mount(description: Description, cloud: Cloud) -> list[str]:
 
 def _write(text: str, path: str) -> str:
     """A shell command that writes a file line by line; a here-document would not survive the launcher's quoting."""
-    lines = [shlex.quote(line) for line in text.splitlines()]
+    lines = [shlex.quote(line) for line in text.rstrip("\n").split("\n")]
     return "printf '%s\\n' \\\n" + "".join(f"  {line} \\\n" for line in lines) + f"  > {path}"
 
 
@@ -147,14 +149,13 @@ def _comment(description: Description, study: StudyFile, versions: Versions) -> 
     follow = shlex.join(["routefront", "status", study.name, "--studies", description.studies, "--watch"])
     run = f"set -a; touch ~/routefront.env; . ~/routefront.env; {search_command(description, _STUDY, 'auto')}"
     lines = [
-        f"Rendered by routefront {versions.routefront}: Ray {versions.ray}, Python {versions.python}, also where `ray up` runs.",
-        "",
+        f"Rendered by {versions}, here and there.",
         "Once:    ray get-auth-token --generate        (the token, ~/.ray/auth_token)",
         "Start:   ray up THIS_FILE",
     ]
     if description.journal or description.tracking:
         lines.append(
-            "Secrets: ray rsync-up THIS_FILE routefront.env '~/routefront.env'    (lines such as PGPASSWORD=...; head only)"
+            "Secrets: ray rsync-up THIS_FILE routefront.env '~/routefront.env'    (PGPASSWORD=... and the like)"
         )
     return "\n".join(
         [

@@ -27,14 +27,12 @@ def render(description: Description, study: StudyFile, versions: Versions) -> st
             " that its nodes share; write one, such as '/scratch/NAME/routefront'"
         )
     _check_fit(slurm, study)
-    if _END in study.text.splitlines():
+    if _END in study.text.split("\n"):
         raise ValueError(f"study {study.name!r} holds a line {_END}, which ends its copy in the script")
     return fill(
         "slurm.sh.in",
         directives="\n".join(f"#SBATCH --{word}" for word in _directives(description, slurm)),
-        routefront=versions.routefront,
-        ray=versions.ray,
-        python=versions.python,
+        versions=versions,
         prepare="\n".join(_prepare(slurm)),
         environment="\n".join(
             f"export {key}={shlex.quote(value)}"

@@ -48,5 +48,7 @@ def search_command(description: Description, study_file: str, address: str) -> s
     line = f"routefront search {study_file} --address {address} --studies {shlex.quote(description.studies)}"
     if description.tracking is not None:
         where = description.tracking.address
-        line += f" --tracking {shlex.quote(where)}" if where else ' --tracking "${MLFLOW_TRACKING_URI:?it is in no secret}"'
+        line += (
+            f" --tracking {shlex.quote(where)}" if where else ' --tracking "${MLFLOW_TRACKING_URI:?it is in no secret}"'
+        )
     return line

@@ -34,13 +34,15 @@ class Job:
         self.storage = folder / "shared"
         (folder / "venv" / "bin").mkdir(parents=True)
         self.notes.mkdir()
-        (folder / "venv" / "bin" / "activate").write_text(f'export PATH="{STAND_IN}:{Path(sys.executable).parent}:$PATH"\n')
+        (folder / "venv" / "bin" / "activate").write_text(
+            f'export PATH="{STAND_IN}:{Path(sys.executable).parent}:$PATH"\n'
+        )
         (folder / "secrets.env").write_text("PGPASSWORD='of the driver'\n")
         description = described(
             storage__path=str(self.storage),
             tracking={"address": "off"},
             slurm={
-                "nodes": max(nodes, 1), "cpus": 1, "memory": "2Gi", "gpus": 1, "time": "1h", "port": 20000 + os.getpid() % 20000,
+                "nodes": nodes, "cpus": 1, "memory": "2Gi", "gpus": 1, "port": 20000 + os.getpid() % 20000,
                 "venv": str(folder / "venv"), "environment": str(folder / "secrets.env"),
             },
         )  # fmt: skip
