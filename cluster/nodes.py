@@ -32,10 +32,17 @@ def here(peer: str) -> str:
 def alive(address: str, wanted: int, within: float) -> int:
     """How many nodes live at `address`: as soon as there are `wanted`, or after `within` seconds.
 
-    Raises `ConnectionError` where no cluster answers.
+    Raises `ConnectionError` where no cluster answers in that time; a head that is coming up is waited for.
     """
     end = time.monotonic() + within
-    ray = connect(address)
+    while True:
+        try:
+            ray = connect(address)
+            break
+        except ConnectionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1.0)
     try:
         while True:
             found = sum(1 for node in ray.nodes() if node["Alive"])
