@@ -115,10 +115,10 @@ def _gone(job: Job) -> bool:
     return not job.left()
 
 
-@pytest.mark.timeout(290)
+@pytest.mark.timeout(420)
 def test_a_head_and_a_worker_run_the_study_and_before_the_time_is_over_it_stops_and_queues_again(start: Start) -> None:
     job = start(2, LONG="yes")
-    end = time.monotonic() + 200
+    end = time.monotonic() + 300
     while not (job.notes / "found.json").exists() and time.monotonic() < end:
         assert job.process.poll() is None, job.log
         time.sleep(0.2)
@@ -132,7 +132,7 @@ def test_a_head_and_a_worker_run_the_study_and_before_the_time_is_over_it_stops_
     assert "2 of 2 nodes have joined" in job.log
 
     os.kill(job.process.pid, signal.SIGUSR1)  # as Slurm does: to the batch shell alone
-    assert job.process.wait(60) == 0, job.log
+    assert job.process.wait(100) == 0, job.log
     assert (job.notes / "stop").read_text() == f"digits --studies {job.storage}/studies"
     assert job.steps().splitlines()[-1] == f"requeue {job.number}" and "queues again" in job.log
     assert _gone(job), job.left()
