@@ -1,0 +1,130 @@
+"""`routefront cluster render` as a person meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from search.toml import to_toml
+from tests.cluster.described import values
+
+Run = Callable[..., tuple[int, str, str]]
+STUDY: dict[str, Any] = {
+    "name": "night",
+    "data": {"name": "digits"},
+    "resources": {"cpus_per_trial": 2.0, "gpus_per_trial": 0.5},
+    "methods": {"static": {"network": "resnet-8"}},
+}
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        from search.__main__ import main
+
+        monkeypatch.setattr(sys, "argv", ["routefront", *map(str, words)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def written(folder: Path, study: dict[str, Any] = STUDY, /, **changes: Any) -> Path:
+    (folder / "study.toml").write_text(to_toml(study))
+    path = folder / "cluster.toml"
+    path.write_text(to_toml(values(**{"preset": ..., "study": "study.toml", **changes}), depth=3))
+    return path
+
+
+def test_all_at_once_into_a_folder(cli: Run, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "here"
+    code, printed, said = cli("cluster", "render", written(tmp_path), "--out", out)
+    assert code == 0 and not said, said
+    assert {path.name for path in out.iterdir()} == {"rayjob.yaml", "ray-up.yaml", "slurm.sh", "Containerfile"}
+    assert [line.split()[0] for line in printed.splitlines()] == ["kuberay", "ray-up", "slurm", "container"]
+    assert os.access(out / "slurm.sh", os.X_OK) and not os.access(out / "rayjob.yaml", os.X_OK)
+    config, job = yaml.safe_load_all((out / "rayjob.yaml").read_text())
+    assert tomllib.loads(config["data"]["study.toml"]) == {**STUDY, "journal": "postgresql+psycopg://"}
+    assert job["metadata"]["annotations"]["routefront/study"] == "night"
+
+
+def test_one_of_them_to_a_file_and_to_the_terminal(cli: Run, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    code, printed, _ = cli("cluster", "render", path, "--to", "slurm")
+    assert code == 0 and printed.startswith("#!/usr/bin/env bash\n#SBATCH --job-name=night\n")
+    code, _, _ = cli("cluster", "render", path, "--to", "slurm", "--out", tmp_path / "job.sh")
+    assert code == 0 and (tmp_path / "job.sh").read_text() == printed
+    code, text, _ = cli("cluster", "render", path, "--to", "slurm", "--json")
+    assert code == 0 and json.loads(text) == {"to": "slurm", "text": printed}
+    code, text, _ = cli("cluster", "render", path, "--out", tmp_path / "all", "--json")
+    assert code == 0 and set(json.loads(text)["files"]) == {"kuberay", "ray-up", "slurm", "container"}
+
+
+def test_what_is_worth_a_line_goes_to_stderr(cli: Run, tmp_path: Path) -> None:
+    code, _, said = cli(
+        "cluster", "render", written(tmp_path, {**STUDY, "resources": {}}, journal=...), "--to", "kuberay"
+    )
+    assert (
+        code == 0
+        and len(said.splitlines()) == 2
+        and said.startswith("note: the GPUs of workers.gpu and slurm stay idle")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "study", "words", "message"),
+    [
+        ({}, {}, ("--to", "kubray"), "--to 'kubray' is no kind of manifest; did you mean 'kuberay'?"),
+        ({}, {}, (), "say which with --to (kuberay, ray-up, slurm, container), or where all go with --out FOLDER"),
+        ({"workers__gpu__gpuss": 1}, {}, ("--to", "kuberay"), "unknown key 'workers.gpu.gpuss'; did you mean 'gpus'?"),
+        ({"workers": {}, "slurm": ...}, {}, ("--to", "kuberay"), "zero workers"),
+        ({}, {"resources": {"gpus_per_trial": 2.0}}, ("--to", "kuberay"), "8 CPU and 1 GPU (1 GPU missing)"),
+        ({}, {"resources": {"cpus_per_trial": 32.0}}, ("--to", "slurm"), "16 CPU and 4 GPU (16 CPU missing)"),
+        ({"study": "none.toml"}, {}, ("--to", "kuberay"), "none.toml"),
+        ({"study": ..., "preset": "digit"}, {}, ("--to", "kuberay"), "unknown preset 'digit'; did you mean 'digits'?"),
+        ({}, {"methods": {"statik": {}}}, ("--to", "kuberay"), "unknown method 'statik'; did you mean 'static'?"),
+        ({}, {"tracking": {"uri": "http://me:hush@mlflow"}}, ("--to", "kuberay"), "carries a password"),
+        ({"journal": ...}, {"journal": "postgresql://me:hush@db/x"}, ("--to", "kuberay"), "carries a password"),
+        ({"storage__path": "s3://bucket/x"}, {}, ("--to", "kuberay"), "studies lie in a folder that all nodes share"),
+        ({"slurm": ..., "cloud": ..., "storage__claim": ...}, {}, ("--out", "made"), "describes no way to start it"),
+        ({}, {}, ("--to", "slurm", "--out", "cluster.toml/slurm.sh"), "cannot be written"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    cli: Run, tmp_path: Path, changes: dict[str, Any], study: dict[str, Any], words: tuple[str, ...], message: str
+) -> None:
+    path = written(tmp_path, {**STUDY, **study}, **changes)
+    places = [tmp_path / word if before == "--out" else word for before, word in zip(("", *words), words, strict=False)]
+    code, out, err = cli("cluster", "render", path, *places)
+    line = " ".join(err.split())
+    assert code == 2 and not out and "Traceback" not in err and "hush" not in err
+    assert line.startswith("error: ") and message in line, line
+    assert {entry.name for entry in tmp_path.iterdir()} == {"cluster.toml", "study.toml"}
+
+
+def test_help_has_an_example_and_is_quick() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom search.__main__ import app\n"
+        "result = CliRunner().invoke(app, ['cluster', 'render', '--help'])\n"
+        "assert result.exit_code == 0 and 'Example' in result.output\n"
+        "assert not {'torch', 'ray', 'yaml'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
