@@ -34,7 +34,7 @@ from trainables.network import RoutedNetwork
 from trainables.registry import get_method
 
 _IMAGES = 32  # how many images MACs are counted on and both passes are compared on
-_SECONDS = 1.5  # of timing for each batch size
+_SECONDS = 0.4  # of timing for each batch size
 _CLOSE = 1e-5  # of the largest logit: the contract of `trainables.network`
 _BYTES = 64  # a checkpoint's bytes per learned parameter, generously; what is larger is no such network
 _LUCK = 3.0  # standard deviations that a seed may be better than its repeats
