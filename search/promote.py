@@ -253,7 +253,7 @@ class Promoter:
         for line in reversed(self.state.promotions):
             names = ("model", "alias", "version", "point_id", "tracking")
             same = tuple(line.get(name) for name in names) == mine and plan.champion.passed
-            if same and line["knobs"] == plan.candidate.evidence.knobs:
+            if same and "gates" in line and line["knobs"] == plan.candidate.evidence.knobs:
                 return {**line, "promoted": True, "why": "it is the champion already"}
         return None
 

@@ -176,7 +176,7 @@ def both_passes(network: RoutedNetwork, images: Tensor, knobs: Mapping[str, Any]
     forward = Gate(
         "forward",
         off <= _CLOSE,
-        f"training and skipping passes differ by {off:.1g} of the largest logit (at most {_CLOSE:g})",
+        f"both passes differ by {off:.1g} of the largest logit (at most {_CLOSE:g})",
         {"difference": off, "limit": _CLOSE, "images": len(images)},
     )
     return [macs, forward]
