@@ -42,6 +42,7 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
         code, version = folder.parents[1] / "code", self.serving["code_version"]
         self.network = _load_network(folder, code, version, self.device)
+        self.classes = np.array(self.serving["classes"], dtype=object)
         shape = (1, -1, 1, 1)
         self.mean = torch.tensor(self.serving["normalisation"]["mean"], device=self.device).view(shape)
         self.std = torch.tensor(self.serving["normalisation"]["std"], device=self.device).view(shape)
@@ -57,7 +58,7 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         knobs = self._knobs(params or {})
         generator = torch.Generator(self.device).manual_seed(int(knobs.get("seed", 0)))
         parts = [self._classify(images[i : i + _BATCH], knobs, generator) for i in range(0, len(images), _BATCH)]
-        return pd.concat(parts, ignore_index=True) if parts else self._rows([], [], [], [], [], [])
+        return self._table(parts or [self._nothing()])
 
     def _knobs(self, params: Mapping[str, Any]) -> dict[str, Any]:
         budget = params.get("max_macs") or 0
@@ -68,23 +69,42 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         return {**self.serving["knobs"], **setting_within(self.serving["curve"], budget)["knobs"]}
 
     @torch.inference_mode()
-    def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> pd.DataFrame:
+    def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
         pixels = torch.from_numpy(np.array(images)).to(self.device)
         result = self.network.infer((pixels.float() / 255.0 - self.mean) / self.std, knobs, generator=generator)
-        probabilities = result.logits.double().softmax(dim=1)
-        confidence, label = probabilities.max(dim=1)
-        exits = result.exits.tolist() if result.exits is not None else []
-        macs, path = result.macs.double().tolist(), result.path.double().tolist()
-        return self._rows(label.tolist(), confidence.tolist(), probabilities.tolist(), macs, path, exits)
+        found = {
+            "probabilities": result.logits.double().softmax(dim=1).cpu().numpy(),
+            "macs": result.macs.double().cpu().numpy(),
+            "path": result.path.double().cpu().numpy(),
+        }
+        return found if result.exits is None else {**found, "exit": result.exits.cpu().numpy()}
 
-    def _rows(self, label: list[int], confidence: Any, probabilities: Any, macs: Any, path: Any, exits: list[int]):
-        names = [self.serving["classes"][i] for i in label]
-        columns = {"label": label, "class": names, "confidence": confidence, "probabilities": probabilities}
-        columns |= {"macs": macs, "path": path}
-        types = {"label": "int64", "confidence": "float64", "macs": "float64"}
+    def _nothing(self) -> dict[str, np.ndarray]:
+        """What `_classify` finds in no images."""
+        empty = np.empty((0, 1))
+        return {"probabilities": empty, "macs": empty[:, 0], "path": empty, "exit": empty[:, 0]}
+
+    def _table(self, parts: list[dict[str, np.ndarray]]) -> pd.DataFrame:
+        """One row an image. Columns are made of whole arrays: for small networks a table costs as much as they do."""
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        probabilities = found["probabilities"]
+        label = probabilities.argmax(axis=1)
+        columns = {
+            "label": label.astype(np.int64, copy=False),
+            "class": self.classes[label],
+            "confidence": probabilities.max(axis=1),
+            "probabilities": _lists(probabilities),
+            "macs": found["macs"],
+            "path": _lists(found["path"]),
+        }
         if self.serving["exits"]:
-            columns["exit"], types["exit"] = exits, "int64"
-        return pd.DataFrame(columns).astype(types)
+            columns["exit"] = found["exit"].astype(np.int64)
+        return pd.DataFrame(columns, copy=False)
+
+
+def _lists(rows: np.ndarray) -> np.ndarray:
+    """A column (n,) of lists from an array (n, m)."""
+    return np.fromiter(rows.tolist(), dtype=object, count=len(rows))
 
 
 def _checked_images(images: Any, task: Mapping[str, int]) -> np.ndarray:
