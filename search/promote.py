@@ -21,7 +21,7 @@ from search.chronicle import study_id
 from search.errors import RunError
 from search.mlflow_client import shown
 from search.promote_calibration import own_images
-from search.promote_candidate import Candidate, candidate_of, test_figures
+from search.promote_candidate import Candidate, candidate_of, figures_on_test
 from search.promote_champion import beats, champion_of
 from search.promote_choice import Budget, Target, choose, family, find
 from search.promote_gates import Gate, failed
@@ -237,7 +237,7 @@ class Promoter:
         moving = [plan for plan in passing if not outcomes[plan.id]["promoted"]]
         for plan in moving:
             plan.tracking = shown(self.uri)
-            plan.candidate.evidence.test = test_figures(self.state, plan.candidate, data)
+            plan.candidate.evidence.test = figures_on_test(self.state, plan.candidate, data)
             self._write("promoting", plan.record())
         for plan in moving:
             plan.version = self._version(plan.candidate)

@@ -113,7 +113,7 @@ def candidate_of(
     return Candidate(evidence, gates)
 
 
-def test_figures(state: StudyState, candidate: Candidate, data: Data) -> dict[str, Any]:
+def figures_on_test(state: StudyState, candidate: Candidate, data: Data) -> dict[str, Any]:
     """Test accuracy with its 95 % interval and MACs; from the journal where the point has been there."""
     evidence = candidate.evidence
     if evidence.test is not None:

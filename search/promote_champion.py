@@ -54,7 +54,8 @@ def beats(champion: Champion | None, mine: Mapping[str, str], asked: Budget) -> 
         return Gate("champion", None, "no champion yet", {})
     tags, version = champion.tags, f"version {champion.version}"
     evidence: dict[str, Any] = {"version": champion.version}
-    if not {"validation_accuracy", "macs", "data_hash", "point_id"} <= set(tags):
+    old = _figures(tags)
+    if old is None or not {"data_hash", "point_id"} <= set(tags):
         return Gate("champion", False, f"{version} was not promoted by routefront: nothing to compare with", evidence)
     if _identity(tags) == _identity(mine):
         return Gate("champion", True, f"it is the champion already ({version})", evidence)
@@ -64,7 +65,8 @@ def beats(champion: Champion | None, mine: Mapping[str, str], asked: Budget) -> 
             says = f"{version} was {what} (digest {then}, now {now}): take another alias, or roll back first"
             return Gate("champion", False, says, {**evidence, "data": then, "data_now": now})
     budget = champion.budget if asked == Budget() else asked
-    old, new = _figures(tags), _figures(mine)
+    new = _figures(mine)
+    assert new is not None
     evidence |= {"accuracy": old[0], "macs": old[1], "max_macs": budget.max_macs, "min_accuracy": budget.min_accuracy}
     says = (
         f"{show_share(new[0])} at {show_count(new[1])} MACs against {show_share(old[0])} at {show_count(old[1])}"
@@ -84,8 +86,11 @@ def _identity(tags: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(tags.get(name, "") for name in ("study_id", "point_id", "knobs", "calibrated_on"))
 
 
-def _figures(tags: Mapping[str, str]) -> tuple[float, float]:
-    return float(tags["validation_accuracy"]), float(tags["macs"])
+def _figures(tags: Mapping[str, str]) -> tuple[float, float] | None:
+    try:
+        return float(tags["validation_accuracy"]), float(tags["macs"])
+    except (KeyError, ValueError):
+        return None
 
 
 def _fits(budget: Budget, figures: tuple[float, float]) -> bool:

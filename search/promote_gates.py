@@ -226,7 +226,7 @@ def seeds(state: StudyState, point: FrontPoint, count: int) -> Gate:
         and len(curve := other.curves.get(point.epoch, [])) > point.index
     }  # fmt: skip
     if not others:
-        says = "this configuration was trained with one seed only"
+        says = "this configuration was trained with one seed only (routefront confirm trains others)"
         return Gate("seeds", None, says, {"seeds": 1, "accuracies": [point.accuracy]})
     mean = statistics.fmean(others.values())
     spread = statistics.stdev([*others.values(), point.accuracy])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from search.errors import InputError
+from search.errors import InputError, RunError
 from search.mlflow_client import check_server, is_server, quiet, shown, using
 from search.promote_ledger import LOCK, all_moves, answering, holding, move_alias, settle, standing
 from search.registration import DIGEST, PROMOTION, fetched, folder_digest
@@ -207,7 +207,7 @@ def history(model: str, uri: str) -> list[dict[str, Any]]:
             "time": found.creation_timestamp / 1000,
             **{name: value for name, value in found.tags.items() if not name.startswith(PROMOTION)},
             "promotions": {
-                name.removeprefix(PROMOTION): json.loads(value)
+                name.removeprefix(PROMOTION): _said(value)
                 for name, value in found.tags.items()
                 if name.startswith(PROMOTION)
             },
@@ -215,6 +215,15 @@ def history(model: str, uri: str) -> list[dict[str, Any]]:
         }
         for found in sorted(versions, key=lambda found: -int(found.version))
     ]
+
+
+def _said(text: str) -> dict[str, Any]:
+    """A promotion's tag; empty where somebody wrote something else into it."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 # -- moving back -----------------------------------------------------------------------------------
@@ -229,15 +238,19 @@ def rollback(model: str, alias: str, uri: str, *, to: str | None = None) -> dict
     client = client_at(uri)
     with answering(uri):
         version = str(resolve(client, model, alias=alias).version)
-        with holding(client, model) as lock:
+        with holding(client, model):
             stack = standing(settle(client, model, alias))
-            target = to if to is not None else next((v for v in reversed(stack[:-1]) if v is not None), None)
-            if target is None:
-                raise InputError(f"{model}@{alias} is version {version}, and there is none before it to go back to")
-            found = resolve(client, model, version=target)
-            if target == version:
-                raise InputError(f"{model}@{alias} is version {version} already")
-            with tempfile.TemporaryDirectory(prefix="routefront-") as scratch, using(uri) as mlflow:
-                _checked(mlflow, model, found, Path(scratch))
+        target = to if to is not None else next((v for v in reversed(stack[:-1]) if v is not None), None)
+        if target is None:
+            raise InputError(f"{model}@{alias} is version {version}, and there is none before it to go back to")
+        found = resolve(client, model, version=target)
+        if target == version:
+            raise InputError(f"{model}@{alias} is version {version} already")
+        # fetched without the lock: it may take longer than others would wait
+        with tempfile.TemporaryDirectory(prefix="routefront-") as scratch, using(uri) as mlflow:
+            _checked(mlflow, model, found, Path(scratch))
+        with holding(client, model) as lock:
+            if standing(settle(client, model, alias)) != stack:
+                raise RunError(f"{model}@{alias} was moved by somebody else at this moment; nothing was moved back")
             move_alias(client, lock, model, alias, target, "rollback")
     return {"model": model, "alias": alias, "version": target, "previous": version}

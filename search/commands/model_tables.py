@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
@@ -62,8 +63,9 @@ def print_family(records: list[dict[str, Any]], dry_run: bool) -> None:
         verdict = (record["why"] or ("would move" if dry_run else "moved")) if moved else f"stays: {record['why']}"
         test, validation = record["test"], record["validation"]
         table.add_row(
-            Text(record["alias"]), record["version"] or "", record["point_id"], show_share(validation["accuracy"]),
-            show_count(validation["macs"]), show_share(test["accuracy"]) if test else "", Text(verdict),
+            Text(record["alias"]), record["version"] or "", Text(record["point_id"]),
+            show_share(validation["accuracy"]), show_count(validation["macs"]),
+            show_share(test["accuracy"]) if test else "", Text(verdict),
         )  # fmt: skip
     out.print(table)
     if dry_run:
@@ -74,11 +76,12 @@ def print_history(versions: list[dict[str, Any]]) -> None:
     """Versions, newest first, and below them every move of an alias."""
     table = _table("version", "aliases", "registered", "study", "point", "test accuracy", "MACs", "gates")
     for entry in versions:
-        passed = [gate["passed"] for said in entry["promotions"].values() for gate in said["gates"]]
-        test, macs = entry.get("test_accuracy"), entry.get("macs")
+        gates = [gate for said in entry["promotions"].values() for gate in said.get("gates", [])]
+        passed = [gate["passed"] for gate in gates]
         table.add_row(
             entry["version"], ", ".join(entry["aliases"]), _when(entry["time"]), Text(entry.get("study", "")),
-            entry.get("point_id", ""), show_share(float(test)) if test else "", show_count(float(macs)) if macs else "",
+            Text(entry.get("point_id", "")), _figure(entry, "test_accuracy", show_share),
+            _figure(entry, "macs", show_count),
             f"{passed.count(True)} passed, {passed.count(None)} open" if passed else "",
         )  # fmt: skip
     out.print(table)
@@ -93,6 +96,13 @@ def print_history(versions: list[dict[str, Any]]) -> None:
                 _when(move["time"]), move["alias"], move["version"], previous, why, Text(move.get("study", ""))
             )
         out.print(table)
+
+
+def _figure(entry: dict[str, Any], name: str, show: Callable[[float], str]) -> str:
+    try:
+        return show(float(entry[name]))
+    except (KeyError, ValueError):
+        return ""  # not promoted by routefront
 
 
 def _when(seconds: float) -> str:
