@@ -3,7 +3,8 @@
 MLflow runs this file itself (models from code), so nothing is ever unpickled. The model brings the
 code it was promoted with (`trainables`, `spaces`); it needs torch, numpy, pandas, safetensors and
 mlflow, and neither routefront, ray nor optuna. Its artifact `model` is a checkpoint folder plus
-``serving.json``: knobs, class names, normalisation, and the figures it was promoted on.
+``serving.json``: knobs, the curve of all settings, class names, normalisation, and the figures it was
+promoted on.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ _BUNDLED = ("trainables", "spaces")
 
 
 class RoutedClassifier(mlflow.pyfunc.PythonModel):
-    """Images in, one row per image out: label, class, confidence, macs and, with exits, exit."""
+    """Images in, one row per image out.
+
+    label, class, confidence, probabilities (of all classes), macs, path (the executed share of every
+    unit, in [0, 1], named by ``units`` of the metadata) and, with exits, exit.
+    """
 
     def load_context(self, context) -> None:
         """Read the artifact and build the network; damage raises, nothing is guessed."""
@@ -37,6 +42,7 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
         code, version = folder.parents[1] / "code", self.serving["code_version"]
         self.network = _load_network(folder, code, version, self.device)
+        self.classes = np.array(self.serving["classes"], dtype=object)
         shape = (1, -1, 1, 1)
         self.mean = torch.tensor(self.serving["normalisation"]["mean"], device=self.device).view(shape)
         self.std = torch.tensor(self.serving["normalisation"]["std"], device=self.device).view(shape)
@@ -44,30 +50,61 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Classify uint8 `model_input` (n, channels, size, size).
 
-        ``params["knobs"]``: a JSON object that replaces some of the promoted knobs. Raises
-        `MlflowException` (a server answers 400) for a wrong shape, type or knob.
+        ``params["knobs"]``: a JSON object that replaces some of the promoted knobs; ``params["max_macs"]``:
+        a budget per image (0: none), for which the knobs of the most accurate setting on the curve are
+        taken. Raises `MlflowException` (a server answers 400) for a wrong shape, type, knob or budget.
         """
         images = _checked_images(model_input, self.serving["task"])
-        knobs = checked_knobs((params or {}).get("knobs") or "{}", self.serving["knobs"])
+        knobs = self._knobs(params or {})
         generator = torch.Generator(self.device).manual_seed(int(knobs.get("seed", 0)))
         parts = [self._classify(images[i : i + _BATCH], knobs, generator) for i in range(0, len(images), _BATCH)]
-        return pd.concat(parts, ignore_index=True) if parts else self._rows([], [], [], [])
+        return self._table(parts or [self._nothing()])
+
+    def _knobs(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        budget = params.get("max_macs") or 0
+        if not budget:
+            return checked_knobs(params.get("knobs") or "{}", self.serving["knobs"])
+        if params.get("knobs"):
+            raise MlflowException.invalid_parameter_value("give max_macs or knobs, not both")
+        return {**self.serving["knobs"], **setting_within(self.serving["curve"], budget)["knobs"]}
 
     @torch.inference_mode()
-    def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> pd.DataFrame:
+    def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
         pixels = torch.from_numpy(np.array(images)).to(self.device)
         result = self.network.infer((pixels.float() / 255.0 - self.mean) / self.std, knobs, generator=generator)
-        confidence, label = result.logits.softmax(dim=1).max(dim=1)
-        exits = result.exits.tolist() if result.exits is not None else None
-        return self._rows(label.tolist(), confidence.double().tolist(), result.macs.double().tolist(), exits)
+        found = {
+            "probabilities": result.logits.double().softmax(dim=1).cpu().numpy(),
+            "macs": result.macs.double().cpu().numpy(),
+            "path": result.path.double().cpu().numpy(),
+        }
+        return found if result.exits is None else {**found, "exit": result.exits.cpu().numpy()}
 
-    def _rows(self, label: list[int], confidence: list[float], macs: list[float], exits: list[int] | None):
-        names = [self.serving["classes"][i] for i in label]
-        columns = {"label": label, "class": names, "confidence": confidence, "macs": macs}
-        types = {"label": "int64", "confidence": "float64", "macs": "float64"}
+    def _nothing(self) -> dict[str, np.ndarray]:
+        """What `_classify` finds in no images."""
+        empty = np.empty((0, 1))
+        return {"probabilities": empty, "macs": empty[:, 0], "path": empty, "exit": empty[:, 0]}
+
+    def _table(self, parts: list[dict[str, np.ndarray]]) -> pd.DataFrame:
+        """One row an image. Columns are made of whole arrays: for small networks a table costs as much as they do."""
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        probabilities = found["probabilities"]
+        label = probabilities.argmax(axis=1)
+        columns = {
+            "label": label.astype(np.int64, copy=False),
+            "class": self.classes[label],
+            "confidence": probabilities.max(axis=1),
+            "probabilities": _lists(probabilities),
+            "macs": found["macs"],
+            "path": _lists(found["path"]),
+        }
         if self.serving["exits"]:
-            columns["exit"], types["exit"] = exits or [], "int64"
-        return pd.DataFrame(columns).astype(types)
+            columns["exit"] = found["exit"].astype(np.int64)
+        return pd.DataFrame(columns, copy=False)
+
+
+def _lists(rows: np.ndarray) -> np.ndarray:
+    """A column (n,) of lists from an array (n, m)."""
+    return np.fromiter(rows.tolist(), dtype=object, count=len(rows))
 
 
 def _checked_images(images: Any, task: Mapping[str, int]) -> np.ndarray:
@@ -78,6 +115,20 @@ def _checked_images(images: Any, task: Mapping[str, int]) -> np.ndarray:
             f"images of type {array.dtype} and shape {array.shape}; this model takes uint8 (n, {str(shape)[1:]}"
         )
     return array
+
+
+def setting_within(curve: list[dict[str, Any]], max_macs: float) -> dict[str, Any]:
+    """The setting of a curve with at most `max_macs` that is the most accurate on validation, of equals the cheapest.
+
+    Raises `MlflowException` naming the cheapest setting where none is.
+    """
+    fitting = [setting for setting in curve if setting["macs"] <= max_macs]
+    if not fitting:
+        cheapest = min(setting["macs"] for setting in curve)
+        raise MlflowException.invalid_parameter_value(
+            f"max_macs {max_macs:g}: the cheapest setting costs {cheapest:.0f} MACs per image on average"
+        )
+    return max(fitting, key=lambda setting: (setting["accuracy"], -setting["macs"]))
 
 
 def checked_knobs(text: str, promoted: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,7 +165,7 @@ class Journal:
         lease = self.lease()
         if lease is None or lease["released"] or time.time() - lease["renewed"] > LEASE_SECONDS:
             return None
-        return lease if _alive(lease) else None
+        return lease if alive(lease) else None
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -265,8 +265,8 @@ class Journal:
         self._engine.dispose()
 
 
-def _alive(lease: dict[str, Any]) -> bool:
-    """Whether the owner of a lease may still live; processes of other hosts are believed."""
+def alive(lease: Mapping[str, Any]) -> bool:
+    """Whether the owner (host, pid) of a lease may still live; processes of other hosts are believed."""
     if lease["host"] != socket.gethostname():
         return True
     try:

@@ -15,8 +15,10 @@ from trainables.network import Task
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 
 
-def _record(model: Registered, names: list[str], images: np.ndarray, truth: list[str] | None) -> dict[str, Any]:
-    rows = list(predict(model, images))
+def _record(
+    model: Registered, names: list[str], images: np.ndarray, truth: list[str] | None, max_macs: float | None
+) -> dict[str, Any]:
+    rows = list(predict(model, images, max_macs=max_macs))
     for row, name, label in zip(rows, names, truth or [None] * len(names), strict=True):
         row["image"] = name
         row["truth"] = label
@@ -32,11 +34,18 @@ def _record(model: Registered, names: list[str], images: np.ndarray, truth: list
 
 
 def predict_split(
-    model: str, split: str, *, uri: str, root: Path | None = None, limit: int | None = None
+    model: str,
+    split: str,
+    *,
+    uri: str,
+    root: Path | None = None,
+    limit: int | None = None,
+    max_macs: float | None = None,
 ) -> dict[str, Any]:
     """Classify a split ("validation" or "test") of the data set that the model was trained on.
 
-    Raises `InputError` where the images at hand are not those of the promotion.
+    `max_macs`: as in `search.registered.predict`. Raises `InputError` where the images at hand are not
+    those of the promotion.
     """
     if split not in ("validation", "test"):
         raise InputError(f"--split {split!r}: it takes validation or test")
@@ -59,12 +68,14 @@ def predict_split(
     chosen = getattr(data, split)
     images, labels = chosen.images[:limit], chosen.labels[:limit]
     names = [f"{split} {i}" for i in range(len(labels))]
-    return _record(registered, names, images, [data.classes[label] for label in labels])
+    return _record(registered, names, images, [data.classes[label] for label in labels], max_macs)
 
 
-def predict_images(model: str, given: list[Path], *, uri: str, limit: int | None = None) -> dict[str, Any]:
+def predict_images(
+    model: str, given: list[Path], *, uri: str, limit: int | None = None, max_macs: float | None = None
+) -> dict[str, Any]:
     """Classify image files; in folders, the name of an image's folder is its class where the model knows it."""
-    paths = _files(given)[:limit]
+    paths = image_files(given)[:limit]
     registered = load(model, uri)
     try:
         images = datasets.read_images(paths, Task(**registered.serving["task"]))
@@ -73,10 +84,11 @@ def predict_images(model: str, given: list[Path], *, uri: str, limit: int | None
     classes = set(registered.serving["classes"])
     folders = [path.parent.name for path in paths]
     truth = folders if all(folder in classes for folder in folders) else None
-    return _record(registered, [str(path) for path in paths], images, truth)
+    return _record(registered, [str(path) for path in paths], images, truth, max_macs)
 
 
-def _files(given: list[Path]) -> list[Path]:
+def image_files(given: list[Path]) -> list[Path]:
+    """The image files among paths and below folders, in order; `InputError` where there are none."""
     found: list[Path] = []
     for path in given:
         if path.is_dir():

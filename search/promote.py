@@ -1,240 +1,41 @@
-"""From the frontier to the model registry: choose a point, measure it again, register it, move the alias.
+"""From the frontier to the model registry: choose points, pass the gates, register them, move the aliases.
 
 What is promoted is an operating point: a checkpoint with its knobs. Thresholds and the choice see
 the validation split only; the test split is evaluated once per point, and its figures annotate.
+
+The order is that of the journal: `promoting` is appended before the registry is touched, `promotion`
+once the alias points to the version, `abandoned` where it never will. Whatever a killed process left
+open is settled by the study's next promotion, by what the registry shows (`search.promote_ledger`).
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import secrets
 import sysconfig
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.chronicle import study_id
-from search.errors import InputError, RunError
-from search.folder import StudyFolder
-from search.front import FrontPoint, front_point, front_points, unmet
-from search.mlflow_client import answering, shown
-from search.registered import check_names, client_at, load, move_alias, predict, rollback
-from search.registration import Evidence, existing_version, register
+from search.errors import RunError
+from search.mlflow_client import shown
+from search.promote_calibration import own_images
+from search.promote_candidate import Candidate, candidate_of, figures_on_test
+from search.promote_champion import beats, champion_of
+from search.promote_choice import Budget, Target, choose, family, find
+from search.promote_gates import Gate, failed
+from search.promote_ledger import Lock, answering, confirmed, holding, move_alias
+from search.registered import check_names, client_at, load, no_registry, predict, rollback
+from search.registration import existing_version, note_promotion, register
 from search.state import StudyState
-from search.units import knobs_text, show_count, show_share, wilson
-from spaces.space import nearest
-from trainables.checkpoints import CheckpointError, load_network
-from trainables.data import Data, normalise, to_device
-from trainables.evaluation import evaluate
-from trainables.method import Method
-from trainables.network import RoutedNetwork
 
 if TYPE_CHECKING:
+    from search.driver import Driver
     from search.study import Study
+    from trainables.data import Data
 
-__all__ = ["Promotion", "choose", "load", "model_code", "predict", "promote", "promote_study", "rollback"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promotion:
-    """A line of the ledger: which version an alias points to, and on which evidence.
-
-    `validation` and `test` hold accuracy and macs (per image); validation also what was measured
-    again, test also correct, count and the 95 % interval low, high. `previous`: the alias's version before.
-    """
-
-    model: str
-    version: str
-    alias: str
-    previous: str | None
-    study: str
-    point: dict[str, Any]
-    point_id: str
-    checkpoint: str
-    method: str
-    variant: str
-    network: str
-    knobs: dict[str, Any]
-    knobs_text: str
-    validation: dict[str, Any]
-    test: dict[str, Any]
-    macs_full: int
-    tracking: str
-
-    def record(self) -> dict[str, Any]:
-        """Plain values: the payload of the event `promotion`."""
-        return asdict(self)
-
-
-# -- choosing --------------------------------------------------------------------------------------
-
-
-def choose(
-    state: StudyState,
-    folder: StudyFolder,
-    *,
-    max_macs: float | None = None,
-    min_accuracy: float | None = None,
-    method: str | None = None,
-) -> FrontPoint:
-    """The most accurate point under the budget whose checkpoint exists; of equals the cheapest.
-
-    With `min_accuracy` alone the cheapest point that has it. All operating points count, so that
-    the second best stands in where the checkpoint of the best is gone. Raises `InputError` naming
-    the cheapest and the most accurate there is where none fits.
-    """
-    best = front_points(state, max_macs=max_macs, min_accuracy=min_accuracy, method=method)
-    if not best:
-        raise InputError(unmet(state, max_macs, min_accuracy))
-    fitting: list[FrontPoint] = []
-    for trial in state.trials.values():
-        for epoch, name in trial.checkpoints.items():
-            if (method is None or trial.method == method) and (folder.checkpoints / name / "state.json").exists():
-                points = [front_point(state, (trial.id, epoch, i)) for i in range(len(trial.curves[epoch]))]
-                fitting += [p for p in points if _fits(p, max_macs, min_accuracy)]
-    if not fitting:
-        raise InputError(
-            f"{len(best)} operating point(s) fit, such as {best[-1].point_id}, but none has its checkpoint in"
-            f" {folder.checkpoints} (kept are those of the study's first two fronts)"
-        )
-    if max_macs is None and min_accuracy is not None:
-        return min(fitting, key=lambda p: (p.macs, -p.accuracy))
-    return max(fitting, key=lambda p: (p.accuracy, -p.macs))
-
-
-def _fits(point: FrontPoint, max_macs: float | None, min_accuracy: float | None) -> bool:
-    cheap = max_macs is None or point.macs <= max_macs
-    return cheap and (min_accuracy is None or point.accuracy >= min_accuracy)
-
-
-def find(state: StudyState, point_id: str) -> FrontPoint:
-    """The point of an identity ``t0003-9-2`` (trial, epoch, index in the curve)."""
-    trial, _, rest = point_id.partition("-")
-    epoch, _, index = rest.partition("-")
-    known = state.trials.get(trial)
-    if known is None:
-        raise InputError(f"no trial of point {point_id!r}{nearest(trial, list(state.trials))}")
-    if not (epoch.isdigit() and index.isdigit() and int(index) < len(known.curves.get(int(epoch), []))):
-        epochs = ", ".join(map(str, known.curves)) or "none"
-        raise InputError(f"no point {point_id!r}: trial {trial} has curves at epochs {epochs}")
-    return front_point(state, (trial, int(epoch), int(index)))
-
-
-# -- gates -----------------------------------------------------------------------------------------
-
-
-def verify(folder: StudyFolder, data: Data, point: FrontPoint) -> tuple[Method, RoutedNetwork, dict[str, Any]]:
-    """The point's network, and its validation figures: recorded and measured again by the hard pass.
-
-    Raises `InputError` where the checkpoint is missing, damaged or another one, `RunError` where the
-    figures are not those that were recorded.
-    """
-    path = folder.checkpoints / point.checkpoint
-    try:
-        if not point.checkpoint:
-            raise InputError(f"point {point.point_id} was recorded without a checkpoint")
-        method, network, record = load_network(path)
-    except (CheckpointError, ValueError) as error:
-        raise InputError(f"point {point.point_id} cannot be promoted: {error}") from None
-    if (record.get("trial", point.trial), record.get("epoch")) != (point.trial, point.epoch):
-        raise InputError(f"checkpoint {path} is of trial {record.get('trial')} at epoch {record.get('epoch')}")
-    measured = measure(network, data, "validation", point.knobs)
-    accuracy, macs = _tolerances(point, measured["count"], method.calibrate is not None)
-    off_accuracy, off_macs = abs(measured["accuracy"] - point.accuracy), abs(measured["macs"] - point.macs)
-    if off_accuracy > accuracy or off_macs > macs:
-        raise RunError(
-            f"point {point.point_id} measured again has {show_share(measured['accuracy'])} at"
-            f" {show_count(measured['macs'])} MACs, recorded were {show_share(point.accuracy)} at"
-            f" {show_count(point.macs)}; it is not promoted"
-        )
-    figures = {
-        "accuracy": point.accuracy,
-        "macs": point.macs,
-        "measured_accuracy": measured["accuracy"],
-        "measured_macs": measured["macs"],
-        "count": measured["count"],
-    }
-    return method, network, figures
-
-
-def _tolerances(point: FrontPoint, count: int, calibrated: bool) -> tuple[float, float]:
-    """How far accuracy and MACs may be off.
-
-    Gates repeat but for rounding on another device, which may turn single images. Calibrated
-    thresholds were recorded across halves and are measured with those of the whole.
-    """
-    if not calibrated:
-        return max(2.5 / count, 0.002), 0.01 * point.macs
-    error = math.sqrt(max(point.accuracy * (1 - point.accuracy), 1 / count) / count)
-    return max(0.01, 3 * error), 0.1 * point.macs_full
-
-
-def measure(network: RoutedNetwork, data: Data, split: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """accuracy, correct, count and macs (mean per image) of one operating point on a split."""
-    images, labels = to_device(getattr(data, split), "cpu")
-    point = evaluate(network, normalise(images, data), labels, knobs).points[0]
-    return {name: point[name] for name in ("accuracy", "correct", "count", "macs")}
-
-
-def _test_figures(state: StudyState, point: FrontPoint, network: RoutedNetwork, data: Data) -> dict[str, Any]:
-    """Test accuracy with its 95 % interval and MACs; from the ledger where the point has been there."""
-    for promotion in state.promotions:
-        if promotion["point_id"] == point.point_id:
-            return promotion["test"]
-    measured = measure(network, data, "test", point.knobs)
-    low, high = wilson(measured["correct"], measured["count"])
-    return {**measured, "low": low, "high": high}
-
-
-# -- promoting -------------------------------------------------------------------------------------
-
-
-def promote(
-    folder: StudyFolder,
-    state: StudyState,
-    data: Data,
-    point: FrontPoint,
-    *,
-    model: str,
-    alias: str,
-    uri: str,
-    identity: str,
-    experiment: str = "routefront",
-) -> Promotion:
-    """Pass the gates, register the point (once) and move the alias; the caller appends the record.
-
-    `identity`: the study's in MLflow (`chronicle.study_id`). A point that this model has as a
-    version already is not registered again. Raises `InputError` or `RunError`, one line each.
-    """
-    check_names(model, alias)
-    client = client_at(uri, must_exist=False)
-    method, network, validation = verify(folder, data, point)
-    test = _test_figures(state, point, network, data)
-    evidence = Evidence(state.created, identity, point, method, network, data, validation, test)
-    with answering(uri):
-        version = existing_version(client, model, evidence)
-        if version is None:
-            version = register(client, uri, experiment, model, evidence, folder, model_code())
-        previous = move_alias(client, model, alias, version, "promote")
-    return Promotion(
-        model=model,
-        version=version,
-        alias=alias,
-        previous=previous,
-        study=state.created["spec"]["name"],
-        point={"trial": point.trial, "epoch": point.epoch, "index": point.index},
-        point_id=point.point_id,
-        checkpoint=point.checkpoint,
-        method=point.method,
-        variant=point.variant,
-        network=point.network,
-        knobs=point.knobs,
-        knobs_text=knobs_text(point.knobs),
-        validation=validation,
-        test=test,
-        macs_full=point.macs_full,
-        tracking=shown(uri),
-    )
+__all__ = ["choose", "find", "load", "model_code", "predict", "promote_family", "promote_study", "rollback"]
 
 
 def promote_study(
@@ -247,34 +48,240 @@ def promote_study(
     min_accuracy: float | None = None,
     method: str | None = None,
     point: str | None = None,
-    data: Data | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Promote from a study that nobody is writing: choose (or take `point`), promote, append to its ledger."""
-    from search.study import load_data
+    """Promote one point: the best under a budget, or `point` by its identity.
+
+    `options`: `calibrate_on` (a folder of one's own images), `max_latency` (seconds alone), `dry_run`
+    (nothing is written, the study may be running), `data`. Returns the record of the journal's event
+    `promotion` with `promoted` and `why`. Raises `InputError` for what cannot be, `RunError` naming the
+    gate that failed; a dry run returns instead.
+    """
+
+    def targets(promoter: Promoter) -> list[Target]:
+        budget = Budget(max_macs, min_accuracy)
+        if point is not None:
+            return [Target(alias, budget, find(promoter.state, point))]
+        wish = {"max_macs": max_macs, "min_accuracy": min_accuracy, "method": method}
+        return [Target(alias, budget, choose(promoter.state, study.folder, **wish))]
 
     check_names(model, alias)
-    with study.driving() as driver:
-        if point is not None:
-            chosen = find(driver.state, point)
-        else:
-            budget = {"max_macs": max_macs, "min_accuracy": min_accuracy, "method": method}
-            chosen = choose(driver.state, driver.folder, **budget)
+    (outcome,) = _promote(study, model, uri, targets, **options)
+    if not outcome["promoted"] and not options.get("dry_run"):
+        raise RunError(f"point {outcome['point_id']} is not promoted: {outcome['why']}")
+    return outcome
+
+
+def promote_family(
+    study: Study,
+    *,
+    model: str,
+    uri: str,
+    budgets: Sequence[float | str],
+    alias: str = "champion",
+    method: str | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """A champion for every budget of MACs, cheapest first: aliases ``champion-5M``, ``champion-10M``, ...
+
+    A point that is best under two budgets is one version with two aliases. An alias whose gates fail
+    stays where it is; `RunError` where all fail. Options and result, one for each, as in `promote_study`.
+    """
+    wishes = family(alias, budgets)
+
+    def targets(promoter: Promoter) -> list[Target]:
+        points = {
+            name: choose(promoter.state, study.folder, max_macs=budget.max_macs, method=method)
+            for name, budget in wishes.items()
+        }
+        return [Target(name, budget, points[name]) for name, budget in wishes.items()]
+
+    for name in wishes:
+        check_names(model, name)
+    outcomes = _promote(study, model, uri, targets, **options)
+    if not options.get("dry_run") and not any(outcome["promoted"] for outcome in outcomes):
+        raise RunError("; ".join(f"{o['alias']} stays: point {o['point_id']}: {o['why']}" for o in outcomes))
+    return outcomes
+
+
+def _promote(
+    study: Study,
+    model: str,
+    uri: str,
+    targets: Any,
+    *,
+    calibrate_on: Path | None = None,
+    max_latency: float | None = None,
+    dry_run: bool = False,
+    data: Data | None = None,
+) -> list[dict[str, Any]]:
+    from search.study import load_data
+
+    absent = dry_run and no_registry(uri)
+    client = None if absent else client_at(uri, must_exist=False)
+    with _opened(study, dry_run) as (state, driver):
+        promoter = Promoter(study, state, driver, client, model, uri)
+        chosen = targets(promoter)
         data = data or load_data(study.spec)
-        study.check_data(driver.state, data)
-        identity = study_id(next(iter(driver.journal.events())))
-        record = promote(
-            driver.folder,
-            driver.state,
-            data,
-            chosen,
-            model=model,
-            alias=alias,
-            uri=uri,
-            identity=identity,
-            experiment=study.spec.tracking.experiment,
-        ).record()
-        driver.record("promotion", record)
-    return record
+        study.check_data(state, data)
+        own = own_images(calibrate_on, data) if calibrate_on is not None else None
+        promoter.settle()
+        identity = promoter.identity()
+        candidates: dict[Any, Candidate] = {}
+        plans: list[_Plan] = []
+        for target in chosen:
+            key = (target.point.point_id, target.budget if own else None)
+            if key not in candidates:
+                candidates[key] = candidate_of(study.folder, state, identity, data, target, own, max_latency)
+            with answering(uri):
+                plans.append(promoter.plan(target, candidates[key]))
+        if dry_run:
+            return [plan.outcome() for plan in plans]
+        with answering(uri):
+            return promoter.carry_out(plans, data)
+
+
+@contextlib.contextmanager
+def _opened(study: Study, dry_run: bool) -> Iterator[tuple[StudyState, Driver | None]]:
+    if dry_run:
+        yield study.state(), None
+        return
+    with study.driving() as driver:
+        yield driver.state, driver
+
+
+class _Plan:
+    """A target, its candidate, and whether the alias may move."""
+
+    def __init__(self, target: Target, candidate: Candidate, champion: Gate, version: str | None, model: str) -> None:
+        self.target, self.candidate, self.champion, self.model = target, candidate, champion, model
+        self.champion_version = version
+        self.id = secrets.token_hex(6)
+        self.version: str | None = None
+        self.previous: str | None = None
+        self.tracking = ""
+
+    @property
+    def gates(self) -> list[Gate]:
+        return [*self.candidate.gates, self.champion, self.candidate.test_gate()]
+
+    @property
+    def why(self) -> str:
+        gate = failed(self.gates)
+        return f"gate {gate.name}: {gate.says}" if gate else ""
+
+    def record(self) -> dict[str, Any]:
+        """The payload of `promoting` and `promotion`."""
+        return {
+            "id": self.id,
+            "model": self.model,
+            "version": self.version,
+            "alias": self.target.alias,
+            "previous": self.previous,
+            "budget": {"max_macs": self.target.budget.max_macs, "min_accuracy": self.target.budget.min_accuracy},
+            **self.candidate.record(),
+            "gates": [gate.record() for gate in self.gates],
+            "tracking": self.tracking,
+        }
+
+    def outcome(self, promoted: bool = False) -> dict[str, Any]:
+        return {**self.record(), "promoted": promoted, "why": self.why}
+
+
+class Promoter:
+    """One promotion out of one study: what is asked of the registry and written to the journal."""
+
+    def __init__(
+        self, study: Study, state: StudyState, driver: Driver | None, client: Any, model: str, uri: str
+    ) -> None:
+        self.study, self.state, self.driver = study, state, driver
+        self.client, self.model, self.uri = client, model, uri
+
+    def identity(self) -> str:
+        """The study's identity in MLflow."""
+        journal = self.driver.journal if self.driver else self.study.journal()
+        try:
+            return study_id(next(iter(journal.events())))
+        finally:
+            if self.driver is None:
+                journal.close()
+
+    def settle(self) -> None:
+        """Finish or abandon what an earlier promotion of this study left half done in this registry."""
+        if self.driver is None:
+            return
+        for intent in self.state.half_promoted():
+            if intent["tracking"] != shown(self.uri):
+                continue
+            with answering(self.uri):
+                move = confirmed(self.client, intent["model"], intent["alias"], intent["id"])
+            if move is None:
+                self._write("abandoned", {"id": intent["id"], "why": "its process ended before the alias moved"})
+            else:
+                self._write("promotion", {**intent, "version": move["version"], "previous": move["previous"]})
+
+    def _write(self, kind: str, payload: Mapping[str, Any]) -> None:
+        assert self.driver is not None
+        self.driver.record(kind, payload)
+
+    def plan(self, target: Target, candidate: Candidate) -> _Plan:
+        """The gates of a target, the champion's included."""
+        champion = champion_of(self.client, self.model, target.alias)
+        gate = beats(champion, candidate.evidence.tags(), target.budget)
+        return _Plan(target, candidate, gate, champion.version if champion else None, self.model)
+
+    def carry_out(self, plans: list[_Plan], data: Data) -> list[dict[str, Any]]:
+        """Register what passes, move the aliases under the lock, write the journal; what became of each."""
+        passing = [plan for plan in plans if failed(plan.gates) is None]
+        outcomes = {plan.id: self._stands(plan) or plan.outcome() for plan in plans}
+        moving = [plan for plan in passing if not outcomes[plan.id]["promoted"]]
+        for plan in moving:
+            plan.tracking = shown(self.uri)
+            plan.candidate.evidence.test = figures_on_test(self.state, plan.candidate, data)
+            self._write("promoting", plan.record())
+        for plan in moving:
+            plan.version = self._version(plan.candidate)
+        if moving:
+            with holding(self.client, self.model) as lock:
+                for plan in moving:
+                    outcomes[plan.id] = self._move(lock, plan)
+        return [outcomes[plan.id] for plan in plans]
+
+    def _stands(self, plan: _Plan) -> dict[str, Any] | None:
+        """The promotion that stands already: the alias points to this very point and the journal knows."""
+        mine = (self.model, plan.target.alias, plan.champion_version, plan.target.point.point_id, shown(self.uri))
+        for line in reversed(self.state.promotions):
+            names = ("model", "alias", "version", "point_id", "tracking")
+            same = tuple(line.get(name) for name in names) == mine and plan.champion.passed
+            if same and "gates" in line and line["knobs"] == plan.candidate.evidence.knobs:
+                return {**line, "promoted": True, "why": "it is the champion already"}
+        return None
+
+    def _version(self, candidate: Candidate) -> str:
+        evidence = candidate.evidence
+        found = existing_version(self.client, self.model, evidence)
+        if found is not None:
+            return found
+        experiment = self.study.spec.tracking.experiment
+        return register(self.client, self.uri, experiment, self.model, evidence, self.study.folder, model_code())
+
+    def _move(self, lock: Lock, plan: _Plan) -> dict[str, Any]:
+        """Move one alias, if the champion is still the one that was beaten, or is beaten as well."""
+        assert plan.version is not None
+        alias, tags = plan.target.alias, plan.candidate.evidence.tags()
+        champion = champion_of(self.client, self.model, alias)
+        if (champion.version if champion else None) != plan.champion_version:
+            plan.champion = beats(champion, tags, plan.target.budget)
+            if plan.champion.passed is False:
+                self._write("abandoned", {"id": plan.id, "why": plan.why})
+                return plan.outcome()
+        note_promotion(self.client, self.model, plan.version, alias, plan.record())
+        name = self.study.spec.name
+        plan.previous = move_alias(
+            self.client, lock, self.model, alias, plan.version, "promote", identity=plan.id, study=name
+        )
+        self._write("promotion", plan.record())
+        return plan.outcome(promoted=True)
 
 
 def model_code() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -17,6 +18,7 @@ import numpy as np
 import spaces
 import trainables
 from search.chronicle import STUDY
+from search.errors import InputError
 from search.folder import StudyFolder
 from search.front import FrontPoint
 from search.mlflow_client import using
@@ -27,12 +29,19 @@ from trainables.method import Method
 from trainables.network import RoutedNetwork
 from trainables.version import code_version
 
+DIGEST = "model_sha256"  # a version's tag: what its files must be (`folder_digest`)
+PROMOTION = "routefront.promotion."  # tags of a version: its last promotion under an alias, with the gates
 _REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, kw_only=True)
 class Evidence:
-    """What a version is made of: the study as it was created, the point, its network, its figures."""
+    """What a version is made of: the study as it was created, the point, its network, its figures.
+
+    `knobs` are the point's, or those found for one's own images (`calibration` then says which).
+    `curve`: setting, knobs, accuracy and macs of every setting of the checkpoint. `test` is filled in
+    once the other gates have passed.
+    """
 
     created: dict[str, Any]
     identity: str
@@ -40,8 +49,12 @@ class Evidence:
     method: Method
     network: RoutedNetwork
     data: Data
+    knobs: dict[str, Any]
+    curve: list[dict[str, Any]]
     validation: dict[str, Any]
-    test: dict[str, Any]
+    checkpoint_sha256: str
+    calibration: dict[str, Any] | None = None
+    test: dict[str, Any] | None = None
 
     @property
     def study(self) -> str:
@@ -50,8 +63,8 @@ class Evidence:
 
     def tags(self) -> dict[str, str]:
         """The tags of the model version."""
-        point, test = self.point, self.test
-        values = {
+        point, test = self.point, self.test or {}
+        values: dict[str, Any] = {
             "study": self.study,
             "study_id": self.identity,
             "trial": point.trial,
@@ -60,21 +73,27 @@ class Evidence:
             "method": point.method,
             "variant": point.variant,
             "network": point.network,
-            "knobs": point.knobs,
+            "knobs": self.knobs,
+            "calibrated_on": (self.calibration or {}).get("digest", ""),
+            "checkpoint_sha256": self.checkpoint_sha256,
             "validation_accuracy": self.validation["accuracy"],
-            "test_accuracy": test["accuracy"],
-            "test_accuracy_low": test["low"],
-            "test_accuracy_high": test["high"],
-            "test_images": test["count"],
+            "test_accuracy": test.get("accuracy"),
+            "test_accuracy_low": test.get("low"),
+            "test_accuracy_high": test.get("high"),
+            "test_images": test.get("count"),
             "macs": self.validation["macs"],
-            "test_macs": test["macs"],
+            "test_macs": test.get("macs"),
             "macs_full": point.macs_full,
-            "share": point.macs / point.macs_full,
+            "share": self.validation["macs"] / point.macs_full,
             "dataset": self.data.name,
             "data_hash": self.data.hash,
             "code_version": self.created["code_version"],
         }
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+        return {
+            name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            for name, value in values.items()
+            if value is not None
+        }
 
     def serving(self) -> dict[str, Any]:
         """``serving.json``: what the model needs to serve, and what it says of itself."""
@@ -84,7 +103,10 @@ class Evidence:
             "point_id": self.point.point_id,
             "method": self.point.method,
             "network": self.point.network,
-            "knobs": self.point.knobs,
+            "knobs": self.knobs,
+            "curve": self.curve,
+            "calibration": self.calibration,
+            "units": [unit.name for unit in self.network.units],
             "classes": list(self.data.classes),
             "task": {"classes": task.classes, "size": task.size, "channels": task.channels},
             "normalisation": {"mean": [float(v) for v in self.data.mean], "std": [float(v) for v in self.data.std]},
@@ -103,10 +125,24 @@ class Evidence:
 
 
 def existing_version(client: Any, model: str, evidence: Evidence) -> str | None:
-    """The version that this model has of this very point, or None."""
+    """The version that this model has of this very point with these knobs, or None."""
     query = f"name='{model}' and tags.study_id='{evidence.identity}' and tags.point_id='{evidence.point.point_id}'"
-    versions = [v for v in client.search_model_versions(query) if v.status == "READY"]
-    return str(max(int(v.version) for v in versions)) if versions else None
+    mine = evidence.tags()
+    versions = [
+        int(found.version)
+        for found in client.search_model_versions(query)
+        if found.status == "READY"
+        and DIGEST in found.tags
+        and all(found.tags.get(name) == mine[name] for name in ("knobs", "calibrated_on", "checkpoint_sha256"))
+    ]
+    return str(max(versions)) if versions else None
+
+
+def note_promotion(client: Any, model: str, version: str, alias: str, record: dict[str, Any]) -> None:
+    """Write into a version's tags what an alias's promotion rests on: its id, study, budget and gates."""
+    gates = [{"name": gate["name"], "passed": gate["passed"], "says": gate["says"]} for gate in record["gates"]]
+    said = {name: record[name] for name in ("id", "study", "point_id", "budget", "knobs")}
+    client.set_model_version_tag(model, version, PROMOTION + alias, json.dumps({**said, "gates": gates}))
 
 
 def register(
@@ -125,23 +161,55 @@ def register(
         "routefront.point_id": evidence.point.point_id,
         **({"mlflow.parentRunId": parent} if parent else {}),
     }
+    _close_abandoned(client, runs.experiment_id, tags)
     run = client.create_run(runs.experiment_id, tags=tags)  # by the client: MLFLOW_RUN_ID may name another
     with using(uri) as mlflow, tempfile.TemporaryDirectory(prefix="routefront-") as scratch:
         with mlflow.start_run(run_id=run.info.run_id):
-            figures = {
-                "validation_accuracy": evidence.validation["accuracy"],
-                "test_accuracy": evidence.test["accuracy"],
-                "macs": evidence.validation["macs"],
-            }
+            figures = {"validation_accuracy": evidence.validation["accuracy"], "macs": evidence.validation["macs"]}
+            if evidence.test is not None:
+                figures["test_accuracy"] = evidence.test["accuracy"]
             mlflow.log_metrics(figures)
             info = _log_model(mlflow, Path(scratch), evidence, code)
+            digest = folder_digest(fetched(mlflow, info.model_uri, Path(scratch) / "stored"))
         with contextlib.suppress(MlflowException):  # it exists; else the next call says what is wrong
             client.create_registered_model(model)
         # Inside `using`: MLflow looks the model up at the global address, whatever the client's is.
         version = client.create_model_version(
-            model, info.model_uri, run_id=run.info.run_id, tags=evidence.tags(), model_id=info.model_id
+            model,
+            info.model_uri,
+            run_id=run.info.run_id,
+            tags={**evidence.tags(), DIGEST: digest},
+            model_id=info.model_id,
         )
     return str(version.version)
+
+
+def _close_abandoned(client: Any, experiment: str, tags: dict[str, str]) -> None:
+    """End the runs that a killed promotion of the same point left running."""
+    names = ("routefront.kind", "routefront.study_id", "routefront.point_id")
+    query = " and ".join(f"tags.`{name}` = '{tags[name]}'" for name in names)
+    for run in client.search_runs([experiment], filter_string=f"{query} and attributes.status = 'RUNNING'"):
+        client.set_terminated(run.info.run_id, "KILLED")
+
+
+def fetched(mlflow: Any, source: str, folder: Path) -> Path:
+    """A model's files in a folder of our own."""
+    folder.mkdir()
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder)))
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of a model's files, but for the note that MLflow adds when it fetches them."""
+    whole = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink()):
+        name = path.relative_to(folder).as_posix()
+        if name == "registered_model_meta" or "__pycache__" in path.parts:
+            continue
+        if path.is_symlink():
+            raise InputError(f"{name} is a link; a registered model holds files only")
+        with path.open("rb") as file:
+            whole.update(f"{len(name)} {name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> Any:
@@ -172,15 +240,23 @@ def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> An
 def _signature(evidence: Evidence) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import Array
 
     task = evidence.network.task
-    columns = [("long", "label"), ("string", "class"), ("double", "confidence"), ("double", "macs")]
+    columns: list[tuple[Any, str]] = [
+        ("long", "label"),
+        ("string", "class"),
+        ("double", "confidence"),
+        (Array("double"), "probabilities"),
+        ("double", "macs"),
+        (Array("double"), "path"),
+    ]
     if evidence.network.exits:
         columns.append(("long", "exit"))
     return ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, task.channels, task.size, task.size))]),
         outputs=Schema([ColSpec(kind, name) for kind, name in columns]),
-        params=ParamSchema([ParamSpec("knobs", "string", "")]),
+        params=ParamSchema([ParamSpec("knobs", "string", ""), ParamSpec("max_macs", "double", 0.0)]),
     )
 
 

@@ -17,7 +17,9 @@ stage      key, action (lost: the trial trains it again; dropped: its checkpoint
 decision   epoch, action (continue, stop, finish; pause, and promote when it goes on after that), why
 failed     reason
 ended      why: a driver stopped working in good order
-promotion  model, version, alias, point, validation and test figures
+promoting  id and what `promotion` will hold: appended before the registry is touched
+promotion  id, model, version, alias, point, gates, validation and test figures: the alias has moved
+abandoned  id, why: the alias of that `promoting` did not move and will not
 ========== =====================================================================================
 """
 
@@ -54,6 +56,8 @@ class StudyState:
         self.trials: dict[str, Trial] = {}
         self.stages: dict[str, Stage] = {}
         self.promotions: list[dict[str, Any]] = []
+        self.promoting: dict[str, dict[str, Any]] = {}
+        self._promoted: set[str] = set()
         self.history: list[History] = []
         self.archive: Archive | None = None
         self.elapsed = 0.0
@@ -208,6 +212,13 @@ class StudyState:
 
     def _on_promotion(self, event: Event) -> None:
         self.promotions.append({**event.payload, "time": event.time})
+        self._promoted.add(event.payload.get("id", ""))
+
+    def _on_promoting(self, event: Event) -> None:
+        self.promoting[event.payload["id"]] = event.payload
+
+    def _on_abandoned(self, event: Event) -> None:
+        self._promoted.add(event.payload["id"])
 
     def _trial(self, event: Event) -> Trial:
         assert event.trial is not None
@@ -260,6 +271,10 @@ class StudyState:
         for trial in self.trials.values():
             counts["waiting" if trial.state == "asked" else trial.state] += 1
         return {**counts, "total": len(self.trials)}
+
+    def half_promoted(self) -> list[dict[str, Any]]:
+        """Promotions that were begun and of which nobody wrote what became of them, oldest first."""
+        return [payload for name, payload in self.promoting.items() if name not in self._promoted]
 
     def front(self) -> list[tuple[str, int, int]]:
         """(trial, epoch, index of the point in its curve) of the front, cheapest first."""

@@ -178,21 +178,17 @@ class Study:
         """The non-dominated operating points, cheapest first (accuracy on the validation split)."""
         return front_points(self.state(), max_macs=max_macs, min_accuracy=min_accuracy, method=method)
 
-    def promote(
-        self,
-        *,
-        model: str,
-        uri: str,
-        alias: str = "champion",
-        max_macs: float | None = None,
-        min_accuracy: float | None = None,
-        method: str | None = None,
-    ) -> dict[str, Any]:
-        """Promote the most accurate operating point under a budget: see `search.promote.promote_study`."""
+    def promote(self, *, model: str, uri: str, **options: Any) -> dict[str, Any]:
+        """Promote one operating point: see `search.promote.promote_study`."""
         from search.promote import promote_study
 
-        budget = {"max_macs": max_macs, "min_accuracy": min_accuracy, "method": method}
-        return promote_study(self, model=model, uri=uri, alias=alias, **budget)
+        return promote_study(self, model=model, uri=uri, **options)
+
+    def promote_family(self, *, model: str, uri: str, budgets: Sequence[float | str], **options: Any) -> list[Any]:
+        """Promote a champion for every budget: see `search.promote.promote_family`."""
+        from search.promote import promote_family
+
+        return promote_family(self, model=model, uri=uri, budgets=budgets, **options)
 
 
 def load_data(spec: StudySpec) -> Data:

@@ -63,7 +63,8 @@ def save(
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:  # in pieces: whoever made the file may have made it large
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -72,9 +73,13 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / STATE).read_text())
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {folder}: {STATE} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} is not whole JSON") from None
+    if not isinstance(record, dict) or not isinstance(record.get("files", {}), dict):
+        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} is no record of a checkpoint")
     for name, digest in record.get("files", {}).items():
+        if Path(name).name != name:
+            raise CheckpointError(f"checkpoint {folder} is damaged: its file {name!r} leads out of its folder")
         path = folder / name
         if not path.exists():
             raise CheckpointError(f"checkpoint {folder} is damaged: {name} is missing")

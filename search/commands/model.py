@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from search.commands.common import Json, Studies, Tracking, out, print_json, progress
+from search.commands.model_tables import print_family, print_history, print_predictions, print_promotion
 from search.errors import InputError
-from search.units import parse_count, show_count, show_share
+from search.units import parse_count, parse_seconds
 
 ModelName = Annotated[str, typer.Option("--model", help="A registered model: NAME@ALIAS or NAME/VERSION.")]
 
@@ -28,52 +27,75 @@ def promote(
     study: Annotated[str, typer.Argument(help="A study, by name or by its folder.")],
     model: Annotated[str, typer.Option(help="The registered model's name.")],
     max_macs: Annotated[str | None, typer.Option(help="The budget: at most this many MACs per image.")] = None,
+    budgets: Annotated[
+        str | None, typer.Option(help="A champion for every budget: 5M,10M,20M sets champion-5M, ...")
+    ] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="At least this validation accuracy.")] = None,
     method: Annotated[str | None, typer.Option(help="Only points of this method.")] = None,
+    point: Annotated[str | None, typer.Option(help="This operating point, for example t0003-9-2.")] = None,
     alias: Annotated[str, typer.Option(help="The alias that will point to the new version.")] = "champion",
+    calibrate_on: Annotated[
+        Path | None, typer.Option(help="Find thresholds on the images in this folder (class folders, or unlabelled).")
+    ] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(help="At most this long for one image alone, measured here: 5ms, 0.01.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the gates and what would happen.")] = False,
     tracking: Tracking = None,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
     """Promote the most accurate operating point under a budget to the model registry.
 
-    The point's validation figures are measured again, then the test split is evaluated, once.
+    Its gates are measured again here; the alias moves only when all pass, the present champion's included.
 
-    Example: routefront promote digits --max-macs 1M --model digits --alias champion
+    Examples: routefront promote digits --max-macs 1M --model digits --alias champion
+    routefront promote digits --budgets 500k,1M,2M --model digits
     """
     from search.study import Study
 
     found = Study.load(study, root=studies)
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy}: accuracies lie in [0, 1], for example 0.95")
+    given = {"--max-macs": max_macs, "--min-accuracy": min_accuracy, "--point": point, "--method": method}
+    single = [name for name, value in given.items() if value is not None and name != "--method"]
+    if budgets is not None and single:
+        raise InputError(f"--budgets asks for a champion each; {single[0]} does not go with it")
+    if point is not None and method is not None:
+        raise InputError("--point names one point; --method does not go with it")
+    options = {
+        "calibrate_on": calibrate_on,
+        "max_latency": _latency(max_latency) if max_latency else None,
+        "dry_run": dry_run,
+        "uri": _uri(tracking, studies),
+        "model": model,
+        "alias": alias,
+        "method": method,
+    }
     with progress("measuring again and registering", as_json):
-        record = found.promote(
-            model=model,
-            alias=alias,
-            max_macs=parse_count(max_macs) if max_macs else None,
-            min_accuracy=min_accuracy,
-            method=method,
-            uri=_uri(tracking, studies),
-        )
+        if budgets is not None:
+            records = found.promote_family(budgets=[part for part in budgets.split(",") if part.strip()], **options)
+        else:
+            budget = parse_count(max_macs) if max_macs else None
+            records = [found.promote(max_macs=budget, min_accuracy=min_accuracy, point=point, **options)]
     if as_json:
-        print_json(record)
-        return
-    test, share = record["test"], record["test"]["macs"] / record["macs_full"]
-    name = f"{record['model']} version {record['version']}"
-    out.print(f"promoted {name}, alias [bold]{record['alias']}[/]", soft_wrap=True)
-    out.print(f"  point       {record['point_id']}: {record['method']} {record['network']}, {record['knobs_text']}")
-    out.print(
-        f"  validation  {show_share(record['validation']['accuracy'])}"
-        f" at {show_count(record['validation']['macs'])} MACs per image"
-    )
-    out.print(
-        f"  test        {show_share(test['accuracy'])} ({test['correct']} of {test['count']}, 95 % interval"
-        f" {show_share(test['low'])} to {show_share(test['high'])}) at {show_count(test['macs'])} MACs,"
-        f" {show_share(share)} of the full network's {show_count(record['macs_full'])}",
-        soft_wrap=True,
-    )
-    if record.get("previous"):
-        out.print(f"  before      version {record['previous']}")
+        print_json(records if budgets is not None else records[0])
+    elif budgets is not None:
+        print_family(records, dry_run)
+    else:
+        print_promotion(records[0], dry_run)
+    if dry_run and all(record["why"] for record in records):
+        raise typer.Exit(1)
+
+
+def _latency(text: str) -> float:
+    try:
+        seconds = float(text[:-2]) / 1000 if text.endswith("ms") else parse_seconds(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise InputError(f"--max-latency {text!r} is not a time; write 5ms or 0.01")
+    return seconds
 
 
 def _uri(tracking: str | None, studies: Path | None) -> str:
@@ -90,18 +112,22 @@ def _uri(tracking: str | None, studies: Path | None) -> str:
 def rollback(
     model: Annotated[str, typer.Option(help="The registered model's name.")],
     alias: Annotated[str, typer.Option(help="The alias to move back.")] = "champion",
+    to: Annotated[str | None, typer.Option(help="To this version instead of the one before.")] = None,
     tracking: Tracking = None,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
-    """Point an alias to the version before its last promotion.
+    """Point an alias to the version before the present one; a second time one further back.
 
-    Example: routefront rollback --model digits --alias champion
+    Examples: routefront rollback --model digits --alias champion
+    routefront rollback --model digits --to 3
     """
     from search.registered import rollback as move_back
 
+    if to is not None and not to.isdigit():
+        raise InputError(f"--to {to!r}: versions are whole numbers, for example 3")
     with progress("moving the alias", as_json):
-        record = move_back(model, alias, _uri(tracking, studies))
+        record = move_back(model, alias, _uri(tracking, studies), to=to)
     if as_json:
         print_json(record)
     else:
@@ -114,7 +140,7 @@ def history(
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
-    """Which versions a model has had, newest first: when, from which study, on which evidence.
+    """Which versions a model has had, newest first: when, from which study, on which evidence, under which alias.
 
     Example: routefront history --model digits
     """
@@ -124,15 +150,8 @@ def history(
         versions = versions_of(model, _uri(tracking, studies))
     if as_json:
         print_json(versions)
-        return
-    table = Table("version", "aliases", "promoted", "study", "point", "test accuracy", "MACs", box=None, padding=(0, 2))
-    for entry in versions:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["time"]))
-        table.add_row(
-            entry["version"], ", ".join(entry["aliases"]), when, entry.get("study", ""), entry.get("point_id", ""),
-            show_share(float(entry["test_accuracy"])), show_count(float(entry["macs"])),
-        )  # fmt: skip
-    out.print(table)
+    else:
+        print_history(versions)
 
 
 def predict(
@@ -142,6 +161,9 @@ def predict(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Classify a split of the model's own data set: test.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many images.")] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(help="Answer with the model's best setting under this many MACs per image.")
+    ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where data sets lie.")] = None,
     tracking: Tracking = None,
     studies: Studies = None,
@@ -157,30 +179,14 @@ def predict(
     if (not images) == (split is None):
         raise InputError("give --images FILES or --split test, one of them")
     uri = _uri(tracking, studies)
+    budget = parse_count(max_macs) if max_macs else None
     with progress(f"loading {model}", as_json):
         record = (
-            predict_images(model, images, uri=uri, limit=limit)
+            predict_images(model, images, uri=uri, limit=limit, max_macs=budget)
             if images
-            else predict_split(model, str(split), uri=uri, root=data_root, limit=limit)
+            else predict_split(model, str(split), uri=uri, root=data_root, limit=limit, max_macs=budget)
         )
     if as_json:
         print_json(record)
-        return
-    _print(record)
-
-
-def _print(record: dict[str, Any], rows: int = 10) -> None:
-    table = Table("image", "class", "confidence", "MACs", "truth", box=None, padding=(0, 2))
-    for row in record["predictions"][:rows]:
-        truth = "" if row.get("truth") is None else str(row["truth"])
-        table.add_row(row["image"], row["class"], show_share(row["confidence"]), show_count(row["macs"]), truth)
-    out.print(table)
-    hidden = len(record["predictions"]) - rows
-    if hidden > 0:
-        out.print(f"  and {hidden} more (--json prints all)")
-    says = f"{record['model']}: {record['count']} images, {show_count(record['macs'])} MACs per image on average"
-    if record["macs_full"]:
-        says += f" ({show_share(record['macs'] / record['macs_full'])} of the full network)"
-    if record.get("accuracy") is not None:
-        says += f", accuracy {show_share(record['accuracy'])}"
-    out.print(says, soft_wrap=True)
+    else:
+        print_predictions(record)

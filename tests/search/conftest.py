@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from search.study import Study
+    from trainables.data import Data
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,3 +40,43 @@ def ray_address(token: None) -> Iterator[str]:
 
     ray.shutdown()
     cluster.shutdown()
+
+
+# -- promotion: a small study that was really trained, with MLflow beside it -----------------------
+
+
+@pytest.fixture(scope="session")
+def digits_small() -> Data:
+    """The images of `tests.search.promoting.spec`."""
+    from search.study import load_data
+    from tests.search.promoting import spec
+
+    return load_data(spec())
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, digits_small: Data) -> Path:
+    """A root with the study `tiny`, finished."""
+    from search.study import Study
+    from tests.search.promoting import spec, train
+
+    root = tmp_path_factory.mktemp("trained")
+    train(Study.create(spec(), root=root, data=digits_small), digits_small)
+    return root
+
+
+@pytest.fixture
+def tiny(trained: Path, tmp_path: Path) -> Study:
+    """The study in a root of its own; artifacts of the first root stay where they are."""
+    from search.study import Study
+
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return Study.load("tiny", root=tmp_path)
+
+
+@pytest.fixture
+def registry(tiny: Study, tmp_path: Path) -> str:
+    """The address of the MLflow beside the study."""
+    from search.mlflow_client import default_uri
+
+    return default_uri(tmp_path)

@@ -1,0 +1,131 @@
+"""A point on its way into the registry: its network, its gates, and the evidence of both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from search.folder import StudyFolder
+from search.promote_calibration import OwnImages, best_setting, calibrated_curve
+from search.promote_choice import Target
+from search.promote_gates import Gate, both_passes, latency, measure, open_checkpoint, repeats, seeds
+from search.registration import Evidence
+from search.state import StudyState
+from search.units import knobs_text, show_count, show_share, wilson
+from trainables.data import Data, normalise
+
+_TIMED = 64  # images that latency is measured on; the first half of them also by `both_passes`
+
+
+@dataclass(slots=True)
+class Candidate:
+    """What would become a version: its evidence and the gates that need no registry."""
+
+    evidence: Evidence
+    gates: list[Gate]
+
+    def test_gate(self) -> Gate:
+        """The gate `test`: figures that annotate, measured once; they rank and refuse nothing."""
+        test = self.evidence.test
+        if test is None:
+            return Gate("test", None, "measured once, when the other gates have passed", {})
+        says = (
+            f"{show_share(test['accuracy'])} ({test['correct']} of {test['count']}, 95 % interval"
+            f" {show_share(test['low'])} to {show_share(test['high'])}) at {show_count(test['macs'])} MACs"
+        )
+        return Gate("test", True, says, dict(test))
+
+    def record(self) -> dict[str, Any]:
+        """The part of a promotion's record that is about the point; plain values."""
+        evidence = self.evidence
+        point = evidence.point
+        return {
+            "study": evidence.study,
+            "point": {"trial": point.trial, "epoch": point.epoch, "index": point.index},
+            "point_id": point.point_id,
+            "checkpoint": point.checkpoint,
+            "checkpoint_sha256": evidence.checkpoint_sha256,
+            "method": point.method,
+            "variant": point.variant,
+            "network": point.network,
+            "knobs": evidence.knobs,
+            "knobs_text": knobs_text(evidence.knobs),
+            "calibration": evidence.calibration,
+            "validation": evidence.validation,
+            "test": evidence.test,
+            "macs_full": point.macs_full,
+        }
+
+
+def candidate_of(
+    folder: StudyFolder,
+    state: StudyState,
+    identity: str,
+    data: Data,
+    target: Target,
+    own: OwnImages | None,
+    max_latency: float | None,
+) -> Candidate:
+    """Open the checkpoint of a target and measure what its gates ask, on `data` and, calibrating, on `own`.
+
+    Raises `InputError` where the checkpoint is no such network or no setting fits the budget.
+    """
+    point = target.point
+    method, network, opened = open_checkpoint(folder, state, point)
+    measured = measure(network, data, "validation", point.knobs)
+    gates = [opened, repeats(point, measured, method.calibrate is not None)]
+    curve = [dict(each) for each in state.trials[point.trial].curves[point.epoch]]
+    knobs, figures, calibration = point.knobs, {"accuracy": point.accuracy, "macs": point.macs}, None
+    if own is not None:
+        curve = calibrated_curve(method, network, own, data, curve)
+        setting = best_setting(curve, target.budget.max_macs or point.macs)
+        knobs = setting["knobs"]
+        measured = measure(network, data, "validation", knobs)
+        figures = {"accuracy": measured["accuracy"], "macs": measured["macs"]}
+        calibration = {**own.record(), "macs": setting["macs"]}
+        if own.labels is not None:
+            calibration["accuracy"] = setting["accuracy"]
+    few = data.validation.take(np.arange(min(_TIMED, len(data.validation)))).decoded()
+    images = normalise(torch.from_numpy(few), data)
+    gates += [
+        *both_passes(network, images[: _TIMED // 2], knobs),
+        latency(network, images, knobs, max_latency),
+        seeds(state, point, measured["count"]),
+    ]
+    validation = {**figures, **{f"measured_{k}": measured[k] for k in ("accuracy", "macs")}, "count": measured["count"]}
+    evidence = Evidence(
+        created=state.created,
+        identity=identity,
+        point=point,
+        method=method,
+        network=network,
+        data=data,
+        knobs=dict(knobs),
+        curve=[{name: each[name] for name in ("setting", "knobs", "accuracy", "macs")} for each in curve],
+        validation=validation,
+        checkpoint_sha256=opened.evidence["sha256"],
+        calibration=calibration,
+    )
+    return Candidate(evidence, gates)
+
+
+def figures_on_test(state: StudyState, candidate: Candidate, data: Data) -> dict[str, Any]:
+    """Test accuracy with its 95 % interval and MACs; from the journal where the point has been there."""
+    evidence = candidate.evidence
+    if evidence.test is not None:
+        return evidence.test
+    for line in [*state.promotions, *state.promoting.values()]:
+        same = line.get("point_id") == evidence.point.point_id and _same(line.get("knobs"), evidence.knobs)
+        if same and line.get("test") is not None:
+            return line["test"]
+    measured = measure(evidence.network, data, "test", evidence.knobs)
+    low, high = wilson(measured["correct"], measured["count"])
+    return {**measured, "low": low, "high": high}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

@@ -1,0 +1,105 @@
+"""Which operating point is promoted: under a budget, above an accuracy, by name, or one for every budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.errors import InputError
+from search.folder import StudyFolder
+from search.front import FrontPoint, front_point, front_points, unmet
+from search.state import StudyState
+from search.units import parse_count
+from spaces.space import nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What was asked for: at most so many MACs per image, at least this validation accuracy."""
+
+    max_macs: float | None = None
+    min_accuracy: float | None = None
+
+    @property
+    def cheapest(self) -> bool:
+        """Whether the cheapest above an accuracy is wanted, not the most accurate under a cost."""
+        return self.max_macs is None and self.min_accuracy is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An alias, the budget that it stands for, and the point that it is to serve."""
+
+    alias: str
+    budget: Budget
+    point: FrontPoint
+
+
+def choose(
+    state: StudyState,
+    folder: StudyFolder,
+    *,
+    max_macs: float | None = None,
+    min_accuracy: float | None = None,
+    method: str | None = None,
+) -> FrontPoint:
+    """The most accurate point under the budget whose checkpoint exists; of equals the cheapest.
+
+    With `min_accuracy` alone the cheapest point that has it. All operating points count, so that
+    the second best stands in where the checkpoint of the best is gone. Raises `InputError` naming
+    the cheapest and the most accurate there is where none fits.
+    """
+    best = front_points(state, max_macs=max_macs, min_accuracy=min_accuracy, method=method)
+    if not best:
+        raise InputError(unmet(state, max_macs, min_accuracy))
+    fitting: list[FrontPoint] = []
+    for trial in state.trials.values():
+        for epoch, name in trial.checkpoints.items():
+            if (method is None or trial.method == method) and (folder.checkpoints / name / "state.json").exists():
+                points = [front_point(state, (trial.id, epoch, i)) for i in range(len(trial.curves[epoch]))]
+                fitting += [p for p in points if _fits(p, max_macs, min_accuracy)]
+    if not fitting:
+        raise InputError(
+            f"{len(best)} operating point(s) fit, such as {best[-1].point_id}, but none has its checkpoint in"
+            f" {folder.checkpoints} (kept are those of the study's first two fronts)"
+        )
+    if Budget(max_macs, min_accuracy).cheapest:
+        return min(fitting, key=lambda p: (p.macs, -p.accuracy))
+    return max(fitting, key=lambda p: (p.accuracy, -p.macs))
+
+
+def _fits(point: FrontPoint, max_macs: float | None, min_accuracy: float | None) -> bool:
+    cheap = max_macs is None or point.macs <= max_macs
+    return cheap and (min_accuracy is None or point.accuracy >= min_accuracy)
+
+
+def find(state: StudyState, point_id: str) -> FrontPoint:
+    """The point of an identity ``t0003-9-2`` (trial, epoch, index in the curve)."""
+    trial, _, rest = point_id.partition("-")
+    epoch, _, index = rest.partition("-")
+    known = state.trials.get(trial)
+    if known is None:
+        raise InputError(f"no trial of point {point_id!r}{nearest(trial, list(state.trials))}")
+    if not (epoch.isdigit() and index.isdigit() and int(index) < len(known.curves.get(int(epoch), []))):
+        epochs = ", ".join(map(str, known.curves)) or "none"
+        raise InputError(f"no point {point_id!r}: trial {trial} has curves at epochs {epochs}")
+    return front_point(state, (trial, int(epoch), int(index)))
+
+
+def family(alias: str, budgets: Sequence[float | str]) -> dict[str, Budget]:
+    """An alias for every budget, cheapest first: ``champion-5M`` stands for at most 5,000,000 MACs.
+
+    Raises `InputError` for a budget that is no positive number, or for none.
+    """
+    counts = sorted({parse_count(budget) for budget in budgets})
+    if not counts or counts[0] < 1:
+        raise InputError(f"budgets {', '.join(map(str, budgets))!r}: write MACs per image, for example 5M,10M,20M")
+    return {f"{alias}-{_spelt(count)}": Budget(max_macs=count) for count in counts}
+
+
+def _spelt(count: float) -> str:
+    """5000000 as 5M, 2500000 as 2500k: exact, and without the point that an alias may not hold."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size and count % size == 0:
+            return f"{count / size:.0f}{letter}"
+    return f"{count:.0f}"

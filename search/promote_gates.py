@@ -1,0 +1,240 @@
+"""Gates that a point passes before an alias points to it: each is measured again, and its evidence is kept.
+
+A gate passes, fails, or cannot be evaluated (`passed` is None: there is no champion to beat yet, no
+other seed was trained). What cannot be evaluated says so and stops nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from search.errors import InputError
+from search.folder import StudyFolder
+from search.front import FrontPoint
+from search.state import StudyState
+from search.units import show_count, show_share
+from trainables.checkpoints import NETWORK, CheckpointError, load_network, read_record
+from trainables.data import Data, normalise, to_device
+from trainables.evaluation import evaluate
+from trainables.fused import prepared
+from trainables.macs import counted
+from trainables.method import Method, config_dict
+from trainables.network import RoutedNetwork
+from trainables.registry import get_method
+
+_IMAGES = 32  # how many images MACs are counted on and both passes are compared on
+_SECONDS = 0.4  # of timing for each batch size
+_CLOSE = 1e-5  # of the largest logit: the contract of `trainables.network`
+_BYTES = 64  # a checkpoint's bytes per learned parameter, generously; what is larger is no such network
+_LUCK = 3.0  # standard deviations that a seed may be better than its repeats
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What was looked at, whether it passed (None: it cannot be evaluated), one line, and the figures behind it."""
+
+    name: str
+    passed: bool | None
+    says: str
+    evidence: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def failed(gates: list[Gate]) -> Gate | None:
+    """The first gate that does not pass, or None."""
+    return next((gate for gate in gates if gate.passed is False), None)
+
+
+# -- the checkpoint --------------------------------------------------------------------------------
+
+
+def open_checkpoint(folder: StudyFolder, state: StudyState, point: FrontPoint) -> tuple[Method, RoutedNetwork, Gate]:
+    """The network of a point and the gate `checkpoint`; nothing is built before the files are what they say.
+
+    Raises `InputError` where the checkpoint is missing, damaged, another one, outside the study's
+    folder, or larger than such a network can be.
+    """
+    try:
+        path = _inside(folder, point)
+        expected = _expected(state, point)
+        size = (path / NETWORK).stat().st_size if (path / NETWORK).exists() else 0
+        most = (1 << 24) + _BYTES * max(point.params, 1)
+        if size > most:
+            raise CheckpointError(f"checkpoint {path} is damaged: {NETWORK} has {show_count(size)} bytes, not < {most}")
+        record = read_record(path)
+        digest = record.get("files", {}).get(NETWORK)
+        if digest is None:
+            raise CheckpointError(f"checkpoint {path} is damaged: it has no digest of {NETWORK}")
+        for name, value in expected.items():
+            if name in record and record[name] != value:
+                raise CheckpointError(f"checkpoint {path} is another one: its {name} is {_short(record[name])}")
+        method, network, _ = load_network(path)
+    except (CheckpointError, ValueError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"checkpoint is damaged ({error!r})"
+        raise InputError(f"point {point.point_id} cannot be promoted: {reason}") from None
+    lines = [line for line in state.promotions if line.get("checkpoint") == point.checkpoint]
+    known = {line["checkpoint_sha256"] for line in lines if "checkpoint_sha256" in line}
+    evidence = {"sha256": digest, "bytes": size, "checkpoint": point.checkpoint}
+    says = f"{show_count(size)} bytes, SHA-256 {digest[:12]}"
+    if known and digest not in known:
+        return method, network, Gate("checkpoint", False, f"{says}; promoted before was {min(known)[:12]}", evidence)
+    return method, network, Gate("checkpoint", True, says, evidence)
+
+
+def _inside(folder: StudyFolder, point: FrontPoint) -> Path:
+    if not point.checkpoint:
+        raise InputError(f"point {point.point_id} was recorded without a checkpoint")
+    path = folder.checkpoints / point.checkpoint
+    if not path.resolve().is_relative_to(folder.checkpoints.resolve()):
+        raise InputError(f"checkpoint {point.checkpoint!r} leads out of {folder.checkpoints}")
+    return path
+
+
+def _expected(state: StudyState, point: FrontPoint) -> dict[str, Any]:
+    """What the journal says that the checkpoint is; a network of another size is never built."""
+    values = {name: value for name, value in point.config.items() if name != "method"}
+    config = config_dict(get_method(point.method).configure(values))
+    task = state.created["data"]["task"]
+    return {"method": point.method, "config": config, "task": task, "trial": point.trial, "epoch": point.epoch}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def measure(network: RoutedNetwork, data: Data, split: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """accuracy, correct, count and macs (mean per image) of one operating point on a split."""
+    images, labels = to_device(getattr(data, split), "cpu")
+    point = evaluate(network, normalise(images, data), labels, knobs).points[0]
+    return {name: point[name] for name in ("accuracy", "correct", "count", "macs")}
+
+
+def repeats(point: FrontPoint, measured: Mapping[str, Any], calibrated: bool) -> Gate:
+    """Gate `validation`: the hard pass gives the figures that the study recorded."""
+    accuracy, macs = _tolerances(point, measured["count"], calibrated)
+    off_accuracy, off_macs = abs(measured["accuracy"] - point.accuracy), abs(measured["macs"] - point.macs)
+    good = off_accuracy <= accuracy and off_macs <= macs
+    says = (
+        f"measured again {show_share(measured['accuracy'])} at {show_count(measured['macs'])} MACs, recorded"
+        f" {show_share(point.accuracy)} at {show_count(point.macs)}"
+    )
+    evidence = {"accuracy": point.accuracy, "macs": point.macs, "tolerance": accuracy, "tolerance_macs": macs}
+    return Gate("validation", good, says, {**evidence, **{f"measured_{k}": v for k, v in measured.items()}})
+
+
+def _tolerances(point: FrontPoint, count: int, calibrated: bool) -> tuple[float, float]:
+    """How far accuracy and MACs may be off.
+
+    Gates repeat but for rounding on another device, which may turn single images. Calibrated
+    thresholds were recorded across halves and are measured with those of the whole.
+    """
+    if not calibrated:
+        return max(2.5 / count, 0.002), 0.01 * point.macs
+    error = math.sqrt(max(point.accuracy * (1 - point.accuracy), 1 / count) / count)
+    return max(0.01, 3 * error), 0.1 * point.macs_full
+
+
+@torch.inference_mode()
+def both_passes(network: RoutedNetwork, images: Tensor, knobs: Mapping[str, Any]) -> list[Gate]:
+    """Gates `macs` and `forward` on a batch: the work counted call by call, and the differentiable pass.
+
+    `images` (B, channels, size, size), normalised. MACs are those of `trainables.macs.counted`,
+    which hears every convolution and linear layer that runs; `forward` gets the decisions of `infer`.
+    """
+    generator = torch.Generator(images.device).manual_seed(int(knobs.get("seed", 0)))
+    with counted(network) as tally:
+        result = network.infer(images, knobs, generator=generator)
+    total, said = sum(tally.values()), float(result.macs.sum())
+    per_image = total / len(images)
+    macs = Gate(
+        "macs",
+        abs(total - said) <= 1e-6 * said,
+        f"counted {show_count(per_image)} per image on {len(images)} images, charged {show_count(said / len(images))}",
+        {"counted": total, "charged": said, "images": len(images), "macs_full": network.macs_full},
+    )
+    routed = network(images, decisions=result.decisions)
+    largest = float(result.logits.abs().max())
+    off = float((routed.output - result.logits).abs().max()) / max(largest, 1e-30)
+    forward = Gate(
+        "forward",
+        off <= _CLOSE,
+        f"both passes differ by {off:.1g} of the largest logit (at most {_CLOSE:g})",
+        {"difference": off, "limit": _CLOSE, "images": len(images)},
+    )
+    return [macs, forward]
+
+
+@torch.inference_mode()
+def latency(network: RoutedNetwork, images: Tensor, knobs: Mapping[str, Any], most: float | None) -> Gate:
+    """Gate `latency`: median milliseconds per image of the prepared network, one by one and in batches of 64.
+
+    Measured on this machine, with as many threads as torch uses here. `most`: seconds that one image
+    may take by itself; without it nothing can fail.
+    """
+    fast = prepared(network)
+    figures = {}
+    for size in (1, 64):
+        whole = images if len(images) >= size else images.repeat(-(-size // len(images)), 1, 1, 1)
+        batches = [batch for batch in whole.split(size) if len(batch) == size]
+        times: list[float] = []
+        ending = time.perf_counter() + _SECONDS
+        while len(times) < 5 or (time.perf_counter() < ending and len(times) < 200):
+            batch = batches[len(times) % len(batches)]
+            generator = torch.Generator(batch.device).manual_seed(int(knobs.get("seed", 0)))
+            begun = time.perf_counter()
+            fast.infer(batch, knobs, generator=generator)
+            times.append((time.perf_counter() - begun) / size)
+        figures[f"batch_{size}_ms"] = round(1000 * statistics.median(times[1:]), 4)  # the first one warms up
+    alone = figures["batch_1_ms"]
+    says = f"{alone:.3g} ms alone, {figures['batch_64_ms']:.3g} ms in batches of 64"
+    if most is not None:
+        says += f" (at most {1000 * most:.3g} ms alone)"
+    here = {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+    evidence = {**figures, **here, "torch": torch.__version__, "limit_ms": None if most is None else 1000 * most}
+    return Gate("latency", most is None or alone <= 1000 * most, says, evidence)
+
+
+def seeds(state: StudyState, point: FrontPoint, count: int) -> Gate:
+    """Gate `seeds`: other seeds of the configuration at the same setting and epoch are not far worse.
+
+    A seed that is more than three standard deviations better than the mean of its repeats, sampling of
+    `count` validation images included, is luck and not the configuration's.
+    """
+    trial = state.trials[point.trial]
+    others = {
+        other.id: float(curve[point.index]["accuracy"])
+        for other in state.trials.values()
+        if other.id != trial.id and other.config == trial.config and other.seed != trial.seed
+        and len(curve := other.curves.get(point.epoch, [])) > point.index
+    }  # fmt: skip
+    if not others:
+        says = "this configuration was trained with one seed only (routefront confirm trains others)"
+        return Gate("seeds", None, says, {"seeds": 1, "accuracies": [point.accuracy]})
+    mean = statistics.fmean(others.values())
+    spread = statistics.stdev([*others.values(), point.accuracy])
+    rate = min(max(mean, 1 / count), 1 - 1 / count)
+    sampling = rate * (1 - rate) / count
+    between = statistics.variance(others.values()) if len(others) > 1 else 0.0
+    luck = (point.accuracy - mean) / math.sqrt((sampling + between) * (1 + 1 / len(others)))
+    says = f"{len(others) + 1} seeds, others {show_share(mean)} on average, standard deviation {show_share(spread)}"
+    accuracies = [point.accuracy, *others.values()]
+    evidence = {"seeds": len(others) + 1, "accuracies": accuracies, "trials": list(others), "deviations": luck}
+    return Gate("seeds", luck <= _LUCK, says, evidence)
