@@ -119,11 +119,11 @@ def kept_checkpoints(state: StudyState) -> set[str]:
     errors: list[float] = []
     macs: list[float] = []
     for trial in state.trials.values():
-        for epoch, curve in trial.curves.items():
-            for point in curve:
-                owners.append((trial, epoch))
-                errors.append(1.0 - point["accuracy"])
-                macs.append(point["macs"])
+        for epoch in trial.curves:
+            error, cost = trial.arrays(epoch)  # NaN where a point misses a constraint: in the last layer
+            owners += [(trial, epoch)] * len(error)
+            errors += error.tolist()
+            macs += cost.tolist()
     keep = {promotion["checkpoint"] for promotion in state.promotions}
     keep |= {trial.checkpoint for trial in chosen(state) if trial.checkpoint}
     if owners:

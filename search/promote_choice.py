@@ -45,8 +45,8 @@ def choose(
 ) -> FrontPoint:
     """The most accurate point under the budget whose checkpoint exists; of equals the cheapest.
 
-    With `min_accuracy` alone the cheapest point that has it. All operating points count, so that
-    the second best stands in where the checkpoint of the best is gone. Raises `InputError` naming
+    With `min_accuracy` alone the cheapest point that has it. All operating points count that miss none
+    of the study's constraints, so that the second best stands in where the checkpoint of the best is gone. Raises `InputError` naming
     the cheapest and the most accurate there is where none fits.
     """
     best = front_points(state, max_macs=max_macs, min_accuracy=min_accuracy, method=method)
@@ -56,7 +56,8 @@ def choose(
     for trial in state.trials.values():
         for epoch, name in trial.checkpoints.items():
             if (method is None or trial.method == method) and (folder.checkpoints / name / "state.json").exists():
-                points = [front_point(state, (trial.id, epoch, i)) for i in range(len(trial.curves[epoch]))]
+                counts = [i for i, error in enumerate(trial.arrays(epoch)[0].tolist()) if error == error]
+                points = [front_point(state, (trial.id, epoch, i)) for i in counts]
                 fitting += [p for p in points if _fits(p, max_macs, min_accuracy)]
     if not fitting:
         raise InputError(
