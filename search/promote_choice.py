@@ -46,8 +46,8 @@ def choose(
     """The most accurate point under the budget whose checkpoint exists; of equals the cheapest.
 
     With `min_accuracy` alone the cheapest point that has it. All operating points count that miss none
-    of the study's constraints, so that the second best stands in where the checkpoint of the best is gone. Raises `InputError` naming
-    the cheapest and the most accurate there is where none fits.
+    of the study's constraints, so that the second best stands in where the checkpoint of the best is gone.
+    Raises `InputError` naming the cheapest and the most accurate there is where none fits.
     """
     best = front_points(state, max_macs=max_macs, min_accuracy=min_accuracy, method=method)
     if not best:
