@@ -77,7 +77,7 @@ class Tracker:
     def close(self, timeout: float = 30.0) -> int:
         """Send what waits, for at most `timeout` seconds; how many events still wait.
 
-        Where the server does not answer, one more attempt is made and no second one.
+        Where the server does not answer, it is tried a few times within seconds.
         """
         limit = time.monotonic() + timeout
         with self._lock:

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from search.mlflow_runs import GoneError
 from search.uploader import Uploader, note_of
 
 GATHER_SECONDS = 0.5  # how long events wait for company, so that a run gets one call and not ten
-FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
+FIRST_DELAY, LONGEST_DELAY = 0.5, 5.0
 UNREACHABLE = 3  # exit status: it was asked to end and the server takes nothing
 _NICENESS = 5  # training goes first
+_LAST_ATTEMPTS = 3  # when it was asked to end
+_FAREWELL_SECONDS = 60.0  # how long one that was asked to end waits for its turn
 
 
 @contextlib.contextmanager
@@ -73,7 +76,12 @@ def rebuild(
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of what went wrong."""
+    """What went wrong, in a line: of a failed request the cause at its bottom."""
+    cause: BaseException = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
+    if isinstance(cause, OSError) and type(cause).__module__ in ("builtins", "http.client"):
+        return f"does not answer ({cause.strerror or cause})"
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
@@ -96,11 +104,11 @@ class Wishes:
 
 
 def serve(uploader: Uploader, closing: threading.Event, say: Callable[..., None]) -> int:
-    """Deliver until `closing`, then what is left, in one more attempt; the exit status.
+    """Deliver until `closing`, then what is left, in a few attempts; the exit status.
 
     `say` is told `at` (the cursor) when it has moved and `problem` (one line, empty when it is over).
     """
-    delay, problem = FIRST_DELAY, ""
+    delay, problem, attempts = FIRST_DELAY, None, 0
     uploader.moved = lambda seq: say(at=seq)
     say(at=uploader.cursor)
     while True:
@@ -111,18 +119,18 @@ def serve(uploader: Uploader, closing: threading.Event, say: Callable[..., None]
             problem = reason_of(error)
             say(problem=problem)
             uploader.restart() if isinstance(error, GoneError) else uploader.disconnect()
-            if final:
+            attempts += final
+            if attempts == _LAST_ATTEMPTS:
                 return UNREACHABLE
-            closing.wait(delay)
+            time.sleep(delay) if final else closing.wait(delay)
             delay = min(2 * delay, LONGEST_DELAY)
         else:
             delay = FIRST_DELAY
-            if problem:
+            if problem != "":
                 problem = ""
                 say(problem="")
-        if final and not problem:
-            return 0
-        if not problem:
+            if final:
+                return 0
             closing.wait(GATHER_SECONDS)
 
 
@@ -138,19 +146,19 @@ def main() -> None:
         with contextlib.suppress(OSError):  # nobody listens any more
             print(json.dumps(message), file=messages, flush=True)
 
-    wishes, study, said = Wishes(sys.stdin), Path(orders["study"]), ""
-    while True:
-        try:
-            with alone(study, orders["uri"], orders["experiment"]):
-                journal = Journal(orders["journal"], orders["name"])
+    wishes, study = Wishes(sys.stdin), Path(orders["study"])
+    journal = Journal(orders["journal"], orders["name"])
+    with contextlib.ExitStack() as lock:
+        limit = float("inf")
+        while time.monotonic() < limit:
+            with contextlib.suppress(InputError):  # a predecessor, whose driver died, brings what it has read
+                lock.enter_context(alone(study, orders["uri"], orders["experiment"]))
                 uploader = Uploader(orders["uri"], orders["experiment"], journal, study)
                 sys.exit(serve(uploader, wishes.closing, say))
-        except InputError as error:  # a predecessor that is about to end, or no journal yet
-            if str(error) != said:
-                said = str(error)
-                say(problem=said)
-            if wishes.closing.wait(GATHER_SECONDS):
-                sys.exit(UNREACHABLE)
+            time.sleep(GATHER_SECONDS)
+            if wishes.closing.is_set():
+                limit = min(limit, time.monotonic() + _FAREWELL_SECONDS)
+    sys.exit(UNREACHABLE)
 
 
 if __name__ == "__main__":

@@ -40,14 +40,14 @@ def told(story: Story, trials: int = 3) -> Story:
 
 
 class Place:
-    """A study folder with a real journal of a story's events."""
+    """A study folder with a real journal of a story's events; `more`: one that is there goes on."""
 
-    def __init__(self, path: Path, story: Story) -> None:
+    def __init__(self, path: Path, story: Story, *, more: bool = False) -> None:
         self.folder, self.story = StudyFolder(path / "story"), story
-        self.folder.path.mkdir(parents=True)
+        self.folder.path.mkdir(parents=True, exist_ok=more)
         self.journal = Journal(sqlite_address(self.folder.control), "story", create=True)
         self.journal.acquire()
-        for event in story.events:
+        for event in story.events[self.journal.last() :]:
             self.append(event)
 
     def append(self, event: Event) -> Event:
