@@ -22,7 +22,7 @@ from search.mlflow_runs import Expected, StudyRuns
 
 _log = logging.getLogger("routefront.tracking")
 
-_CHUNK_EVENTS = 2000  # what has arrived is noted at least this often while a long journal is replayed
+_CHUNK_EVENTS = 500  # what has arrived is noted at least this often while a long journal is replayed
 _FRONTIER_SECONDS = 30.0
 
 
@@ -122,10 +122,10 @@ class Uploader:
         expected, self._chronicle = self._expected(self.cursor)
         self._folded = self.cursor
         lacking = runs.lacking(expected) if expected else set()
-        if STUDY in lacking:
+        if lacking and STUDY not in runs.keys:
             self.restart()
-        elif lacking:
-            self._resend(runs, lacking, self.cursor)
+        elif lacking:  # also those that hold more: a predecessor died before it had noted what it sent
+            self._resend(runs, lacking, self.journal.last())
 
     def _complete(self, runs: StudyRuns) -> None:
         """Look once more: what a request of a dead predecessor did late is undone, what is missing is sent again."""
