@@ -25,7 +25,6 @@ from search.uploader import Uploader, note_of
 GATHER_SECONDS = 0.5  # how long events wait for company, so that a run gets one call and not ten
 FIRST_DELAY, LONGEST_DELAY = 0.5, 5.0
 UNREACHABLE = 3  # exit status: it was asked to end and the server takes nothing
-_NICENESS = 5  # training goes first
 _LAST_ATTEMPTS = 3  # when it was asked to end
 _FAREWELL_SECONDS = 60.0  # how long one that was asked to end waits for its turn
 
@@ -139,8 +138,6 @@ def main() -> None:
     orders = json.loads(sys.stdin.readline())
     messages, sys.stdout = sys.stdout, sys.stderr  # nothing else may print among the messages
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-    with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
 
     def say(**message: Any) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more

@@ -49,7 +49,7 @@ def drive(folder: Path, uri: str, pause: float) -> int:
         tracker(place.append(event), None)  # type: ignore[arg-type]
         time.sleep(pause)
     place.journal.append("ended", {"why": "stopped"})
-    waiting = tracker.close(200)
+    waiting = tracker.close(300)
     if waiting:
         print(f"the driver: {waiting} events wait ({tracker.problem or 'no problem'})", file=sys.stderr)
     place.journal.close()
@@ -71,7 +71,7 @@ def endless(story: Story):
 class Killing:
     """A driver and a server that are killed and go on."""
 
-    def __init__(self, folder: Path, server: Server, rng: random.Random, pause: float = 0.2) -> None:
+    def __init__(self, folder: Path, server: Server, rng: random.Random, pause: float = 0.3) -> None:
         self.folder, self.server, self.rng, self.pause = folder, server, rng, pause
         self.busy = 0  # kills while something was on its way
         (folder / "study").mkdir()
@@ -82,7 +82,7 @@ class Killing:
         environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
         self.driver = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
 
-    def kill(self, kind: str, longest: float = 5.0) -> None:
+    def kill(self, kind: str, longest: float = 4.0) -> None:
         """Wait until the server answers and a random moment more, then kill and start again."""
         self.server.wait()
         until(lambda: self._uploader() > 0)
@@ -103,7 +103,7 @@ class Killing:
         """Let the driver end; how many events it says have not arrived."""
         self.server.wait()
         (self.folder / "study" / "stop").touch()
-        said, _ = self.driver.communicate(timeout=300)
+        said, _ = self.driver.communicate(timeout=400)
         return int(said)
 
     def compare(self) -> tuple[int, int, int]:
