@@ -156,7 +156,7 @@ class Server:
         )
 
     def wait(self) -> None:
-        until(self.answers)
+        until(self.answers, 300)
 
     def answers(self) -> bool:
         assert self.process.poll() is None, "mlflow server ended"
