@@ -76,7 +76,7 @@ def postgresql(folder: Path, password: str) -> Iterator[str]:
         user["user"] = "postgres"
     if not (data / "PG_VERSION").exists():
         _make_cluster(at, data, password, user)
-    words = [at / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
+    words = [str(at / "postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
     words += ["-c", "unix_socket_directories="]
     with open(folder / "postgresql.log", "ab") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True, **user)
@@ -108,7 +108,7 @@ def _make_cluster(at: Path, data: Path, password: str, user: dict[str, Any]) -> 
         raise Refusal(f"PostgreSQL cannot be set up in {data}: {why}{hint}")
 
 
-def _wait_for_database(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_database(address: str, process: subprocess.Popen[Any], log: Path) -> None:
     import psycopg
 
     limit = time.monotonic() + _START_SECONDS
@@ -168,7 +168,7 @@ def tracking(folder: Path, database: str, given: argparse.Namespace, known: dict
             process.wait()
 
 
-def _wait_for_answer(given: argparse.Namespace, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_answer(given: argparse.Namespace, process: subprocess.Popen[Any], log: Path) -> None:
     host = "127.0.0.1" if given.host == "0.0.0.0" else given.host
     limit = time.monotonic() + _START_SECONDS
     while True:
