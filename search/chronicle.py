@@ -7,18 +7,16 @@ follows from the events alone, time stamps included, so that sending a change tw
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from search.frontier import Archive, hypervolume
 from search.journal import Event
+from search.mlflow_values import dataset_input, diagnostic_metrics, flat, plain_name
 
 STUDY = ""  # the key of the study's own run
 
-_UNNAMEABLE = re.compile(r"[^\w\-. /:]")  # what MLflow refuses in the name of a metric or a parameter
 _LONGEST_TAG = 5000
 
 
@@ -27,7 +25,8 @@ class RunChange:
     """What is to be added to one run; a later change of the same run is merged into it.
 
     `metrics`: (name, value, milliseconds since 1970, step). `files`: JSON documents by artifact
-    path. `status`: RUNNING, SCHEDULED, FINISHED, KILLED or FAILED; `ended` in milliseconds.
+    path. `status`: RUNNING, SCHEDULED, FINISHED, KILLED or FAILED; `ended` in milliseconds, which
+    MLflow keeps when a run goes on. `data`: the images (`search.mlflow_values.dataset_input`).
     """
 
     key: str
@@ -38,6 +37,7 @@ class RunChange:
     files: dict[str, Any] = field(default_factory=dict)
     status: str | None = None
     ended: int | None = None
+    data: dict[str, str] | None = None
 
 
 @dataclass(slots=True)
@@ -66,8 +66,10 @@ class Chronicle:
         self._archive: Archive | None = None
         self._reference = (1.0, 1.0)
         self._cost = 0.0
+        self._seconds = {"seconds": 0.0, "system/cpu_seconds": 0.0}
         self._begun = 0
-        self._data: dict[str, Any] = {}
+        self._data: dict[str, str] = {}
+        self._code = ""
 
     @property
     def keys(self) -> set[str]:
@@ -99,7 +101,8 @@ class Chronicle:
     # -- the kinds of events -----------------------------------------------------------------------
 
     def _on_created(self, event: Event) -> None:
-        spec, self._data = event.payload["spec"], event.payload["data"]
+        spec, data = event.payload["spec"], event.payload["data"]
+        self._data, self._code = dataset_input(data), event.payload["code_version"]
         reference = event.payload["reference"]
         self._reference = (reference["error"], reference["macs"])
         self._archive = Archive(self._reference)
@@ -113,15 +116,16 @@ class Chronicle:
             "routefront.kind": "study",
             "routefront.study": spec["name"],
             "routefront.study_id": study_id(event),
-            "routefront.dataset": self._data["name"],
-            "routefront.data_hash": self._data["hash"],
-            "routefront.code_version": event.payload["code_version"],
+            "routefront.dataset": data["name"],
+            "routefront.data_hash": data["hash"],
+            "routefront.code_version": self._code,
         }
+        change.data = self._data
 
     def _on_session(self, event: Event) -> None:
         self._wait("its driver was interrupted")
         change = self._change(STUDY)
-        change.status, change.ended = "RUNNING", None
+        change.status = "RUNNING"
         change.tags["routefront.reason"] = ""
 
     def _on_ask(self, event: Event) -> None:
@@ -136,7 +140,9 @@ class Chronicle:
             "routefront.trial": event.trial,
             "routefront.method": p["config"]["method"],
             "routefront.why": p["why"][:_LONGEST_TAG],
+            "routefront.code_version": self._code,
         }
+        change.data = self._data
         if p.get("stage"):
             change.tags["routefront.first_stage_of"] = p["stage"]["trial"]
 
@@ -155,7 +161,8 @@ class Chronicle:
         trial.cost = p["cost_epochs"]
         values = {f"loss/{name}": value for name, value in p["losses"].items()}
         values |= {name: p[name] for name in ("lr", "seconds", "cost_epochs", "params", "macs_full") if name in p}
-        study = {"epochs": self._cost}
+        values |= {f"system/{name}": value for name, value in p.get("machine", {}).items()}
+        study = {"epochs": self._cost, **self._spent(values)}
         if "curve" in p:
             values |= self._curve(event.trial, p)
             change.files[f"curve/epoch-{p['epoch']:04d}.json"] = {
@@ -170,8 +177,15 @@ class Chronicle:
             }  # fmt: skip
         if p.get("checkpoint"):
             change.tags["routefront.checkpoint"] = p["checkpoint"]
-        change.metrics += [(_name(k), float(v), at, p["epoch"]) for k, v in values.items()]
+        change.metrics += [(plain_name(k), float(v), at, p["epoch"]) for k, v in values.items()]
         self._study_metrics(study, at)
+
+    def _spent(self, values: Mapping[str, float]) -> dict[str, float]:
+        """What the study has cost so far, in seconds of training and of processors."""
+        known = {name: values[name] for name in self._seconds if name in values}
+        for name, value in known.items():
+            self._seconds[name] += value
+        return {name: self._seconds[name] for name in known}
 
     def _curve(self, name: str, report: Mapping[str, Any]) -> dict[str, float]:
         """Put a curve's points on the study's front; what is said of the curve as metrics."""
@@ -238,47 +252,12 @@ class Chronicle:
             if trial.state == "running":
                 trial.state = "asked"
                 change = self._change(name)
-                change.status, change.ended = "SCHEDULED", None
+                change.status = "SCHEDULED"
                 change.tags["routefront.reason"] = f"{why}; `routefront resume` continues it"
 
     def _study_metrics(self, values: Mapping[str, float], at: int) -> None:
         step = round(self._cost)  # every report costs at least one epoch, so steps do not repeat
         self._change(STUDY).metrics += [(name, float(value), at, step) for name, value in values.items()]
-
-
-_SCALARS = ("acc", "macs", "K", "n_paths", "compute_pct", "seconds", "share_of_time")
-_BY_COPY = ("consistency", "kl_aug")
-_BY_NUMBER = ("exit_acc", "exit_frac", "exit_acc_given_exit", "ponder", "ponder_std", "ponder_map_std")
-
-
-def diagnostic_metrics(found: Mapping[str, Any]) -> dict[str, float]:
-    """The scalars of a trial's diagnostics by metric name; what was measured on no image is left out.
-
-    Consistency is a share of the images here, so that validation splits of different sizes compare.
-    """
-    named: dict[str, float | None] = {name: found[name] for name in _SCALARS if name in found}
-    for name in _BY_COPY:
-        scale = found["images"] if name == "consistency" else 1
-        named |= {f"{name}/{copy}": value / scale for copy, value in found[name].items()}
-    for name in _BY_NUMBER:  # exits, groups
-        named |= {f"{name}/{i}": value for i, value in enumerate(found.get(name, []), start=1)}
-    named |= {f"skip_ratio/{block}": r for block, r in zip(found["blocks"], found["skip_ratio"], strict=True)}
-    return {f"diagnostics/{name}": float(value) for name, value in named.items() if value is not None}
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as MLflow parameters: dotted names, text; what is None is left out."""
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            found[_name(f"{prefix}{name}")] = value if isinstance(value, str) else json.dumps(value)
-    return found
-
-
-def _name(text: str) -> str:
-    return _UNNAMEABLE.sub("_", text)
 
 
 def _milliseconds(event: Event) -> int:

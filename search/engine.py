@@ -295,7 +295,7 @@ class Engine:
 
 _REPORT_KEYS = (
     "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
-    "params", "macs_full", "worker", "stage", "diagnostics",
+    "params", "macs_full", "worker", "stage", "diagnostics", "machine",
 )  # fmt: skip
 
 

@@ -123,13 +123,14 @@ class Journal:
 
     # -- reading -------------------------------------------------------------------------------
 
-    def events(self, after: int = 0) -> Iterator[Event]:
-        """The events with a larger `seq` than `after`, in order.
+    def events(self, after: int = 0, limit: int | None = None) -> Iterator[Event]:
+        """The events with a larger `seq` than `after`, in order; at most `limit` of them.
 
         Raises `InputError` where the journal is damaged: a gap, a payload that is cut off, a
         database that SQLite itself calls malformed. Nothing is guessed.
         """
-        query = sa.select(_events).where(_events.c.study == self.study, _events.c.seq > after).order_by(_events.c.seq)
+        query = sa.select(_events).where(_events.c.study == self.study, _events.c.seq > after)
+        query = query.order_by(_events.c.seq).limit(limit)
         expected = after + 1
         try:
             with self._engine.connect() as connection:
@@ -148,6 +149,12 @@ class Journal:
                 raise InputError(f"journal {self._place()} is damaged: event {row.seq} was cut off") from None
             yield Event(row.seq, row.time, row.kind, row.trial, payload)
             expected += 1
+
+    def last(self) -> int:
+        """The number of the last event; 0 before the first."""
+        with self._engine.connect() as connection:
+            query = sa.select(sa.func.max(_events.c.seq)).where(_events.c.study == self.study)
+            return connection.execute(query).scalar() or 0
 
     def studies(self) -> list[str]:
         """Names of all studies in this database."""

@@ -31,7 +31,7 @@ def quiet() -> ModuleType:
     """
     for name, value in {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -99,15 +99,15 @@ def artifact_location(uri: str, studies_root: Path, experiment: str) -> str | No
     return folder.as_uri()
 
 
-def check_server(uri: str) -> None:
+def check_server(uri: str, instead: str = " or use --tracking off") -> None:
     """Raise `InputError` where MLflow cannot record at `uri`; takes at most 5 s and imports no mlflow.
 
-    ``"off"`` is good: nothing is recorded.
+    ``"off"`` is good: nothing is recorded. `instead`: what the message offers beside starting the server.
     """
     if uri == "off":
         return
     if is_server(uri):
-        _check_http(uri)
+        _check_http(uri, instead)
         return
     try:
         url = sa.make_url(uri)
@@ -119,19 +119,21 @@ def check_server(uri: str) -> None:
     if backend == "sqlite":
         _check_file(uri, url.database)
     elif backend in _DATABASES:
-        _check_database(url)
+        _check_database(url, instead)
     else:
         raise InputError(f"tracking address {shown(uri)!r}: MLflow knows no {backend!r}; use sqlite:/// or http://")
 
 
-def _check_http(uri: str) -> None:
+def _check_http(uri: str, instead: str) -> None:
     answers: list[str] = []
     asking = threading.Thread(target=lambda: answers.append(_ask(uri)), daemon=True)  # a resolver can hang
     asking.start()
     asking.join(_ANSWER_SECONDS)
     reason = answers[0] if answers else f"no answer within {_ANSWER_SECONDS:g} s"
+    if reason.startswith(("refuses", "asks")):
+        raise InputError(f"tracking server at {shown(uri)} {reason}")
     if reason:
-        raise InputError(f"tracking server at {shown(uri)} does not answer ({reason}); start it or use --tracking off")
+        raise InputError(f"tracking server at {shown(uri)} does not answer ({reason}); start it{instead}")
 
 
 def _ask(uri: str) -> str:
@@ -143,10 +145,11 @@ def _ask(uri: str) -> str:
             good = answer.headers.get_content_type() == "application/json"
             return "" if good else "something else than MLflow is listening there"
     except urllib.error.HTTPError as error:
-        hint = {
-            401: "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-            403: "; does its --allowed-hosts name this host and port?",
-        }.get(error.code, "")
+        if error.code == 401:
+            user = _user(uri)[0]
+            said = f"refuses user {user!r} with this password; check" if user else "asks for a user and password; set"
+            return f"{said} MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        hint = "; does its --allowed-hosts name this host and port?" if error.code == 403 else ""
         return f"HTTP {error.code} {error.reason}{hint}"
     except urllib.error.URLError as error:
         return str(getattr(error.reason, "strerror", None) or error.reason)
@@ -155,13 +158,17 @@ def _ask(uri: str) -> str:
 
 
 def _credentials(uri: str) -> dict[str, str]:
-    parts = urlsplit(uri)
-    user = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME")
-    password = parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    user, password = _user(uri)
     if user:
         return {"Authorization": "Basic " + b64encode(f"{user}:{password}".encode()).decode()}
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _user(uri: str) -> tuple[str, str]:
+    parts = urlsplit(uri)
+    user = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    return user, parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
 
 
 def _check_file(uri: str, database: str | None) -> None:
@@ -177,7 +184,7 @@ def _check_file(uri: str, database: str | None) -> None:
             raise InputError(f"tracking database {path} cannot be written; choose another or use --tracking off")
 
 
-def _check_database(url: sa.URL) -> None:
+def _check_database(url: sa.URL, instead: str) -> None:
     try:
         arguments = {"connect_timeout": 4} if url.get_backend_name() == "postgresql" else {}
         engine = sa.create_engine(url, connect_args=arguments)
@@ -188,5 +195,5 @@ def _check_database(url: sa.URL) -> None:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise InputError(
             f"tracking database at {url.render_as_string(hide_password=True)} does not answer ({reason});"
-            " start it or use --tracking off"
+            f" start it{instead}"
         ) from None

@@ -135,7 +135,7 @@ class Study:
             tracker = None
             if tracking != "off":
                 tracker = Tracker(tracking, self.spec.tracking.experiment, self.folder, self.spec)
-                tracker.start(driver.journal.events())
+                tracker.start()
                 driver.listeners.append(tracker)
             try:
                 why = run(driver, data, address=address, watch=watch)

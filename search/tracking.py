@@ -1,25 +1,26 @@
-"""Trials to MLflow, from the driver's process alone, and never in the way of training.
+"""Trials to MLflow, never in the way of training: the driver's side of the uploader.
 
-The journal is the spool: `Tracker` hears events, a thread of its own replays them, and
-``<study>/tracking.json`` remembers for every tracking server the last event that arrived. Sending
-an event again changes nothing, and a run is looked for by its tags before it is created, so a
-server or a driver that dies loses nothing and doubles nothing.
+The journal is the spool; `Tracker` starts a process (`search.upload_process`) that reads it and brings it to
+MLflow, and starts another where that one dies. So what MLflow costs, its import, its calls, a server that
+hangs, is paid outside the driver, whose reports wait for nothing but the journal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from search.chronicle import STUDY, Chronicle, study_id
-from search.journal import Event
+from search.journal import Event, Journal, sqlite_address
 from search.mlflow_client import check_server, default_uri, shown
-from search.mlflow_runs import GoneError, StudyRuns
+from search.upload_process import FIRST_DELAY, LONGEST_DELAY, UNREACHABLE
 
 if TYPE_CHECKING:
     from search.folder import StudyFolder
@@ -30,174 +31,141 @@ __all__ = ["Tracker", "check_server", "default_uri"]
 
 _log = logging.getLogger("routefront.tracking")
 
-_GATHER_SECONDS = 0.5  # how long events wait for company, so that a run gets one call and not ten
-_CHUNK_EVENTS = 2000  # the cursor moves at least this often while a long journal is replayed
-_FRONTIER_SECONDS = 30.0
-_FIRST_DELAY, _LONGEST_DELAY = 1.0, 30.0
+_COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from search.upload_process import main; main()"
 
 
 class Tracker:
-    """A listener of the driver that mirrors a study in MLflow.
+    """Mirrors a study in MLflow while its driver runs.
 
-    Use: ``driver.listeners.append(tracker)``, ``tracker.start(journal.events())``, run,
-    ``tracker.close()``. Nothing here raises into the driver: what goes wrong is logged once, kept
-    in `problem`, and tried again later.
+    Use: ``tracker.start()``, ``driver.listeners.append(tracker)``, run, ``tracker.close()``. Nothing here
+    raises into the driver: what goes wrong is logged once, kept in `problem`, and tried again later.
     """
 
     def __init__(self, uri: str, experiment: str, folder: StudyFolder, spec: StudySpec) -> None:
         self.uri, self.experiment, self.folder, self.spec = uri, experiment, folder, spec
         self.problem = ""
-        self._events: list[Event] = []
+        self._last = self._cursor = 0
+        self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._wake, self._closing = threading.Event(), threading.Event()
+        self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
-        self._cursor = self._read_cursor()
-        self._frontier_at = 0.0
-        self._forget()
 
     # -- the driver's side -----------------------------------------------------------------------
 
     def __call__(self, event: Event, state: StudyState) -> None:
-        """Remember the event; takes microseconds whatever the server does."""
-        with self._lock:
-            self._events.append(event)
-        self._wake.set()
+        """Note how far the journal is; the uploader reads the event there."""
+        self._last = event.seq
 
-    def start(self, events: Iterable[Event]) -> None:
-        """Begin to replay: `events` is the whole journal, of which only what is new is sent."""
-        journal = list(events)
-        last = journal[-1].seq if journal else 0
-        with self._lock:
-            self._events = journal + [event for event in self._events if event.seq > last]
-        self._thread = threading.Thread(target=self._work, name="routefront-tracking", daemon=True)
+    def start(self) -> None:
+        """Begin to bring the journal to MLflow, of which only what is new is sent."""
+        journal = Journal(self._journal, self.spec.name)
+        self._last = journal.last()
+        journal.close()
+        self._thread = threading.Thread(target=self._watch_over, name="routefront-tracking", daemon=True)
         self._thread.start()
-        self._wake.set()
 
     @property
     def waiting(self) -> int:
-        """How many events have not arrived yet; the journal keeps them."""
-        with self._lock:
-            return sum(event.seq > self._cursor for event in self._events)
+        """How many events are not known to have arrived; the journal keeps them."""
+        return max(0, self._last - self._cursor)
+
+    @property
+    def pid(self) -> int | None:
+        """The uploader's process, None where there is none at the moment."""
+        return self._process.pid if self._process is not None else None
 
     def close(self, timeout: float = 30.0) -> int:
         """Send what waits, for at most `timeout` seconds; how many events still wait.
 
-        Where the server does not answer, one more attempt is made and no second one.
+        Where the server does not answer, it is tried a few times within seconds.
         """
-        self._closing.set()
-        self._wake.set()
+        limit = time.monotonic() + timeout
+        with self._lock:
+            self._closing.set()
+            self._tell("close")
         if self._thread is not None:
             self._thread.join(timeout)
+            with self._lock:
+                if self._process is not None:
+                    self._process.kill()
+            self._thread.join(max(5.0, limit - time.monotonic()))
         return self.waiting
 
     # -- the thread ------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        delay = _FIRST_DELAY
-        while True:
-            self._wake.wait()
-            self._closing.wait(_GATHER_SECONDS)
-            self._wake.clear()
-            closing = self._closing.is_set()
-            try:
-                self._deliver(closing)
-            except Exception as error:  # whatever MLflow raises, training goes on
-                self._failed(error)
-                if closing:
-                    return
-                self._closing.wait(delay)
-                delay = min(2 * delay, _LONGEST_DELAY)
-                self._wake.set()
-                continue
-            delay = _FIRST_DELAY
-            if self.problem:
-                _log.warning("MLflow at %s answers again; nothing was lost", shown(self.uri))
-                self.problem = ""
-            if closing and self._folded == len(self._events):
+    @property
+    def _journal(self) -> str:
+        return self.spec.journal or sqlite_address(self.folder.control)
+
+    def _watch_over(self) -> None:
+        """Start the uploader, hear what it says, start it again when it was killed."""
+        delay, attempts = FIRST_DELAY, 0
+        while attempts < 3:
+            began = time.monotonic()
+            attempts += self._closing.is_set()  # two more, then the next session takes it up
+            status = self._hear()
+            if status in (0, UNREACHABLE):  # it was asked to end
                 return
+            self._trouble(f"the uploader ended with status {status}, see {self._errors}; it is started again")
+            if time.monotonic() - began > LONGEST_DELAY:
+                delay = FIRST_DELAY
+            self._closing.wait(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
 
-    def _failed(self, error: Exception) -> None:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        if not self.problem:
-            _log.warning("MLflow at %s: %s; the journal keeps what it misses", shown(self.uri), reason)
-        self.problem = reason
-        self._runs = None  # a creation may have arrived although its answer did not: look again
-        if isinstance(error, GoneError):
-            self._forget()
-            self._cursor = 0
-
-    def _forget(self) -> None:
-        self._chronicle = Chronicle()
-        self._folded = 0
-        self._runs: StudyRuns | None = None
-
-    def _deliver(self, closing: bool) -> None:
-        """Send everything that waits; the cursor follows chunk by chunk."""
-        if not self._events:
-            return
-        runs = self._connect()
-        while True:
-            with self._lock:
-                chunk = self._events[self._folded : self._folded + _CHUNK_EVENTS]
-            for event in chunk:
-                self._fold(event)
-            self._folded += len(chunk)
-            last = len(chunk) < _CHUNK_EVENTS
-            if last and self._chronicle.front_changed and self._frontier_due(closing):
-                self._chronicle.add_frontier()
-                self._frontier_at = time.monotonic()
-            runs.send(self._chronicle.changes)
-            self._move_cursor()
-            if last:
-                return
-
-    def _frontier_due(self, closing: bool) -> bool:
-        return closing or time.monotonic() - self._frontier_at > _FRONTIER_SECONDS
-
-    def _fold(self, event: Event) -> None:
+    def _hear(self) -> int:
+        """One life of the uploader; its exit status."""
         try:
-            self._chronicle.apply(event)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            _log.warning("event %d (%s) is not shown in MLflow: %r", event.seq, event.kind, error)
-        if event.seq <= self._cursor:
-            self._chronicle.changes.clear()
-            self._chronicle.front_changed = False
+            self._spawn()
+        except OSError as error:
+            self._trouble(f"the uploader cannot be started: {error}")
+            return -1
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError):
+                self._take(json.loads(line))
+        status = self._process.wait()
+        with self._lock:
+            self._process = None
+        return status
 
-    def _connect(self) -> StudyRuns:
-        """The study's runs, looked up; a cursor that they do not bear out is not believed."""
-        if self._runs is None:
-            runs = StudyRuns(
-                self.uri, self.experiment, self.spec.name, study_id(self._events[0]), self.folder.path.parent
+    def _spawn(self) -> None:
+        orders = {"uri": self.uri, "experiment": self.experiment, "name": self.spec.name}
+        orders |= {"journal": self._journal, "study": str(self.folder.path)}
+        path = json.dumps([os.path.abspath(place) for place in sys.path])
+        self._errors.parent.mkdir(exist_ok=True)
+        with self._lock, open(self._errors, "w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _COMMAND, path],
+                stdin=subprocess.PIPE,  # it ends with us: whatever kills the driver closes this
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the driver, which then says `close`
             )
-            asked = {event.trial for event in self._events if event.kind == "ask" and event.seq <= self._cursor}
-            if self._cursor and not {STUDY, *asked} <= runs.keys:  # another database, or runs were deleted
-                self._forget()
-                self._cursor = 0
-            self._runs = runs
-        return self._runs
-
-    # -- the cursor ------------------------------------------------------------------------------
+            self._tell(json.dumps(orders))  # not on the command line: addresses may hold passwords
+            if self._closing.is_set():
+                self._tell("close")
 
     @property
-    def _cursor_key(self) -> str:
-        return f"{shown(self.uri)} {self.experiment}"
+    def _errors(self) -> Path:
+        return self.folder.path / "tracking" / "uploader.log"
 
-    def _read_cursor(self) -> int:
-        try:
-            return int(json.loads((self.folder.path / "tracking.json").read_text())[self._cursor_key])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0  # everything is sent again, which changes nothing
+    def _tell(self, line: str) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):  # it has just died, which `_hear` sees
+                self._process.stdin.write(line + "\n")
+                self._process.stdin.flush()
 
-    def _move_cursor(self) -> None:
-        self._cursor = self._events[self._folded - 1].seq if self._folded else 0
-        path = self.folder.path / "tracking.json"
-        try:
-            known = json.loads(path.read_text())
-        except (OSError, ValueError):
-            known = {}
-        part = path.with_name(f".{path.name}.part")
-        try:
-            part.write_text(json.dumps({**known, self._cursor_key: self._cursor}, indent=1))
-            os.replace(part, path)
-        except OSError as error:
-            _log.warning("%s cannot be written: %s", path, error.strerror or error)
+    def _take(self, message: dict[str, Any]) -> None:
+        self._cursor = message.get("at", self._cursor)
+        problem = message.get("problem")
+        if problem:
+            self._trouble(f"{problem}; the journal keeps what it misses")
+        elif problem is not None and self.problem:
+            _log.warning("MLflow at %s answers again; nothing was lost", shown(self.uri))
+            self.problem = ""
+
+    def _trouble(self, reason: str) -> None:
+        if not self.problem:
+            _log.warning("MLflow at %s: %s", shown(self.uri), reason)
+        self.problem = reason

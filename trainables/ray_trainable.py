@@ -25,6 +25,7 @@ from ray import tune
 from trainables import checkpoints, stages
 from trainables.data import Data
 from trainables.fit import Training
+from trainables.machine import Meter
 from trainables.registry import get_method
 
 
@@ -52,6 +53,7 @@ class RoutedTrainable(tune.Trainable):
         self._folder = Path(config["checkpoints"]) / config["trial"]
         self._stages = Path(config["checkpoints"]) / stages.FOLDER
         self._lost = ""
+        self._meter = Meter()
 
     def step(self) -> dict[str, Any]:
         """One epoch's report; an exception becomes a report with `error`, which costs no retry.
@@ -76,6 +78,7 @@ class RoutedTrainable(tune.Trainable):
             if self._trial.get("stage"):
                 self._begin_behind(self._trial["stage"])
         report = self._training.step()
+        report["machine"] = self._meter.read()
         folder = checkpoints.epoch_folder(self._folder, report["epoch"])
         self._training.save(folder, {"trial": self._trial["trial"]})
         self._drop_before(report["epoch"])

@@ -102,7 +102,7 @@ def ours(root: Path, number: int, trials: int, tracking: str = "off") -> dict[st
         tracker = None
         if tracking != "off":
             tracker = Tracker(tracking, study.spec.tracking.experiment, study.folder, study.spec)
-            tracker.start(driver.journal.events())
+            tracker.start()
             driver.listeners.append(tracker)
         run(driver, data, address=os.environ["BENCH_RAY"], trainable=_noop())
         if tracker:

@@ -66,7 +66,7 @@ def train(study: Study, images: Data) -> None:
                 cost = {"params": 1000, "macs_full": training.network.macs_full}
                 action = driver.report(trial.id, {**report, **cost, "checkpoint": name})
         tracker = Tracker(default_uri(study.folder.path.parent), "routefront", study.folder, study.spec)
-        tracker.start(driver.journal.events())
+        tracker.start()
         assert tracker.close(60) == 0
         driver.end("finished")
 

@@ -1,0 +1,182 @@
+"""The uploader as a process beside a driver: killed, it goes on; the server killed, it waits; `routefront track`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import upload_process
+from search.journal import Event
+from search.toml import to_toml
+from tests.benchmarks import check_tracking
+from tests.postgres import INSTALLED, postgresql
+from tests.tracked import Place, free_port, lost_and_doubled, runs_at, shown, told, until
+
+
+def test_a_dead_server_takes_every_event_and_stops_nothing(tmp_path: Path, story: type) -> None:
+    place = Place(tmp_path, told(story()))
+    tracker = place.tracker(f"http://127.0.0.1:{free_port()}")
+    tracker.start()
+    heard = len(place.story.events)
+    for number in range(1, 20_001):
+        tracker(Event(heard + number, 1.0, "start", "t0001", {}), None)  # type: ignore[arg-type]
+    until(lambda: bool(tracker.problem))
+    assert "does not answer (Connection refused)" in tracker.problem
+    assert tracker.close(60) == heard + 20_000
+    assert not list(place.folder.path.glob("tracking/*.json"))
+    place.journal.close()
+
+
+def test_a_killed_uploader_is_replaced_and_nothing_is_lost_or_doubled(tmp_path: Path, story: type, uri: str) -> None:
+    place = Place(tmp_path, story())
+    tracker = place.tracker(uri)
+    tracker.start()
+    events = told(story(), trials=6).events[2:]
+    for event in events[:10]:
+        tracker(place.append(event), None)  # type: ignore[arg-type]
+    until(lambda: tracker._cursor > 0)
+    killed = tracker.pid
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    for event in events[10:]:
+        tracker(place.append(event), None)  # type: ignore[arg-type]
+    until(lambda: tracker.pid not in (None, killed))
+    assert tracker.close(100) == 0 and tracker.pid is None
+    assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)
+    place.journal.close()
+
+
+def test_an_uploader_without_a_driver_brings_what_is_there_and_ends(tmp_path: Path, story: type, uri: str) -> None:
+    """As after a SIGKILL of the driver: its end of the pipe is closed, and nobody says `close`."""
+    place = Place(tmp_path, told(story()))
+    tracker = place.tracker(uri)
+    tracker.start()
+    until(lambda: tracker.pid is not None)
+    process = tracker._process
+    assert process is not None and process.stdin is not None
+    process.stdin.close()
+    until(lambda: process.poll() is not None)
+    assert process.poll() == 0
+    assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)
+    tracker.close(60)
+    place.journal.close()
+
+
+def test_one_uploader_at_a_time(tmp_path: Path, story: type, uri: str) -> None:
+    place = Place(tmp_path, told(story()))
+    with upload_process.alone(place.folder.path, uri, "routefront"):
+        rival = place.tracker(uri)
+        rival.start()
+        time.sleep(1.0)
+        assert runs_at(uri) == []
+        with pytest.raises(ValueError, match=rf"by process {os.getpid()} already"):
+            upload_process.rebuild(uri, "routefront", place.journal, place.folder.path)
+    assert rival.close(100) == 0  # its turn came
+    assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)
+    place.journal.close()
+
+
+@pytest.mark.timeout(600)
+def test_five_kills_of_the_server_one_of_the_uploader_one_of_the_driver(tmp_path: Path) -> None:
+    """Rows of the server's own tables against the journal; `check_tracking.py --kills 50` is the long form."""
+    kinds = ["server", "uploader", "server", "driver", "server", "server", "server"]
+    if INSTALLED:
+        with postgresql() as database:
+            records, lost, doubled, waiting = check_tracking.run(tmp_path, database, kinds, 1, print)
+    else:
+        print("PostgreSQL is not installed: the server writes to SQLite")
+        records, lost, doubled, waiting = check_tracking.run(tmp_path, "", kinds, 1, print)
+    assert records > 100
+    assert (lost, doubled, waiting) == (0, 0, 0)
+
+
+# -- routefront track ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def track(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Run `routefront track` in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        from search.__main__ import main
+
+        monkeypatch.setattr(sys, "argv", ["routefront", "track", *words, "--studies", str(tmp_path)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path: Path, story: type) -> Iterator[Place]:
+    place = Place(tmp_path, told(story()))
+    place.folder.spec.write_text(to_toml(place.story.spec.model_dump(mode="json", exclude_none=True)))
+    place.journal.append("ended", {"why": "finished"})
+    place.journal.release()
+    yield place
+    place.journal.close()
+
+
+def test_track_rebuilds_a_lost_server_and_twice_doubles_nothing(
+    place: Place, uri: str, tmp_path: Path, template: Path, track: Any
+) -> None:
+    place.upload(uri, final=True)
+    whole = shown(uri)
+    shutil.copy(template, tmp_path / "mlflow.db")  # the server lost everything
+    code, out, err = track("story", "--to", uri)
+    assert (code, err) == (0, "")
+    assert "4 runs, 4 of them new" in out
+    assert shown(uri) == whole
+    code, out, _ = track("story", "--to", uri, "--json")
+    record = json.loads(out)
+    assert code == 0 and (record["events"], record["runs"], record["created"]) == (place.journal.last(), 4, 0)
+    assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)
+    code, out, _ = track("story", "--to", uri, "--experiment", "elsewhere")
+    assert code == 0 and "experiment elsewhere" in out and len(runs_at(uri)) == 4
+
+
+def test_bad_input_of_track_is_one_line(place: Place, uri: str, track: Any) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    for words, says in (
+        (("story", "--to", dead), f"{dead} does not answer (Connection refused); start it"),
+        (("story", "--to", "off"), "--to off records nothing"),
+        (("story", "--to", "mlruns"), "sqlite:///FILE"),
+        (("nobody", "--to", uri), "nobody"),
+    ):
+        code, out, err = track(*words)
+        assert code == 2 and out == "" and len(err.strip().splitlines()) == 1 and says in err, err
+    assert not list(place.folder.path.glob("tracking/*"))
+
+
+def test_a_server_that_goes_away_in_the_middle_is_named_and_the_command_can_be_repeated(
+    place: Place, uri: str, track: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    from search.mlflow_client import quiet
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise MlflowException("API request failed") from ConnectionResetError(104, "Connection reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quiet().MlflowClient, "log_inputs", gone)
+        code, _, err = track("story", "--to", uri)
+    assert code == 1 and len(err.strip().splitlines()) == 1
+    assert "does not answer (Connection reset by peer); 0 of" in err
+    assert track("story", "--to", uri)[0] == 0
+    assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)

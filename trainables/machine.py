@@ -1,0 +1,44 @@
+"""What an epoch costs the machine: processor time and memory of this process, memory of its GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+
+class Meter:
+    """Reads differences: `read` tells what was used since the reading before. A reading takes microseconds."""
+
+    def __init__(self) -> None:
+        self._cpu = time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """{cpu_seconds, memory_megabytes} and, where CUDA is in use, gpu_memory_megabytes.
+
+        Processor seconds are of all threads since the last reading; memory is what is resident now
+        (where the system does not tell: the most so far); the GPU's is the most since the last reading.
+        """
+        before, self._cpu = self._cpu, time.process_time()
+        found = {"cpu_seconds": self._cpu - before}
+        with contextlib.suppress(OSError, ImportError):
+            found["memory_megabytes"] = _resident() / 2**20
+        if torch.cuda.is_initialized():
+            found["gpu_memory_megabytes"] = torch.cuda.max_memory_allocated() / 2**20
+            torch.cuda.reset_peak_memory_stats()
+        return found
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
