@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +148,25 @@ class Journal:
                 raise InputError(f"journal {self._place()} is damaged: event {row.seq} was cut off") from None
             yield Event(row.seq, row.time, row.kind, row.trial, payload)
             expected += 1
+
+    def first(self) -> Event | None:
+        """The first event, without reading the others; None in an empty journal."""
+        query = sa.select(_events).where(_events.c.study == self.study, _events.c.seq == 1)
+        try:
+            with self._engine.connect() as connection:
+                row = connection.execute(query).first()
+            return None if row is None else Event(row.seq, row.time, row.kind, row.trial, json.loads(row.payload))
+        except (SQLAlchemyError, json.JSONDecodeError) as error:
+            raise InputError(f"journal {self._place()} is damaged: {str(error).splitlines()[0]}") from None
+
+    def last_kind(self, kinds: Iterable[str]) -> str | None:
+        """The kind of the newest event of these kinds, without reading the others; None where there is none."""
+        query = sa.select(_events.c.kind).where(_events.c.study == self.study, _events.c.kind.in_(list(kinds)))
+        try:
+            with self._engine.connect() as connection:
+                return connection.execute(query.order_by(_events.c.seq.desc()).limit(1)).scalar()
+        except SQLAlchemyError as error:
+            raise InputError(f"journal {self._place()} is damaged: {_reason(error)}") from None
 
     def studies(self) -> list[str]:
         """Names of all studies in this database."""
