@@ -21,7 +21,7 @@ from search import confidence, frontier
 from search.front import FrontPoint
 from search.pooled import StudyPoints, opened
 from search.published import Published, published_for
-from search.query import Pool, Query, details, front_rows, in_budget, points_of, pool_of
+from search.query import Pool, Query, details, front_rows, in_budget, points_of, pool_of, unmet
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -100,15 +100,13 @@ def answer(
     seed: int = 0,
 ) -> Front:
     """`ask` of studies whose points were opened before."""
-    from search.query import unmet
-
     columns = [*(["method"] if by_method else []), *(["count"] if sure else [])]
     pool = pool_of(sources, query, columns=columns)
     layers = [in_budget(pool, rows) for rows in front_rows(pool.error, pool.macs, query.layers)]
     points = points_of(pool, layers)
     empty = ""
     if not points:
-        empty = unmet(pool)
+        empty = unmet(pool) if len(pool.table) else ""
     elif sure:
         points = with_confidence(pool, points, draws=draws, seed=seed)
     methods = _by_method(pool) if by_method else {}
