@@ -86,7 +86,7 @@
         x: mine.map(([i]) => m[i]), y: mine.map(([i]) => a[i]), text: mine.map(([i, n]) => hover(i, n)),
         customdata: mine.map(([i]) => i), mode: "markers", type: "scatter", name: escape(method), legendgroup: escape(method),
         hovertemplate: "%{text}<extra></extra>", showlegend: !leading.has(method), legendrank: 2000,
-        marker: { color: data.styles[method][0], size: mine.map(([, n]) => 5 + Math.min(4, Math.log2(n) / 2)), opacity: 0.45 },
+        marker: { color: data.styles[method][0], size: mine.map(([, n]) => 5 + Math.min(4, Math.log2(n) / 2)), opacity: 0.45, line: { width: 0 } },
       });
     }
     if (data.papers.length)
@@ -192,6 +192,11 @@
   /* The point one looks at: its facts, its trial's curves by epoch, the command that promotes it. */
   function select(i) {
     chosen = i;
+    show(i);
+    history.replaceState(null, "", `#${encodeURIComponent(idOf(i))}`);
+    drawFrontier();
+  }
+  function show(i) {
     const t = trialOf(i), at = data.front.indexOf(i), sure = data.sure[at];
     const facts = [
       ["accuracy, 95 % interval", accuracyText(i)], ["MACs per image", count(data.cloud.m[i])], ["method", named(t)], ["network", t.network],
@@ -213,9 +218,7 @@
     $("command-box").hidden = !kept;
     $("command-none").hidden = kept;
     $("chosen").hidden = false;
-    history.replaceState(null, "", `#${encodeURIComponent(idOf(i))}`);
     drawTrial(i);
-    drawFrontier();
   }
   const quote = (text) => (/^[\w.-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   function selectById(id) {
@@ -298,6 +301,7 @@
     for (const [id, html] of Object.entries(fresh.sections)) if ($(id)) $(id).innerHTML = html; // ours, escaped by the server
     chosen = -1;
     if (before) for (let i = 0; i < data.cloud.t.length && chosen < 0; i++) if (idOf(i) === before) chosen = i;
+    if (chosen >= 0) show(chosen);
     drawFrontier();
     for (const box of document.querySelectorAll("[data-figure]")) done.has(box.id) ? drawFigure(box.id) : seen.observe(box);
   }

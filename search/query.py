@@ -133,8 +133,7 @@ def _explain_empty(sources: list[StudyPoints], query: Query) -> None:
         known = sorted({v for source in sources for v in pc.unique(source.read([name])[name]).to_pylist() if v})
         for value in wanted:
             if value not in known:
-                has = f"; it has {', '.join(known)}" if known else ""
-                raise InputError(f"no trial of {name} {value!r} in {what}{nearest(value, known) if known else has}")
+                raise InputError(f"no trial of {name} {value!r} in {what}{nearest(value, known) if known else ''}")
     if query.max_params is not None:
         without = pool_of(sources, replace(query, max_params=None), columns=["params"])
         if len(without.table):

@@ -36,7 +36,7 @@ def hypervolume_figure(history: Sequence[Mapping[str, Any]]) -> go.Figure:
     line = {"color": STYLES["skipnet"][0], "width": 2.5, "shape": "hv"}
     x, y = [float(h["epochs"]) for h in steps], [float(h["hypervolume"]) for h in steps]
     figure.add_scatter(x=x, y=y, mode="lines", line=line, text=texts, hovertemplate="%{text}<extra></extra>")
-    layout(figure, 340, "cost (epochs trained)", "hypervolume")
+    layout(figure, 320, "cost (epochs trained)", "hypervolume", top=12)
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(rangemode="tozero")
     return figure
@@ -46,12 +46,13 @@ def timeline_figure(trials: Sequence[Mapping[str, Any]]) -> go.Figure:
     """When trials were at work, in lanes as there were workers; rows need begin, end (seconds) and lane."""
     figure = go.Figure()
     timed = [row for row in trials if row.get("begin") is not None]
+    seam = 0.003 * max((row["end"] for row in timed), default=0.0)  # so that bars in a row stay apart
     for state, color in STATE_COLOURS.items():
         mine = [row for row in timed if row["state"] == state or (state == "running" and row["state"] == "waiting")]
         if not mine:
             continue
         # one path for all bars of a state: gaps are None
-        x = [v for row in mine for v in (row["begin"] / 60, row["end"] / 60, None)]
+        x = [v for row in mine for v in (row["begin"] / 60, max(row["begin"], row["end"] - seam) / 60, None)]
         y = [v for row in mine for v in (row["lane"] + 1, row["lane"] + 1, None)]
         told = [_told(row) for row in mine]
         texts = [v for text in told for v in (text, text, "")]
@@ -60,7 +61,7 @@ def timeline_figure(trials: Sequence[Mapping[str, Any]]) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
     count = 1 + max((row["lane"] for row in timed), default=0)
-    layout(figure, min(160 + 26 * count, 620), "minutes of work", "trials at once")
+    layout(figure, min(150 + 26 * count, 620), "minutes of work", "trials at once", top=12)
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(range=[count + 0.6, 0.4], dtick=max(1, count // 8), showgrid=False)
     return figure
@@ -130,13 +131,16 @@ def parallel_figure(results: Sequence[tuple[Mapping[str, Any], float]], axes: Se
         )  # fmt: skip
     layout(figure, 430, "", "", top=48)
     for place, axis in enumerate([*axes, "hypervolume"]):
-        ends = places[axis].ends if axis in places else ("0", f"{top:.3g}")
+        marks = places[axis].marks() if axis in places else [(0.0, "0"), (1.0, f"{top:.3g}")]
         figure.add_vline(place, line={"color": "#7C8591", "width": 1})
-        figure.add_annotation(x=place, y=1.1, text=f"<b>{escape(axis)}</b>", showarrow=False, font={"size": 12})
-        figure.add_annotation(x=place, y=1.03, text=escape(ends[1]), showarrow=False, font={"size": 11})
-        figure.add_annotation(x=place, y=-0.03, text=escape(ends[0]), showarrow=False, font={"size": 11})
-    figure.update_xaxes(visible=False, range=[-0.45, len(axes) + 0.45])
-    figure.update_yaxes(visible=False, range=[-0.16, 1.15])
+        figure.add_annotation(x=place, y=1.13, text=f"<b>{escape(axis)}</b>", showarrow=False, font={"size": 12})
+        for height, text in marks:
+            figure.add_annotation(
+                x=place, y=height, text=escape(text), showarrow=False, font={"size": 11}, xanchor="left", xshift=4,
+                yshift=8 if height < 1 else -8,
+            )  # fmt: skip
+    figure.update_xaxes(visible=False, range=[-0.3, len(axes) + 0.75])
+    figure.update_yaxes(visible=False, range=[-0.16, 1.18])
     return figure
 
 
@@ -153,8 +157,15 @@ class _Axis:
             self.ends = (_value(low), _value(high))
         else:
             self.order = {text: place for place, text in enumerate(sorted({str(v) for v in there}))}
-            texts = list(self.order) or [""]
-            self.ends = (texts[0], texts[-1])
+
+    def marks(self) -> list[tuple[float, str]]:
+        """(height, text) of what stands beside the axis: its ends, or its values where these are few."""
+        if self.numeric:
+            return [(0.0, self.ends[0]), (1.0, self.ends[1])]
+        texts = list(self.order)
+        if len(texts) > 8:
+            texts = [texts[0], texts[-1]]
+        return [(self.place(text), text) for text in texts]
 
     def place(self, value: Any) -> float:
         if value is None:
