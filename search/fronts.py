@@ -102,7 +102,9 @@ def answer(
     """`ask` of studies whose points were opened before."""
     columns = [*(["method"] if by_method else []), *(["count"] if sure else [])]
     pool = pool_of(sources, query, columns=columns)
-    layers = [in_budget(pool, rows) for rows in front_rows(pool.error, pool.macs, query.layers)]
+    fronts = front_rows(pool.error, pool.macs, query.layers)
+    first = fronts[0] if fronts else np.zeros(0, dtype=np.intp)
+    layers = [in_budget(pool, rows) for rows in fronts]
     points = points_of(pool, layers)
     empty = ""
     if not points:
@@ -116,7 +118,7 @@ def answer(
         dataset=data["name"],
         data_hash=data["hash"],
         reference=pool.reference,
-        hypervolume=frontier.hypervolume(pool.error, pool.macs, pool.reference),
+        hypervolume=frontier.hypervolume(pool.error[first], pool.macs[first], pool.reference),
         points=points,
         methods={name: found for name, (found, _) in methods.items()},
         hypervolumes={name: volume for name, (_, volume) in methods.items()},
@@ -132,7 +134,8 @@ def _by_method(pool: Pool) -> dict[str, tuple[list[FrontPoint], float]]:
         mine = np.flatnonzero(codes.indices.to_numpy() == code)
         rows = front_rows(pool.error[mine], pool.macs[mine])
         points = points_of(pool, [in_budget(pool, mine[rows[0]])]) if rows else []
-        volume = frontier.hypervolume(pool.error[mine], pool.macs[mine], pool.reference)
+        front = mine[rows[0]] if rows else mine[:0]
+        volume = frontier.hypervolume(pool.error[front], pool.macs[front], pool.reference)
         # a point of another method may have the same figures and have come first
         found[name] = ([replace(p, layer=0) for p in points if p.method == name], volume)
     return dict(sorted(found.items(), key=lambda entry: -entry[1][1]))

@@ -114,13 +114,15 @@ class StudyPoints:
         """The study's fixed reference: (error of guessing, largest macs_full)."""
         return float(self.created["reference"]["error"]), float(self.created["reference"]["macs"])
 
-    def read(self, columns: Sequence[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
+    def read(
+        self, columns: Sequence[str] | None = None, filters: pc.Expression | None = None, *, unique: bool = True
+    ) -> pa.Table:
         """Rows and columns as `search.points.read` gives them; `InputError` where a file is damaged or newer."""
         if self._table is not None:
             found = self._table if filters is None else self._table.filter(filters)
             return found.select(list(columns)) if columns is not None else found
         try:
-            return points.read(self.study.folder.points, columns=columns, filters=filters)
+            return points.read(self.study.folder.points, columns=columns, filters=filters, unique=unique)
         except ValueError as error:
             raise InputError(f"operating points of study {self.name!r}: {error}") from None
 

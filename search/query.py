@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _MOST_LAYERS = 100
 _NAMES = ("method", "variant", "network")
+_TOLD = (
+    "point_id", "study", "trial", "config_id", "method", "variant", "network", "epoch", "setting", "knobs", "accuracy",
+    "correct", "count", "macs", "macs_std", "macs_full", "params", "seed", "checkpoint", "config",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +101,8 @@ def pool_of(sources: list[StudyPoints], query: Query, *, columns: Sequence[str] 
     wanted = list(dict.fromkeys(["accuracy", "macs", *columns, *(["knobs"] if query.knobs else [])]))
     parts = []
     for number, source in enumerate(sources):
-        found = source.read(wanted, query.taking_part())
+        # a point that is there twice is on a front once: no need to compare a million identities
+        found = source.read(wanted, query.taking_part(), unique=False)
         if query.knobs:
             found = found.filter(_knobs_match(found["knobs"], query.knobs))
         parts.append(found.append_column("source", pa.repeat(pa.scalar(number, pa.int32()), len(found))))
@@ -182,7 +187,7 @@ def in_budget(pool: Pool, rows: np.ndarray) -> np.ndarray:
 
 
 def details(pool: Pool, rows: np.ndarray) -> pa.Table:
-    """Every column of all points that equal one of the rows in accuracy and MACs, with their `source`."""
+    """What is told of all points that equal one of the rows in accuracy and MACs, with their `source`."""
     owner = pool.table["source"].to_numpy()[rows]
     parts = []
     for number, source in enumerate(pool.sources):
@@ -191,13 +196,16 @@ def details(pool: Pool, rows: np.ndarray) -> pa.Table:
             continue
         pairs = set(zip(pool.table["accuracy"].to_numpy()[mine].tolist(), pool.macs[mine].tolist(), strict=True))
         macs = pa.array(sorted({m for _, m in pairs}), pa.float64())
-        found = source.read(None, _all([pool.query.taking_part(), pc.field("macs").isin(macs)]))
+        found = source.read(_TOLD, _all([pool.query.taking_part(), pc.field("macs").isin(macs)]))
         if pool.query.knobs:
             found = found.filter(_knobs_match(found["knobs"], pool.query.knobs))
         both = zip(found["accuracy"].to_pylist(), found["macs"].to_pylist(), strict=True)
         found = found.filter(pa.array([pair in pairs for pair in both], pa.bool_()))
         parts.append(found.append_column("source", pa.repeat(pa.scalar(number, pa.int32()), len(found))))
-    return pa.concat_tables(parts) if parts else pool.sources[0].read(None, pc.scalar(False))
+    if not parts:
+        nothing = pool.sources[0].read(_TOLD, pc.scalar(False))
+        return nothing.append_column("source", pa.array([], pa.int32()))
+    return pa.concat_tables(parts)
 
 
 def point_of(row: Mapping[str, Any], layer: int = 0) -> FrontPoint:
