@@ -45,7 +45,7 @@ def near_front(error: ArrayLike, macs: ArrayLike, count: ArrayLike, front: Array
     # the stairs in front of every point; what is cheaper than all members is a member itself
     place = np.clip(np.searchsorted(m[members], m, side="right") - 1, 0, None)
     best = e[members][place]
-    spread = np.sqrt((_variance(e, n) + _variance(best, n[members][place])))
+    spread = np.sqrt(_variance(e, n) + _variance(best, n[members][place]))
     behind = np.where(np.isfinite(e) & (m > 0), (e - best) / spread, np.inf)
     behind[members] = -np.inf
     rows = np.flatnonzero(behind < _FAR)

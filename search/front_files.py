@@ -40,7 +40,7 @@ def dataset_name(name: str) -> str:
 
 
 def front_table(front: Front, points: Sequence[FrontPoint], wide: bool = True) -> Table:
-    """Points for a terminal, cheapest first; without `wide` for 80 columns: knobs and share of the full are left out."""
+    """Points for a terminal, cheapest first; without `wide` for 80 columns: without knobs and share of the full."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     several = len(front.studies) > 1
     shown = [

@@ -47,7 +47,8 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
         spread = np.abs(np.stack((y - bounds[:, 0], bounds[:, 1] - y)))
         axes.errorbar([p.macs for p in mine], y, spread, fmt="none", ecolor=color, elinewidth=1, alpha=0.5, zorder=2)
         axes.scatter(
-            [p.macs for p in mine], y, 52, color, marker=marker, edgecolors="white", linewidths=0.8, zorder=3, label=name
+            [p.macs for p in mine], y, 52, color, marker=marker, edgecolors="white", linewidths=0.8, zorder=3,
+            label=name,
         )  # fmt: skip
     if printed:
         x, y = [p.macs for p in printed], [p.accuracy for p in printed]

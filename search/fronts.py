@@ -182,7 +182,7 @@ def with_confidence(
 def _with_siblings(pool: Pool, near: pa.Table) -> pa.Table:
     """The points near the front, and what their configurations reached under other seeds, however bad."""
     parts = []
-    for number, source in enumerate(pool.sources):
+    for number in range(len(pool.sources)):
         mine = near.filter(pc.field("source") == number).select([*_WIDE, "source"])
         parts.append(mine)
     # repeats may lie in another study than the point that they repeat
@@ -229,6 +229,6 @@ def _stored_bits(study: Study, checkpoint: str) -> np.ndarray | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            return file.get_tensor("correct_bits") if "correct_bits" in file.keys() else None  # noqa: SIM118
+            return file.get_tensor("correct_bits") if "correct_bits" in file.keys() else None
     except (SafetensorError, OSError):
         return None

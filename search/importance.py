@@ -21,7 +21,7 @@ from search import frontier
 from search.state import StudyState
 
 LEAST_TRIALS = 12
-_MOST_TRIALS, _TREES, _REPEATS = 1_500, 64, 3
+_MOST_TRIALS, _TREES, _REPEATS = 600, 48, 3
 EPOCH = "epochs trained"
 
 

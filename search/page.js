@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
-  const MOST = 4000; // markers at once: more cannot be told from each other, and would stutter
+  const MOST = 2500; // markers at once: more cannot be told from each other, and would stutter
   const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
   const SMALL = { displayModeBar: false, responsive: true };
   const AXIS = { zeroline: false, gridcolor: "#C8CED6", automargin: true };
@@ -115,9 +115,6 @@
         marker: { color, symbol, size: 11, line: { color: "#FFFFFF", width: 1 } },
       });
     }
-    if (chosen >= 0)
-      found.push({ x: [m[chosen]], y: [a[chosen]], mode: "markers", type: "scatter", hoverinfo: "skip", showlegend: false,
-        marker: { symbol: "circle-open", size: 22, color: "#E0218A", line: { width: 3, color: "#E0218A" } } });
     $("drawn").textContent = cells.length === inside
       ? `${inside.toLocaleString("en")} of ${data.total.toLocaleString("en")} operating points are in view, each one drawn.`
       : `${inside.toLocaleString("en")} of ${data.total.toLocaleString("en")} operating points are in view, drawn as ${cells.length.toLocaleString("en")} dots.`;
@@ -141,8 +138,11 @@
     const kept = values.sort((p, q) => p - q).filter((_, n) => n % step === 0);
     return { tickvals: kept, ticktext: kept.map(count) };
   };
+  /* The frame around the chosen point is an annotation: to move it draws nothing else again. */
+  const frame = () => (chosen < 0 ? [] : [{ x: Math.log10(data.cloud.m[chosen]), y: data.cloud.a[chosen], text: " ", showarrow: false,
+    width: 18, height: 18, borderpad: 0, bordercolor: "#E0218A", borderwidth: 3 }]);
   const layout = () => ({
-    height: 540, margin: { l: 8, r: 12, t: 40, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    height: 540, annotations: frame(), margin: { l: 8, r: 12, t: 40, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 13 }, hovermode: "closest", dragmode: narrow() ? false : "zoom",
     hoverlabel: { bgcolor: "#1F242B", font: { color: "#FFFFFF" }, align: "left" },
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, title: { text: "accuracy against MACs", side: "top" } },
@@ -151,11 +151,12 @@
     yaxis: { ...AXIS, title: { text: "validation accuracy" }, range: [...range[1]], tickformat: ".3~p" },
   });
   const narrow = () => window.matchMedia("(max-width: 600px)").matches;
-  let busy = false;
+  let busy = false, times = 0;
   async function drawFrontier() {
     busy = true;
     await Plotly.react("frontier", traces(range), layout(), CONFIG);
     busy = false;
+    $("frontier").dataset.drawn = ++times;
   }
   function listen() {
     const figure = $("frontier");
@@ -194,7 +195,7 @@
     chosen = i;
     show(i);
     history.replaceState(null, "", `#${encodeURIComponent(idOf(i))}`);
-    drawFrontier();
+    Plotly.relayout("frontier", { annotations: frame() }).then(() => ($("frontier").dataset.drawn = ++times));
   }
   function show(i) {
     const t = trialOf(i), at = data.front.indexOf(i), sure = data.sure[at];
@@ -243,7 +244,7 @@
     const low = Math.min(...all), high = Math.max(...all), near = high / low < 1.05;
     const values = near ? [low] : [0, 1, 2, 3].map((n) => low * (high / low) ** (n / 3));
     const base = layout();
-    Plotly.react("trial", found, { ...base, height: 360, dragmode: false, legend: { ...base.legend, title: { text: "" } },
+    Plotly.react("trial", found, { ...base, height: 360, dragmode: false, annotations: [], legend: { ...base.legend, title: { text: "" } },
       margin: { l: 8, r: 12, t: 12, b: 8 },
       xaxis: { ...AXIS, title: { text: "MACs per image (log scale)" }, type: "log", tickvals: values, ticktext: values.map(count),
         ...(near ? { range: [Math.log10(low / 1.3), Math.log10(low * 1.3)] } : {}) },

@@ -25,7 +25,19 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 100_000
 """More than so many points are thinned, but for the front and the curves of its trials."""
-_COLUMNS = ("point_id", "trial", "epoch", "method", "variant", "network", "knobs", "accuracy", "macs", "correct", "count")
+_COLUMNS = (
+    "point_id",
+    "trial",
+    "epoch",
+    "method",
+    "variant",
+    "network",
+    "knobs",
+    "accuracy",
+    "macs",
+    "correct",
+    "count",
+)
 
 
 def document(report: Report, figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +138,7 @@ def _knobs(table: pa.Table) -> tuple[list[int], list[str]]:
     return codes.indices.to_pylist(), texts
 
 
-def _one_or_all(counts: list[int | None]) -> int | None | list[int | None]:
+def _one_or_all(counts: list[int | None]) -> int | list[int | None] | None:
     """One number where all have the same."""
     return counts if len(set(counts)) > 1 else (counts[0] if counts else None)
 

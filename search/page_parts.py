@@ -35,12 +35,14 @@ td.n,th.n{text-align:right}td.long{white-space:normal;min-width:14rem;overflow-w
 tbody tr:last-child>*{border-bottom:0}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.45em}
 small{color:var(--soft)}
-button{font:inherit;font-size:.85rem;color:var(--link);background:none;border:1px solid var(--line);border-radius:6px;padding:.1rem .4rem;cursor:pointer}
+button{font:inherit;font-size:.85rem;color:var(--link);background:none;border:1px solid var(--line);
+border-radius:6px;padding:.1rem .4rem;cursor:pointer}
 button:hover{background:var(--panel)}
 h3{font-size:1rem;margin:1rem 0 .25rem}[hidden]{display:none!important}
 #chosen{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.25rem 1rem 1rem;margin-top:1rem}
 #chosen h2{margin-top:.75rem}#chosen dl div{background:var(--paper)}
-.command{overflow-x:auto;white-space:nowrap;color:var(--ink)}code{background:var(--paper);border:1px solid var(--line);border-radius:6px;padding:.25rem .5rem}
+.command{overflow-x:auto;white-space:nowrap;color:var(--ink)}
+code{background:var(--paper);border:1px solid var(--line);border-radius:6px;padding:.25rem .5rem}
 figure.wide{min-width:820px}.scroll:has(figure.wide){max-height:none}
 details{border:1px solid var(--line);border-radius:8px;margin:.5rem 0;padding:.5rem .75rem}
 summary{cursor:pointer;overflow-wrap:anywhere}

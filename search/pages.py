@@ -32,9 +32,7 @@ def read_report(study: Study, *, paths: bool = True) -> Report:
     source = StudyPoints(study) if ended else StudyPoints(study, known.state)
     state = known.state
     found = results(state)
-    return report_of(
-        study, known, source, found, importances(found), paths_of(study, state) if paths else Paths()
-    )
+    return report_of(study, known, source, found, importances(found), paths_of(study, state) if paths else Paths())
 
 
 def report_of(

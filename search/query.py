@@ -151,7 +151,9 @@ def _explain_empty(sources: list[StudyPoints], query: Query) -> None:
         seen = {name for source in sources for text in pc.unique(source.read(["knobs"])["knobs"]).to_pylist()
                 for name in json.loads(text or "{}")}  # fmt: skip
         names = ", ".join(f"{name} {value}" for name, value in query.knobs.items())
-        raise InputError(f"no operating point of {what} has the knobs {names}; knobs there are {', '.join(seen) or '-'}")
+        raise InputError(
+            f"no operating point of {what} has the knobs {names}; knobs there are {', '.join(seen) or '-'}"
+        )
 
 
 # -- rows ------------------------------------------------------------------------------------------

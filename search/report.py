@@ -22,17 +22,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from search import plots, study_plots
+from search import plots, study_plots, study_section
 from search.importance import Importances
 from search.page_data import as_data, document
-from search.page_parts import STYLE, method_name, slot, table
+from search.page_parts import STYLE, method_name, table
 from search.path_section import path_sections
 from search.paths import Paths
 from search.published import Published
 from search.units import knobs_text, show_count, show_seconds, show_share, wilson
 
 SCRIPT = Path(__file__).with_name("page.js")
-_TRIAL_ROWS = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +112,9 @@ def fresh_parts(report: Report) -> dict[str, Any]:
 def _policy(parts: Sequence[str], live: bool) -> str:
     """The content security policy: nothing from outside, no script but those of the page, by their digests."""
     # the JSON document is data and never runs, so it needs no digest
-    bodies = [body for part in parts for body in re.findall(r'<script(?: type="text/javascript")?>(.*?)</script>', part, re.S)]
+    bodies = [
+        body for part in parts for body in re.findall(r'<script(?: type="text/javascript")?>(.*?)</script>', part, re.S)
+    ]
     digests = {base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in bodies}
     allowed = " ".join(f"'sha256-{digest}'" for digest in sorted(digests))
     connect = " connect-src 'self';" if live else ""
@@ -138,12 +139,12 @@ def _parts(report: Report) -> tuple[dict[str, Any], dict[str, str]]:
     sections = {
         "facts": _facts(report),
         "front-table": _front_table(report.front),
-        "papers-table": _papers(report.published),
-        "history": _history(report.history),
-        "importances": _importances(report.importances, told),
-        "parallels": _parallel(report.results, axes) if "parallel" in figures else "",
-        "times": _timeline(report.trials) if "timeline" in figures else "",
-        "trials": _trials(report.trials),
+        "papers-table": study_section.papers_section(report.published),
+        "history": study_section.history_section(report.history),
+        "importances": study_section.importances_section(report.importances, told),
+        "parallels": study_section.parallel_section(report.results, axes) if "parallel" in figures else "",
+        "times": study_section.timeline_section(report.trials) if "timeline" in figures else "",
+        "trials": study_section.trials_section(report.trials),
         "configs": _configs(report.front),
     }
     return figures, sections
@@ -154,9 +155,10 @@ _CHOSEN = (
     '<dl id="chosen-facts"></dl><p id="chosen-why" class="note"></p>'
     '<div id="command-box"><p class="note">To promote it to the model registry (NAME is the model\'s name there):</p>'
     '<p class="command"><code id="command"></code> <button type="button" data-copy>Copy</button></p></div>'
-    '<p id="command-none" class="note" hidden>Its checkpoint was not kept (kept are those of the first two fronts), so it'
-    " cannot be promoted.</p><h3>Curves of its trial by epoch</h3>"
-    '<figure aria-label="Accuracy against MACs of the trial at every epoch that was evaluated"><div id="trial"></div></figure>'
+    '<p id="command-none" class="note" hidden>Its checkpoint was not kept (kept are those of the first two fronts), so'
+    " it cannot be promoted.</p><h3>Curves of its trial by epoch</h3>"
+    '<figure aria-label="Accuracy against MACs of the trial at every epoch that was evaluated"><div id="trial"></div>'
+    "</figure>"
     '<details><summary>Configuration</summary><pre id="chosen-config"></pre></details></section>'
 )
 
@@ -227,9 +229,9 @@ def _front_table(front: Sequence[Mapping[str, Any]]) -> str:
     ]
     heads = ("Point", "#MACs", "#of full", "#Accuracy", "#P(front)", "Method", "Network", "~Knobs", "#Parameters")
     about = (
-        "Cheapest first; a point is named by its trial, epoch and place in the curve. In brackets the 95 % interval that the"
-        " number of validation images allows. P(front): how often the point is still on the front when the measurement is"
-        " made again on resampled images and seeds."
+        "Cheapest first; a point is named by its trial, epoch and place in the curve. In brackets the 95 % interval that"
+        " the number of validation images allows. P(front): how often the point is still on the front when the measurement"
+        " is made again on resampled images and seeds."
     )
     note = f'<p class="note">{about}</p>' if any(row.get("count") for row in front) else ""
     return f"<section><h2>Points of the frontier</h2>{note}{table('Points of the frontier', heads, rows)}</section>"
@@ -238,92 +240,6 @@ def _front_table(front: Sequence[Mapping[str, Any]]) -> str:
 def _button(row: Mapping[str, Any]) -> str:
     name = escape(str(row["point_id"]))
     return f'<button type="button" data-point="{name}" aria-label="Show point {name}">{name}</button>'
-
-
-def _papers(published: Sequence[Published]) -> str:
-    rows = [
-        (
-            escape(point.name),
-            show_share(point.accuracy),
-            "-" if point.macs is None else show_count(point.macs),
-            escape(point.cited),
-            escape(point.cost),
-        )
-        for point in published
-    ]
-    if not rows:
-        return ""
-    about = "Of the papers' test splits, by their recipes. Nothing of it was measured here, and none is on the front."
-    body = table("Printed in the papers", ("Network", "#Accuracy", "#MACs", "Source", "~Cost as printed"), rows)
-    return f'<section><h2>Printed in the papers</h2><p class="note">{about}</p>{body}</section>'
-
-
-def _importances(found: Sequence[Importances], told: Sequence[Importances]) -> str:
-    if not found:
-        return ""
-    panels = []
-    for i, each in enumerate(told):
-        caption = f"{each.what}: {each.trials} trials, {show_share(each.explained)} of the variance explained"
-        panels.append(slot(f"importance-{i}", f"Importance of parameters, {caption}", caption))
-    silent = [each.what for each in found if each.explained <= 0]
-    more = f"<p>Nothing can be said of {escape(', '.join(silent))}: a forest predicts no unseen trial.</p>" if silent else ""
-    about = (
-        "How much of the variance of the trials' hypervolume a random forest no longer explains when the values of one"
-        " parameter are shuffled. The epochs that a trial was given are a parameter too, since trials are stopped."
-    )
-    body = f'<div class="panels">{"".join(panels)}</div>{more}'
-    return f'<section><h2>What mattered</h2><p class="note">{about}</p>{body}</section>'
-
-
-def _parallel(results: Sequence[tuple[Mapping[str, Any], float]], axes: Sequence[str]) -> str:
-    about = (
-        "A line is a trial, from its parameters to the hypervolume of its last curve. A line that runs below an axis is of"
-        " a method without that parameter."
-    )
-    label = f"Parallel coordinates of {len(results)} trials over {', '.join(axes)} and hypervolume"
-    body = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{slot("parallel", label, wide=True)}</div>'
-    return f'<section><h2>Parallel coordinates</h2><p class="note">{about}</p>{body}</section>'
-
-
-def _timeline(trials: Sequence[Mapping[str, Any]]) -> str:
-    counts: dict[str, int] = {}
-    for row in trials:
-        counts[str(row["state"])] = counts.get(str(row["state"]), 0) + 1
-    label = "Timeline of the trials: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    about = "A bar is a trial at work; why it ended is in its hover text and in the table of trials."
-    return f'<section><h2>Timeline</h2><p class="note">{about}</p>{slot("timeline", label)}</section>'
-
-
-def _history(history: Sequence[Mapping[str, Any]]) -> str:
-    if not history:
-        return ""
-    last = history[-1]
-    label = f"Hypervolume against cost: {last['hypervolume']:.4f} after {last['epochs']:g} epochs"
-    return (
-        '<section><h2>Hypervolume against cost</h2><p class="note">The area that the front covers up to the'
-        " study's fixed reference, in error times decades of MACs. More is better.</p>"
-        f"{slot('hypervolume', label)}</section>"
-    )
-
-
-def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        (
-            escape(str(row["trial"])),
-            method_name(row),
-            escape(str(row.get("network") or "-")),
-            escape(str(row["state"])),
-            str(row.get("epoch", "-")),
-            "-" if row.get("best_accuracy") is None else show_share(row["best_accuracy"]),
-            "-" if row.get("min_macs") is None else show_count(row["min_macs"]),
-            escape(str(row.get("reason") or "")),
-        )
-        for row in trials[:_TRIAL_ROWS]
-    ]
-    heads = ("Trial", "Method", "Network", "State", "#Epoch", "#Best accuracy", "#Least MACs", "~Why it ended")
-    hidden = len(trials) - len(rows)
-    note = f'<p class="note">The first {len(rows):,} of {len(trials):,} trials.</p>' if hidden else ""
-    return f"<section><h2>Trials</h2>{note}{table('Trials', heads, rows)}</section>"
 
 
 def _configs(front: Sequence[Mapping[str, Any]]) -> str:

@@ -115,18 +115,18 @@ def parallel_figure(results: Sequence[tuple[Mapping[str, Any], float]], axes: Se
     ):
         x: list[float | None] = []
         y: list[float | None] = []
-        text: list[str] = []
+        told: list[str] = []
         for (config, volume), quarter in zip(ranked, band, strict=True):
             if quarter == which:
                 for place, axis in enumerate(axes):
                     x.append(place)
                     y.append(places[axis].place(config.get(axis)))
-                    text.append(f"{escape(axis)}: {escape(_value(config.get(axis)))}<br>hypervolume {volume:.4f}")
+                    told.append(f"{escape(axis)}: {escape(_value(config.get(axis)))}<br>hypervolume {volume:.4f}")
                 x += [len(axes), None]
                 y += [volume / top, None]
-                text += [f"hypervolume {volume:.4f}<br>{escape(str(config.get('method', '')))}", ""]
+                told += [f"hypervolume {volume:.4f}<br>{escape(str(config.get('method', '')))}", ""]
         figure.add_scatter(
-            x=x, y=y, text=text, mode="lines", name=name, opacity=0.75 if which == 0 else 0.4,
+            x=x, y=y, text=told, mode="lines", name=name, opacity=0.75 if which == 0 else 0.4,
             line={"color": color, "width": 1.8 if which == 0 else 1}, hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
     layout(figure, 430, "", "", top=48)
@@ -197,5 +197,3 @@ def parallel_axes(results: Sequence[tuple[Mapping[str, Any], float]], importance
     first = [name for name in ("method", "network") if name in weight]
     others = sorted((n for n in able if n not in first), key=lambda n: (-weight[n], able.index(n)))
     return [*first, *others][:7]
-
-

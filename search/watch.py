@@ -192,5 +192,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing is logged: a page asks every few seconds."""
-
-

@@ -44,9 +44,13 @@ def frontier(
     method: Annotated[list[str] | None, typer.Option(help="The front of this method; may be repeated.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="The front of this variant; may be repeated.")] = None,
     network: Annotated[list[str] | None, typer.Option(help="The front of this network; may be repeated.")] = None,
-    knob: Annotated[list[str] | None, typer.Option(help="threshold=0.5 or threshold=0.3..0.6; may be repeated.")] = None,
+    knob: Annotated[
+        list[str] | None, typer.Option(help="threshold=0.5 or threshold=0.3..0.6; may be repeated.")
+    ] = None,
     by_method: Annotated[bool, typer.Option("--by-method", help="Each method's own front, too.")] = False,
-    latency: Annotated[bool, typer.Option("--latency", help="Measure the points on this machine, alone and by 64.")] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure the points on this machine, alone and by 64.")
+    ] = False,
     axis: Annotated[str, typer.Option(help="The cost: macs, or the measured latency or latency-64.")] = "macs",
     papers: Annotated[bool, typer.Option("--papers", help="What papers printed for this data set, too.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Hypervolume over time instead of the front.")] = False,
@@ -149,7 +153,9 @@ def _knob(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
-def _write(front: Front, points: Sequence[FrontPoint], plot: Path | None, csv: Path | None, parquet: Path | None, as_json: bool) -> None:
+def _write(
+    front: Front, points: Sequence[FrontPoint], plot: Path | None, csv: Path | None, parquet: Path | None, as_json: bool
+) -> None:
     from search.front_files import write_csv, write_parquet
 
     if csv:
@@ -180,7 +186,9 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
     out.print(f"frontier {images}: validation accuracy, MACs per image", markup=False)
     out.print(front_table(front, points, wide))
     if any(p.membership is not None and p.evidence == "counts" for p in points):
-        out.print("* from the number of right images alone: the checkpoint with each image's result is gone", style="dim")
+        out.print(
+            "* from the number of right images alone: the checkpoint with each image's result is gone", style="dim"
+        )
     if by_method:
         for name, own in front.methods.items():
             out.print()

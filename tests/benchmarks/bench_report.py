@@ -44,27 +44,29 @@ _OPENED = """<!doctype html><meta charset="utf-8"><body style="margin:0"><script
 const frame = document.createElement("iframe");
 frame.style = "width:1280px;height:900px;border:0"; frame.src = "/page.html";
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
-const drawn = (page) => new Promise((done) => page.document.getElementById("frontier").once("plotly_afterplot", done));
+const count = (page) => Number(page.document.getElementById("frontier").dataset.drawn);
+const drawn = async (page, before) => { while (count(page) === before) await wait(2); };
 (async () => {
   document.body.append(frame);
   for (;;) { await wait(10); try { if (frame.contentDocument.documentElement.dataset.ready) break; } catch {} }
-  const page = frame.contentWindow, ready = page.performance.now(), data = JSON.parse(page.document.getElementById("data").textContent);
+  const page = frame.contentWindow, ready = page.performance.now();
+  const data = JSON.parse(page.document.getElementById("data").textContent);
   const times = { ready, zoom: [], walk: [] };
   const [[left, right], [bottom, top]] = data.window;
   for (const share of [0.7, 0.4, 0.2, 1]) {
     await wait(300);
-    const started = page.performance.now();
-    await page.Plotly.relayout("frontier", { "xaxis.range[0]": left, "xaxis.range[1]": left + share * (right - left),
+    const started = page.performance.now(), before = count(page);
+    page.Plotly.relayout("frontier", { "xaxis.range[0]": left, "xaxis.range[1]": left + share * (right - left),
       "yaxis.range[0]": top - share * (top - bottom), "yaxis.range[1]": top });
-    await drawn(page);
+    await drawn(page, before);
     times.zoom.push(page.performance.now() - started);
   }
   const box = page.document.getElementById("frontier-box");
   for (let i = 0; i < 5; i++) {
     await wait(300);
-    const started = page.performance.now(), done = drawn(page);
+    const started = page.performance.now(), before = count(page);
     box.dispatchEvent(new page.KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
-    await done;
+    await drawn(page, before);
     times.walk.push(page.performance.now() - started);
   }
   times.dots = page.document.querySelectorAll("#frontier .point").length;
@@ -92,7 +94,9 @@ def told(points: int, seed: int, root: Path) -> Study:
             story.report(trial, epoch, curve)
             made += size
             if epoch < 9 and random.random() < 0.4:
-                story.decide(trial, epoch, "stop", f"its curve stands at {random.integers(5, 40)} of 60 at rung {epoch}")
+                story.decide(
+                    trial, epoch, "stop", f"its curve stands at {random.integers(5, 40)} of 60 at rung {epoch}"
+                )
                 break
         else:
             story.decide(trial, 9, "finish", "trained in full")
@@ -146,7 +150,7 @@ def opened(page: str, browser: str) -> dict[str, Any]:
         command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
         command += ["--remote-debugging-port=0", f"http://127.0.0.1:{server.server_address[1]}/"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        if not over.wait(120):
+        if not over.wait(90):
             found["error"] = "no answer in 120 s"
         process.terminate()
         process.wait(timeout=30)

@@ -231,7 +231,9 @@ def test_the_command(study: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any, tm
     assert code == 0 and point["macs"] == 5e6 and 0 <= point["membership"] <= 1 and point["evidence"] == "counts"
     assert point["low"] < 0.91 < point["high"] and set(found["methods"]) == {"static", "skipnet"}
     files = {name: tmp_path / f"f.{name}" for name in ("csv", "parquet", "png")}
-    code, out, _ = run("frontier", "story", "--csv", files["csv"], "--parquet", files["parquet"], "--plot", files["png"])
+    code, out, _ = run(
+        "frontier", "story", "--csv", files["csv"], "--parquet", files["parquet"], "--plot", files["png"]
+    )
     assert code == 0 and all(path.stat().st_size > 500 for path in files.values()) and "95.0 %" in out
     assert json.loads(run("frontier", "story", "--history", "--json")[1])[0]["history"][-1]["hypervolume"] > 0
     assert "skipnet alone" in run("frontier", "story", "--by-method", "--papers")[1]

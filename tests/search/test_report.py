@@ -78,7 +78,9 @@ def full():
             "goal": EVIL,
         },
         points=points._table(rows),
-        front=[r | {"membership": 0.5, "evidence": "images", "seeds": 1} for r, on in zip(rows, mask, strict=True) if on],
+        front=[
+            r | {"membership": 0.5, "evidence": "images", "seeds": 1} for r, on in zip(rows, mask, strict=True) if on
+        ],
         results=[({"method": EVIL, "lr": 0.01 * i, "name": EVIL + str(i)}, float(i)) for i in range(9)],
         importances=[Importances(EVIL, 9, 0.5, {EVIL: 0.5}), Importances("static", 9, -0.1, {"lr": 0.0})],
         published=published_for("cifar10")[:2],
@@ -267,7 +269,9 @@ def test_importances_find_what_mattered():
     results = []
     for i in range(120):
         lr, width, method = float(10 ** random.uniform(-3, 0)), float(random.choice([0.5, 1.0])), "ab"[i % 2]
-        results.append(({"method": method, "lr": lr, "width": width, "fixed": 1}, -abs(np.log10(lr) + 1.5) + 0.3 * width))
+        results.append(
+            ({"method": method, "lr": lr, "width": width, "fixed": 1}, -abs(np.log10(lr) + 1.5) + 0.3 * width)
+        )
     found = importances(results)
     assert [f.what for f in found] == ["all methods", "a", "b"] and [f.trials for f in found] == [120, 60, 60]
     assert all(next(iter(f.shares)) == "lr" and f.explained > 0.5 for f in found) and "fixed" not in found[0].shares

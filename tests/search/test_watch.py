@@ -65,7 +65,9 @@ def test_the_page_and_its_data(watched: Any) -> None:
     assert head.status == 200 and head.text == "" and int(head.getheader("Content-Length")) == len(data.text.encode())
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "", "localhost:{port}.evil"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "", "localhost:{port}.evil"]
+)
 def test_other_names_of_this_machine_are_refused(watched: Any, host: str) -> None:
     server, _, _ = watched
     for path in ("/", "/data.json"):
@@ -106,7 +108,9 @@ def test_it_follows_the_journal(watched: Any) -> None:
     fresh = ask(server, "/data.json", If_None_Match=tag)
     known = json.loads(fresh.text)
     assert fresh.status == 200 and fresh.getheader("ETag") != tag
-    assert [t["id"] for t in known["document"]["trials"]] == ["t0000", "t0001"] and "skipnet" in known["sections"]["trials"]
+    assert [t["id"] for t in known["document"]["trials"]] == ["t0000", "t0001"] and "skipnet" in known["sections"][
+        "trials"
+    ]
     assert len(known["document"]["front"]) == 2 and known["document"]["total"] == 3
     assert ask(server, If_None_Match=tag).text.count("t0001-1-0") >= 1
 
