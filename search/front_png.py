@@ -26,9 +26,9 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
     figure = Figure(figsize=(7.5, 5), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    printed = [p for p in front.published if p.macs is not None]
+    printed = [(p.macs, p.accuracy) for p in front.published if p.macs is not None]
     everything = [*points, *(p for own in front.methods.values() for p in own)]
-    macs = [p.macs for p in everything] + [p.macs for p in printed if p.macs]
+    macs = [p.macs for p in everything] + [macs for macs, _ in printed]
     left, right = (min(macs) / 1.15, max(macs) * 1.15) if macs else (1e5, 1e7)
     for name, own in front.methods.items():
         if own:
@@ -51,7 +51,7 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
             label=name,
         )  # fmt: skip
     if printed:
-        x, y = [p.macs for p in printed], [p.accuracy for p in printed]
+        x, y = zip(*printed, strict=True)
         axes.scatter(x, y, 40, facecolors="none", edgecolors="#6A737D", linewidths=1.1, label="papers (test split)")
     axes.set(xscale="log", xlim=(left, right))
     axes.xaxis.set_major_locator(FixedLocator(log_ticks(left, right)))

@@ -152,7 +152,7 @@ def with_confidence(
     count = np.nan_to_num(pool.table["count"].to_numpy().astype(float), nan=1.0)
     near = confidence.near_front(pool.error, pool.macs, count, rows)
     table = _with_siblings(pool, details(pool, near))
-    table = table.filter(pc.fill_null(pc.greater(table["count"], 0), False))
+    table = table.filter(pc.field("count") > 0)
     bits = _bits(pool, table)
     owner = table["source"].to_pylist()
     names = list(zip(*(table[name].to_pylist() for name in _SIBLING), strict=True))

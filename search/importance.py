@@ -76,8 +76,8 @@ def _forest(what: str, results: Sequence[tuple[Mapping[str, Any], float]]) -> Im
     features = np.column_stack(list(columns.values()))
     forest = RandomForestRegressor(_TREES, min_samples_leaf=2, oob_score=True, random_state=0, n_jobs=1)
     forest.fit(features, target)
-    lost = permutation_importance(forest, features, target, n_repeats=_REPEATS, random_state=0, n_jobs=1)
-    shares = dict(zip(columns, np.clip(lost.importances_mean, 0, None).tolist(), strict=True))
+    lost: Any = permutation_importance(forest, features, target, n_repeats=_REPEATS, random_state=0, n_jobs=1)
+    shares = dict(zip(columns, np.clip(lost["importances_mean"], 0, None).tolist(), strict=True))
     ranked = dict(sorted(shares.items(), key=lambda entry: -entry[1]))
     return Importances(what, len(results), float(forest.oob_score_), ranked)
 

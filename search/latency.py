@@ -67,6 +67,8 @@ def _folder(study: Study, point: FrontPoint) -> str | None:
 
 def _images(study: Study) -> Tensor:
     """Validation images as a network takes them: as many as the largest batch, drawn with a fixed seed."""
+    import torch
+
     from search.study import load_data
     from trainables.data import normalise, to_device
 
@@ -74,7 +76,8 @@ def _images(study: Study) -> Tensor:
     study.check_data(study.state(), data)
     images, _ = to_device(data.validation, "cpu")
     rows = np.random.default_rng(0).permutation(len(images))[: max(BATCHES)]
-    return normalise(images[np.sort(rows)], data)
+    chosen = normalise(images[torch.from_numpy(np.sort(rows))], data)
+    return torch.cat(list(chosen.split(len(rows))))  # images that lie in files are decoded here, once
 
 
 def _of_point(study: Study, point: FrontPoint, images: Tensor) -> tuple[float, float]:

@@ -91,8 +91,10 @@ def shown_points(points: pa.Table, front: Sequence[Mapping[str, Any]]) -> pa.Tab
     table = points.select([name for name in _COLUMNS if name in points.column_names])
     if len(table) <= MOST_POINTS:
         return table
-    ours = pc.is_in(table["trial"], pa.array(sorted({str(row["trial"]) for row in front}), pa.string()))
-    keep = ours.to_numpy(zero_copy_only=False).copy()
+    codes = table["trial"].combine_chunks().dictionary_encode()
+    leading = {str(row["trial"]) for row in front}
+    ours = np.array([name in leading for name in codes.dictionary.to_pylist()], dtype=bool)
+    keep = ours[codes.indices.to_numpy()]
     keep[:: -(-len(table) // MOST_POINTS)] = True
     return table.filter(pa.array(keep))
 

@@ -98,7 +98,8 @@ def pool(studies: Sequence[Study], query: Query, *, columns: Sequence[str] = ())
 
 def pool_of(sources: list[StudyPoints], query: Query, *, columns: Sequence[str] = ()) -> Pool:
     """`pool` of studies whose points were opened before."""
-    wanted = list(dict.fromkeys(["accuracy", "macs", *columns, *(["knobs"] if query.knobs else [])]))
+    more = ["knobs"] if query.knobs else []
+    wanted: list[str] = list(dict.fromkeys(["accuracy", "macs", *columns, *more]))
     parts = []
     for number, source in enumerate(sources):
         # a point that is there twice is on a front once: no need to compare a million identities
@@ -135,20 +136,20 @@ def _explain_empty(sources: list[StudyPoints], query: Query) -> None:
     """Raise where a name that was asked for is nowhere, or nothing fits the parameters or the knobs."""
     what = "this study" if len(sources) == 1 else "these studies"
     for name, wanted in zip(_NAMES, (query.methods, query.variants, query.networks), strict=True):
-        known = sorted({v for source in sources for v in pc.unique(source.read([name])[name]).to_pylist() if v})
+        known = sorted({v for source in sources for v in source.read([name])[name].unique().to_pylist() if v})
         for value in wanted:
             if value not in known:
                 raise InputError(f"no trial of {name} {value!r} in {what}{nearest(value, known) if known else ''}")
     if query.max_params is not None:
         without = pool_of(sources, replace(query, max_params=None), columns=["params"])
         if len(without.table):
-            least = pc.min(without.table["params"]).as_py()
+            least = min(without.table["params"].unique().to_pylist())
             raise InputError(
                 f"no operating point has at most {show_count(query.max_params)} parameters;"
                 f" the smallest network has {show_count(least)}"
             )
     if query.knobs:
-        seen = {name for source in sources for text in pc.unique(source.read(["knobs"])["knobs"]).to_pylist()
+        seen = {name for source in sources for text in source.read(["knobs"])["knobs"].unique().to_pylist()
                 for name in json.loads(text or "{}")}  # fmt: skip
         names = ", ".join(f"{name} {value}" for name, value in query.knobs.items())
         raise InputError(
@@ -250,7 +251,8 @@ def unmet(pool: Pool) -> str:
         wishes.append(f"at most {show_count(query.max_macs)} MACs")
     if query.min_accuracy is not None:
         wishes.append(f"accuracy of at least {show_share(query.min_accuracy)}")
-    told = [(show_count(pool.macs[row]), show_share(1 - pool.error[row])) for row in (cheapest, best)]
+    ends = [(float(pool.macs[row]), float(1 - pool.error[row])) for row in (cheapest, best)]
+    told = [(show_count(macs), show_share(accuracy)) for macs, accuracy in ends]
     return (
         f"no operating point has {' and '.join(wishes)}; the cheapest costs {told[0][0]} MACs ({told[0][1]}),"
         f" the most accurate has {told[1][1]} ({told[1][0]} MACs)"

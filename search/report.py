@@ -229,9 +229,9 @@ def _front_table(front: Sequence[Mapping[str, Any]]) -> str:
     ]
     heads = ("Point", "#MACs", "#of full", "#Accuracy", "#P(front)", "Method", "Network", "~Knobs", "#Parameters")
     about = (
-        "Cheapest first; a point is named by its trial, epoch and place in the curve. In brackets the 95 % interval that"
-        " the number of validation images allows. P(front): how often the point is still on the front when the measurement"
-        " is made again on resampled images and seeds."
+        "Cheapest first; a point is named by its trial, epoch and place in the curve. In brackets the 95 % interval"
+        " that the number of validation images allows. P(front): how often the point is still on the front when the"
+        " measurement is made again on resampled images and seeds."
     )
     note = f'<p class="note">{about}</p>' if any(row.get("count") for row in front) else ""
     return f"<section><h2>Points of the frontier</h2>{note}{table('Points of the frontier', heads, rows)}</section>"
