@@ -28,8 +28,8 @@ def read_report(study: Study, *, paths: bool = True) -> Report:
     from search.paths import Paths, paths_of
 
     known = followed(study)
-    ended = bool(known.state.ended) and any(study.folder.points.glob("*.parquet"))
-    source = StudyPoints(study) if ended else StudyPoints(study, known.state)
+    # files of a study that ended are read, so that a damaged one is noticed
+    source = StudyPoints(study) if known.state.ended else StudyPoints(study, known.state)
     state = known.state
     found = results(state)
     return report_of(study, known, source, found, importances(found), paths_of(study, state) if paths else Paths())

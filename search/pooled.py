@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from search import points
+from search.constraints import Constraints
 from search.errors import InputError
 from search.rows import config_id
 from search.state import StudyState
@@ -30,7 +32,10 @@ _CREATED = {"spec": ("name",), "reference": ("error", "macs"), "data": ("name", 
 
 
 def state_table(state: StudyState) -> pa.Table:
-    """All operating points of a state in the schema of `search.points`, trial by trial."""
+    """All operating points of a state in the schema of `search.points`, trial by trial.
+
+    Where the study has constraints, only those that meet them.
+    """
     created = state.created
     data, study = created["data"], created["spec"]["name"]
     same = {
@@ -52,9 +57,13 @@ def state_table(state: StudyState) -> pa.Table:
         for epoch, curve in trial.curves.items():
             own |= {"phase": trial.phases.get(epoch, ""), "epoch": epoch}
             own["checkpoint"] = trial.checkpoints.get(epoch, "")
+            # what misses a constraint was told to the state as no point
+            counts = np.isfinite(trial.arrays(epoch)[0]).tolist()
+            places = [index for index, here in enumerate(counts) if here]
+            curve = [curve[index] for index in places]
             for name, value in own.items():
                 columns[name] += [value] * len(curve)
-            columns["point_id"] += [f"{trial.id}-{epoch}-{index}" for index in range(len(curve))]
+            columns["point_id"] += [f"{trial.id}-{epoch}-{index}" for index in places]
             for name in ("setting", "knobs"):
                 columns[name] += [json.dumps(point[name], sort_keys=True) for point in curve]
             for name in ("accuracy", "correct", "count", "macs", "macs_std"):
@@ -89,9 +98,14 @@ class StudyPoints:
             whole = journal.last_kind(_WORK) == "ended"
         finally:
             journal.close()
-        if whole and any(self.study.folder.points.glob("*.parquet")):
+        if whole and not self._constrained and any(self.study.folder.points.glob("*.parquet")):
             return None
         return self.study.state()
+
+    @property
+    def _constrained(self) -> bool:
+        """Whether some points do not count: the files have them all, and only the journal says which."""
+        return bool(Constraints.of(self.created["spec"].get("constraints")))
 
     def _checked(self, created: dict[str, Any]) -> dict[str, Any]:
         for key, names in _CREATED.items():

@@ -16,7 +16,13 @@ from search.importance import EPOCH, Importances
 from search.plots import STYLES, layout
 from search.units import show_seconds
 
-STATE_COLOURS = {"finished": "#2DB43C", "stopped": "#D25A00", "failed": "#C4314B", "running": "#0078B4"}
+STATE_COLOURS = {
+    "finished": "#2DB43C",
+    "stopped": "#D25A00",
+    "failed": "#C4314B",
+    "running": "#0078B4",
+    "paused": "#8A939E",
+}
 _MOST_STEPS, _MOST_LINES, _MOST_BARS = 1_500, 300, 8
 _BANDS = ("#0078B4", "#5AA5B4", "#B4A05A", "#D25A00")  # from the best quarter to the worst
 

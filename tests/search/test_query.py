@@ -54,6 +54,18 @@ def test_the_front_of_the_files_is_that_of_the_journal(study: Any) -> None:
     assert ask([study]).hypervolume == pytest.approx(study.state().hypervolume)
 
 
+def test_points_that_miss_a_constraint_are_on_no_front(story: type, tmp_path: Path) -> None:
+    one = story()
+    trial = one.ask(0, "static")
+    one.report(trial, 1, [(0.9, 1e6), (0.95, 2e6)])
+    one.add("ended", {"why": "finished"})
+    one.spec = one.spec.model_copy(update={"constraints": type(one.spec.constraints)(max_macs=1.5e6)})
+    study = keep(one, tmp_path, flushed=True)
+    assert (
+        [p.point_id for p in ask([study]).points] == ["t0000-1-0"] == [p.point_id for p in front_points(study.state())]
+    )
+
+
 def test_an_interrupted_study_is_read_from_its_journal(story: type, tmp_path: Path) -> None:
     one = told(story)
     one.events.pop()

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from search.errors import InputError
-from search.journal import Journal
 from search.watch import Watch
 from tests.kept_study import keep
 
@@ -97,7 +96,7 @@ def test_it_follows_the_journal(watched: Any) -> None:
     server.page._not_before = 0.0
     unchanged = ask(server, "/data.json", If_None_Match=tag)
     assert unchanged.status == 304 and unchanged.text == ""
-    journal = Journal(study._address(study.spec, study.folder), "live")
+    journal = study.journal()
     journal.acquire()
     done = len(one.events)
     one.report(one.ask(1, "skipnet"), 1, [(0.99, 1.5e6)])
