@@ -81,7 +81,7 @@ def membership(
     if not len(right):
         return np.zeros(0)
     random = np.random.default_rng(seed)
-    known = list(bits) if bits is not None else [None] * len(right)
+    known: list[NDArray[np.bool_] | None] = list(bits) if bits is not None else [None] * len(right)
     accuracy = _redrawn(right, total, known, draws, random)
     names = np.arange(len(right)) if groups is None else np.asarray(groups)
     _, group = np.unique(names, return_inverse=True)
