@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.commands import catalogue, cluster, launch, manage, model, study, track
+from search.commands import catalogue, cluster, launch, look, manage, model, study, track
 from search.commands.common import err
 from search.errors import InputError, RunError
 
@@ -29,7 +29,7 @@ def options(
     """Options before the command."""
 
 
-for module in (catalogue, launch, study, manage, model, cluster, track):
+for module in (catalogue, launch, study, look, manage, model, track, cluster):
     module.register(app)
 
 

@@ -11,12 +11,18 @@ from search import frontier
 from search.errors import InputError
 from search.rows import config_id
 from search.state import StudyState
-from search.units import show_count, show_share
+from search.units import show_count, show_share, wilson
 
 
 @dataclass(frozen=True, slots=True)
 class FrontPoint:
-    """A non-dominated operating point; accuracy on the validation split, MACs per image."""
+    """A non-dominated operating point; accuracy on the validation split, MACs per image.
+
+    `layer` 0 is the front, 1 the front of the rest. `seeds`: how many seeds its configuration was trained
+    with to this epoch. `membership`: the probability to be on the front (`search.confidence`), `evidence`
+    what that was drawn from ("images" or "counts"). `latency_ms`, `latency_ms_64`: milliseconds per image
+    where they were measured, alone and in batches of 64 (`search.latency`).
+    """
 
     trial: str
     epoch: int
@@ -34,6 +40,21 @@ class FrontPoint:
     checkpoint: str
     config: dict[str, Any]
     config_id: str
+    study: str = ""
+    seed: int = 0
+    correct: int | None = None
+    count: int | None = None
+    layer: int = 0
+    seeds: int = 1
+    membership: float | None = None
+    evidence: str = ""
+    latency_ms: float | None = None
+    latency_ms_64: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval (Wilson) that the number of validation images allows; None where it is unknown."""
+        return wilson(self.correct, self.count) if self.count and self.correct is not None else None
 
     @property
     def point_id(self) -> str:
@@ -41,8 +62,9 @@ class FrontPoint:
         return f"{self.trial}-{self.epoch}-{self.index}"
 
     def record(self) -> dict[str, Any]:
-        """Plain values, with the point's identity."""
-        return {"point_id": self.point_id, **asdict(self)}
+        """Plain values, with the point's identity and interval."""
+        low, high = self.interval or (None, None)
+        return {"point_id": self.point_id, **asdict(self), "low": low, "high": high}
 
 
 def front_point(state: StudyState, key: tuple[str, int, int]) -> FrontPoint:
@@ -67,6 +89,10 @@ def front_point(state: StudyState, key: tuple[str, int, int]) -> FrontPoint:
         checkpoint=trial.checkpoints.get(epoch, ""),
         config=trial.config,
         config_id=config_id(trial.config),
+        study=state.created["spec"]["name"],
+        seed=trial.seed,
+        correct=point["correct"],
+        count=point["count"],
     )
 
 

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,9 +152,23 @@ class Journal:
 
     def last(self) -> int:
         """The number of the last event; 0 before the first."""
-        with self._engine.connect() as connection:
-            query = sa.select(sa.func.max(_events.c.seq)).where(_events.c.study == self.study)
-            return connection.execute(query).scalar() or 0
+        return self._one(sa.select(sa.func.max(_events.c.seq)).where(_events.c.study == self.study)) or 0
+
+    def first(self) -> Event | None:
+        """The first event, without reading the others; None in an empty journal."""
+        return next(self.events(limit=1), None)
+
+    def last_kind(self, kinds: Iterable[str]) -> str | None:
+        """The kind of the newest event of these kinds, without reading the others; None where there is none."""
+        query = sa.select(_events.c.kind).where(_events.c.study == self.study, _events.c.kind.in_(list(kinds)))
+        return self._one(query.order_by(_events.c.seq.desc()).limit(1))
+
+    def _one(self, query: sa.Select[Any]) -> Any:
+        try:
+            with self._engine.connect() as connection:
+                return connection.execute(query).scalar()
+        except SQLAlchemyError as error:
+            raise InputError(f"journal {self._place()} is damaged: {_reason(error)}") from None
 
     def studies(self) -> list[str]:
         """Names of all studies in this database."""

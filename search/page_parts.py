@@ -35,6 +35,15 @@ td.n,th.n{text-align:right}td.long{white-space:normal;min-width:14rem;overflow-w
 tbody tr:last-child>*{border-bottom:0}
 .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.45em}
 small{color:var(--soft)}
+button{font:inherit;font-size:.85rem;color:var(--link);background:none;border:1px solid var(--line);
+border-radius:6px;padding:.1rem .4rem;cursor:pointer}
+button:hover{background:var(--panel)}
+h3{font-size:1rem;margin:1rem 0 .25rem}[hidden]{display:none!important}
+#chosen{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.25rem 1rem 1rem;margin-top:1rem}
+#chosen h2{margin-top:.75rem}#chosen dl div{background:var(--paper)}
+.command{overflow-x:auto;white-space:nowrap;color:var(--ink)}
+code{background:var(--paper);border:1px solid var(--line);border-radius:6px;padding:.25rem .5rem}
+figure.wide{min-width:820px}.scroll:has(figure.wide){max-height:none}
 details{border:1px solid var(--line);border-radius:8px;margin:.5rem 0;padding:.5rem .75rem}
 summary{cursor:pointer;overflow-wrap:anywhere}
 pre{overflow-x:auto;font-size:.85rem;margin:.5rem 0 0}
@@ -52,9 +61,16 @@ figure{margin:0}img{max-width:100%}figcaption{font-size:.9rem;overflow-wrap:anyw
 """
 
 
-def plot(figure: Any, name: str, label: str, *, first: bool = False) -> str:
-    """A plotly figure as HTML; the `first` of a page brings plotly itself."""
-    body = figure.to_html(full_html=False, include_plotlyjs=first, config=_CONFIG, div_id=name)
+def slot(name: str, label: str, caption: str = "", *, wide: bool = False) -> str:
+    """The place of a figure that `page.js` draws from the page's data; `wide` ones scroll on a narrow screen."""
+    above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    kind = ' class="wide"' if wide else ""
+    return f'<figure aria-label="{escape(label)}"{kind}>{above}<div id="{name}" data-figure></div></figure>'
+
+
+def plot(figure: Any, name: str, label: str) -> str:
+    """A plotly figure as HTML; the page brings plotly itself."""
+    body = figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG, div_id=name)
     return f'<figure aria-label="{escape(label)}">{body}</figure>'
 
 

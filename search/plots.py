@@ -1,4 +1,4 @@
-"""The pictures of a report: the frontier (PNG and interactive) and the hypervolume against cost.
+"""What the pictures of a report share (colours, axes, layout), and the frontier as a PNG.
 
 Drawn from plain values: a table of operating points (`search.points.SCHEMA`) and rows of the front.
 Accuracy is that of the validation split; MACs are multiply-accumulates per image. A method has the
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from search.units import knobs_text, show_count, show_seconds, show_share
+from search.units import show_count
 
 # method: colour, marker of matplotlib, symbol of plotly
 STYLES = {
@@ -41,7 +40,7 @@ STYLES = {
     "ensemble": ("#695A78", "*", "star"),
 }
 _FRONT = "#7C8591"  # legible on white and on near-black
-_PNG_POINTS, _HTML_POINTS = 20_000, 3_000
+_PNG_POINTS = 20_000
 _COLUMNS = ("trial", "epoch", "method", "knobs", "accuracy", "macs")
 
 
@@ -81,7 +80,7 @@ def curves(points: pa.Table, front: Sequence[Mapping[str, Any]]) -> Iterator[tup
             yield str(near["method"][rows[0]]), near["macs"][rows], near["accuracy"][rows]
 
 
-def _window(cloud: Mapping[str, np.ndarray], front: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+def window(cloud: Mapping[str, np.ndarray], front: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
     """Limits of MACs and accuracy: the whole front, and the cloud without its worst tenth."""
     macs = np.concatenate((cloud["macs"], [float(row["macs"]) for row in front]))
     best = np.array([float(row["accuracy"]) for row in front])
@@ -109,7 +108,7 @@ def _by_macs(front: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def draw_png(points: pa.Table, front: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> None:
     """Draw accuracy against MACs per image (log) as a PNG of 1200 x 800 pixels."""
     cloud, rows = drawn(points, _PNG_POINTS), _by_macs(front)
-    (left, right), (bottom, top) = _window(cloud, rows)
+    (left, right), (bottom, top) = window(cloud, rows)
     figure = Figure(figsize=(7.5, 5), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)  # no pyplot: nothing global, works without a display
     axes = figure.add_subplot()
@@ -165,15 +164,6 @@ def _draw_front(axes: Axes, rows: Sequence[Mapping[str, Any]], right: float) -> 
         )
 
 
-def _hover(row: Mapping[str, Any]) -> str:
-    # plotly reads its hover texts as HTML
-    return (
-        f"<b>{show_share(row['accuracy'])}</b> at <b>{show_count(row['macs'])} MACs</b><br>"
-        f"{escape(str(row['method']))}, trial {escape(str(row['trial']))}, epoch {int(row['epoch'])}<br>"
-        f"{escape(knobs_text(row['knobs']))}"
-    )
-
-
 def layout(figure: go.Figure, height: int, x: str, y: str, top: int = 40) -> go.Figure:
     """The look that all figures of a page share; axis titles x and y; `top` pixels for the buttons."""
     axis: dict[str, Any] = {"zeroline": False, "gridcolor": "#C8CED6", "automargin": True}
@@ -191,73 +181,4 @@ def layout(figure: go.Figure, height: int, x: str, y: str, top: int = 40) -> go.
         xaxis={**axis, "title": {"text": x}},
         yaxis={**axis, "title": {"text": y}},
     )
-    return figure
-
-
-def frontier_figure(points: pa.Table, front: Sequence[Mapping[str, Any]]) -> tuple[go.Figure, int]:
-    """The interactive frontier, and how many points of the cloud it shows (of `len(points)`)."""
-    cloud, rows = drawn(points, _HTML_POINTS), _by_macs(front)
-    (left, right), (bottom, top) = _window(cloud, rows)
-    leading = {str(row["method"]) for row in rows}
-    figure = go.Figure()
-    for method in _ordered(cloud["method"]):
-        mine = np.flatnonzero(cloud["method"] == method)
-        texts = [_hover({name: values[i] for name, values in cloud.items()}) for i in mine]
-        trace: dict[str, Any] = {
-            "mode": "markers",
-            "text": texts,
-            "showlegend": method not in leading,
-            "legendrank": 2000,
-        }
-        trace["marker"] = {"color": style(method)[0], "size": 5, "opacity": 0.45}
-        _add(figure, method, cloud["macs"][mine], cloud["accuracy"][mine], **trace)
-    for method, macs, accuracy in curves(points, rows):
-        line = {"color": style(method)[0], "width": 1.2}
-        _add(figure, method, macs, accuracy, mode="lines", line=line, opacity=0.6, hoverinfo="skip")
-    if rows:
-        _add_front(figure, rows, right)
-    layout(figure, 520, "MACs per image (log scale)", "validation accuracy")
-    figure.update_layout(legend_title={"text": "accuracy against MACs", "side": "top"})
-    ticks = log_ticks(left, right, 6)
-    texts = [show_count(tick) for tick in ticks]
-    figure.update_xaxes(type="log", range=np.log10([left, right]).tolist(), tickvals=ticks, ticktext=texts)
-    figure.update_yaxes(range=[bottom, top], tickformat=".3~p")
-    return figure, len(cloud["macs"])
-
-
-def _add_front(figure: go.Figure, rows: Sequence[Mapping[str, Any]], right: float) -> None:
-    macs = [*(row["macs"] for row in rows), right]
-    accuracy = [*(row["accuracy"] for row in rows), rows[-1]["accuracy"]]
-    line = {"color": _FRONT, "width": 2.5, "shape": "hv"}
-    _add(figure, "frontier", macs, accuracy, mode="lines", line=line, hoverinfo="skip", showlegend=True)
-    for method in _ordered([str(row["method"]) for row in rows]):
-        mine = [row for row in rows if row["method"] == method]
-        color, _, symbol = style(method)
-        marker = {"color": color, "symbol": symbol, "size": 11, "line": {"color": "#FFFFFF", "width": 1}}
-        x, y = [row["macs"] for row in mine], [row["accuracy"] for row in mine]
-        texts = [_hover(row) for row in mine]
-        _add(figure, method, x, y, mode="markers", marker=marker, text=texts, showlegend=True)
-
-
-def _add(figure: go.Figure, method: str, macs: Any, accuracy: Any, **trace: Any) -> None:
-    settings = {"showlegend": False, "hovertemplate": "%{text}<extra></extra>" if "text" in trace else None, **trace}
-    # Lists, not arrays: plotly packs arrays in base64, which nobody can read in the page.
-    x, y = np.asarray(macs, dtype=float).tolist(), np.asarray(accuracy, dtype=float).tolist()
-    figure.add_scatter(x=x, y=y, name=escape(method), legendgroup=escape(method), **settings)
-
-
-def hypervolume_figure(history: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Hypervolume of the study against what it had cost, in epochs."""
-    texts = [
-        f"<b>{h['hypervolume']:.4f}</b> after {h['epochs']:g} epochs<br>{h['trials']} trials over,"
-        f" {show_seconds(h['seconds'])}"
-        for h in history
-    ]
-    figure = go.Figure()
-    line = {"color": STYLES["skipnet"][0], "width": 2.5, "shape": "hv"}
-    x, y = [float(h["epochs"]) for h in history], [float(h["hypervolume"]) for h in history]
-    figure.add_scatter(x=x, y=y, mode="lines", line=line, text=texts, hovertemplate="%{text}<extra></extra>")
-    layout(figure, 340, "cost (epochs trained)", "hypervolume")
-    figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(rangemode="tozero")
     return figure

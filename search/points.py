@@ -27,45 +27,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-VERSION = 1
-_VERSION_KEY = b"routefront.points"
-
-SCHEMA = pa.schema(
-    [
-        pa.field("schema_version", pa.int32(), nullable=False),
-        pa.field("point_id", pa.string(), nullable=False),  # unique in a folder
-        pa.field("study", pa.string()),
-        pa.field("trial", pa.string()),
-        pa.field("config_id", pa.string()),  # repeats of one configuration share it
-        pa.field("repeat", pa.int32()),
-        pa.field("method", pa.string()),
-        pa.field("variant", pa.string()),
-        pa.field("network", pa.string()),
-        pa.field("image_size", pa.int32()),
-        pa.field("dataset", pa.string()),
-        pa.field("data_hash", pa.string()),
-        pa.field("split", pa.string()),
-        pa.field("phase", pa.string()),
-        pa.field("epoch", pa.int32()),
-        pa.field("cost_epochs", pa.float64()),  # epochs paid for until here, restarts included
-        pa.field("setting", pa.string()),  # JSON: what the sweep asked for
-        pa.field("knobs", pa.string()),  # JSON: the inference-time values found for it
-        pa.field("accuracy", pa.float64(), nullable=False),  # share in [0, 1]
-        pa.field("correct", pa.int64()),  # images
-        pa.field("count", pa.int64()),  # images
-        pa.field("macs", pa.float64(), nullable=False),  # mean per image
-        pa.field("macs_std", pa.float64()),  # over images
-        pa.field("macs_full", pa.int64()),  # every unit executed
-        pa.field("params", pa.int64()),
-        pa.field("seconds", pa.float64()),
-        pa.field("seed", pa.int64()),
-        pa.field("checkpoint", pa.string()),
-        pa.field("config", pa.string()),  # JSON
-        pa.field("code_version", pa.string()),
-        pa.field("correct_bits", pa.binary()),  # per image, `pack_correct`; null away from the front
-    ],
-    metadata={_VERSION_KEY: str(VERSION).encode()},
-)
+from search.point_schema import FEW_VALUES, SCHEMA, VERSION
+from search.point_schema import VERSION_KEY as _VERSION_KEY
 
 _JSON = ("setting", "knobs", "config")
 _FILLED_IN = {"schema_version", "correct_bits"}
@@ -207,13 +170,31 @@ def _first_line(error: BaseException) -> str:
 
 def _scan(filesystem: fs.FileSystem, names: list[str], columns: list[str], wanted: pc.Expression | None) -> pa.Table:
     """The files as one table; ValueError that names the broken one."""
+    if wanted is not None and len(columns) > len(FEW_VALUES):
+        try:
+            return _scan_as(names, columns, wanted, filesystem, FEW_VALUES).cast(_part(columns))
+        except pa.ArrowNotImplementedError:
+            pass  # a filter that knows no dictionaries
+    return _scan_as(names, columns, wanted, filesystem, ())
+
+
+def _part(columns: list[str]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(name) for name in columns], metadata=SCHEMA.metadata)
+
+
+def _scan_as(
+    names: list[str], columns: list[str], wanted: pc.Expression | None, filesystem: fs.FileSystem, coded: Sequence[str]
+) -> pa.Table:
+    """The files with some columns as dictionaries: a filter for few rows then copies few texts."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-    form = ds.ParquetFileFormat(default_fragment_scan_options=options)
+    reading = ds.ParquetReadOptions(dictionary_columns=list(coded))
+    form = ds.ParquetFileFormat(read_options=reading, default_fragment_scan_options=options)
     fragments = [_checked(form.make_fragment(name, filesystem)) for name in names]
-    whole = ds.FileSystemDataset(fragments, SCHEMA, form, filesystem)
+    fields = [f.with_type(pa.dictionary(pa.int32(), f.type)) if f.name in coded else f for f in SCHEMA]
+    whole = ds.FileSystemDataset(fragments, pa.schema(fields, metadata=SCHEMA.metadata), form, filesystem)
     try:
         return whole.to_table(columns=columns, filter=wanted)
-    except FileNotFoundError:
+    except (FileNotFoundError, pa.ArrowNotImplementedError):
         raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{_broken(fragments)} is damaged: {_first_line(error)}") from None
@@ -233,13 +214,15 @@ def read(
     *,
     columns: Sequence[str] | None = None,
     filters: Filters = None,
+    unique: bool = True,
     filesystem: fs.FileSystem | None = None,
 ) -> pa.Table:
     """The operating points of a folder, each point_id once; an empty table of the schema where there are none.
 
     `columns`: names in the order wanted, all by default. `filters`: a pyarrow expression or a list of
     tuples such as ``[("method", "=", "skipnet"), ("epoch", ">=", 9)]``. Columns that an older schema
-    lacks are null. ValueError for an unknown column, a damaged file (its name) and a newer schema.
+    lacks are null. Without `unique`, which costs more than the reading, rows that a crash while files were
+    merged left twice are there twice. ValueError for an unknown column, a damaged file (its name) and a newer schema.
     """
     where, path = _locate(folder, filesystem)
     asked = list(SCHEMA.names if columns is None else columns)
@@ -250,7 +233,7 @@ def read(
     for _ in range(_ATTEMPTS):
         names = _names(where, path)
         # One file holds no point twice, and comparing a million identities costs more than reading them.
-        single = len(names) < 2
+        single = len(names) < 2 or not unique
         loaded = asked if single or "point_id" in asked else [*asked, "point_id"]
         try:
             table = _scan(where, names, loaded, wanted)

@@ -2,13 +2,17 @@
 
 The input is a plain record, so a report can be drawn from a running study, a finished one or several.
 The page carries plotly.js inside (4.8 MB), states a content security policy that forbids every load
-from outside, and works from a file. Whatever a user named is escaped.
+from outside and every script but its own (by their digests, so that an attribute of an element can
+run nothing either), and works from a file. Whatever a user named is escaped. The interactive parts are
+drawn by `page.js` from one JSON document (`search.page_data`); what is said in words stands in the page.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +22,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from search import plots
-from search.page_parts import STYLE, method_name, plot, table
+from search import plots, study_plots, study_section
+from search.importance import Importances
+from search.page_data import as_data, document
+from search.page_parts import STYLE, method_name, table
 from search.path_section import path_sections
 from search.paths import Paths
+from search.published import Published
 from search.units import knobs_text, show_count, show_seconds, show_share, wilson
 
-_TRIAL_ROWS = 2_000
+SCRIPT = Path(__file__).with_name("page.js")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +41,13 @@ class Report:
     `study`: name, state, dataset, trials (counts by state), epochs, seconds, hypervolume, reference
     ({error, macs} or a pair), seed; anything else that is there is shown as it is. `points`: all
     operating points (`search.points.SCHEMA`). `front`: the rows of the front, as mappings with the
-    columns of `points` (knobs, setting and config as mappings or JSON). `history`: {seconds, epochs,
-    trials, hypervolume} in the order of time. `trials`: {trial, method, network, state, epoch,
-    best_accuracy, min_macs, reason}; accuracy and MACs may be None. `paths`: what `search.paths` found.
+    columns of `points` (knobs, setting and config as mappings or JSON) and, where they are known,
+    membership, evidence and seeds. `history`: {seconds, epochs, trials, hypervolume} in the order of
+    time. `trials`: {trial, method, network, state, epoch, best_accuracy, min_macs, reason}, where known
+    config, begin, end (seconds of work) and lane; accuracy and MACs may be None. `results`: (configuration,
+    hypervolume) of every trial; `importances` and `paths`: what `search.importance` and `search.paths` found.
+    `published`: printed points of the data set. `kept`: by trial the epochs whose checkpoints are there.
+    `command_more`: what a command that promotes from this study needs behind its name.
     """
 
     study: Mapping[str, Any]
@@ -44,7 +55,12 @@ class Report:
     front: Sequence[Mapping[str, Any]]
     history: Sequence[Mapping[str, Any]] = field(default_factory=list)
     trials: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    results: Sequence[tuple[Mapping[str, Any], float]] = ()
+    importances: Sequence[Importances] = ()
     paths: Paths = field(default_factory=Paths)
+    published: Sequence[Published] = ()
+    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    command_more: str = ""
 
 
 def frontier_png(report: Report, path: str | Path) -> None:
@@ -54,33 +70,97 @@ def frontier_png(report: Report, path: str | Path) -> None:
 
 
 def report_html(report: Report, path: str | Path) -> None:
-    """Write the page: facts, frontier, hypervolume against cost, trials, configurations of the front."""
+    """Write the page: facts, frontier, how it was found, the paths of the best trials, tables."""
+    Path(path).write_text(page_html(report), encoding="utf-8")
+
+
+def page_html(report: Report, *, live: float | None = None, tag: str = "") -> str:
+    """The page as text; with `live` it asks its server for what is new every so many seconds, knowing `tag`."""
+    from plotly.offline import get_plotlyjs
+
     name = escape(str(report.study.get("name", "study")))
-    sections = [
+    figures, sections = _parts(report)
+    body = [
         f"<h1>{name}: accuracy for every compute budget</h1>",
-        _facts(report),
+        '<p id="live" role="status" class="note">live</p>' if live else "",
+        f'<div id="facts">{sections["facts"]}</div>',
         _frontier(report),
-        _front_table(report.front),
+        _CHOSEN,
+        *(f'<div id="{key}">{html}</div>' for key, html in sections.items() if key != "facts"),
         *path_sections(report.points, report.paths),
-        _history(report.history),
-        _trials(report.trials),
-        _configs(report.front),
     ]
-    # The policy turns "no requests" from a habit into something that the browser enforces.
-    policy = (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
-        " img-src data: blob:; form-action 'none'; base-uri 'none'"
-    )
-    page = (
+    scripts = f"<script>{get_plotlyjs()}</script>", f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>"
+    data = f'<script type="application/json" id="data">{as_data(document(report, figures))}</script>'
+    content = "\n".join(body)
+    following = f' data-live="{live:g}" data-tag="{escape(tag)}"' if live else ""
+    return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy([*scripts, content], bool(live))}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<title>{name} - routefront</title><style>{STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(sections)
-        + "\n</main></body></html>\n"
+        '<meta name="referrer" content="no-referrer"><link rel="icon" href="data:,">'
+        f"<title>{name} - routefront</title><style>{STYLE}</style>{scripts[0]}</head>\n"
+        f"<body{following}><main>\n{content}\n</main>{data}{scripts[1]}</body></html>\n"
     )
-    Path(path).write_text(page, encoding="utf-8")
+
+
+def fresh_parts(report: Report) -> dict[str, Any]:
+    """What a live page takes over: {document, sections}, the paths of trials left as they are."""
+    figures, sections = _parts(report)
+    return {"document": document(report, figures), "sections": sections}
+
+
+def _policy(parts: Sequence[str], live: bool) -> str:
+    """The content security policy: nothing from outside, no script but those of the page, by their digests."""
+    # the JSON document is data and never runs, so it needs no digest
+    bodies = [
+        body for part in parts for body in re.findall(r'<script(?: type="text/javascript")?>(.*?)</script>', part, re.S)
+    ]
+    digests = {base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in bodies}
+    allowed = " ".join(f"'sha256-{digest}'" for digest in sorted(digests))
+    connect = " connect-src 'self';" if live else ""
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:;{connect}"
+        " form-action 'none'; base-uri 'none'"
+    )
+
+
+def _parts(report: Report) -> tuple[dict[str, Any], dict[str, str]]:
+    """The figures that `page.js` draws, and the sections that stand in the page, in their order."""
+    figures: dict[str, Any] = {}
+    if report.history:
+        figures["hypervolume"] = study_plots.hypervolume_figure(report.history)
+    if any(row.get("begin") is not None for row in report.trials):
+        figures["timeline"] = study_plots.timeline_figure(report.trials)
+    told = [found for found in report.importances if found.explained > 0]
+    figures |= {f"importance-{i}": study_plots.importance_figure(found) for i, found in enumerate(told)}
+    axes = study_plots.parallel_axes(report.results, report.importances)
+    if len(report.results) > 1 and axes:
+        figures["parallel"] = study_plots.parallel_figure(report.results, axes)
+    sections = {
+        "facts": _facts(report),
+        "front-table": _front_table(report.front),
+        "papers-table": study_section.papers_section(report.published),
+        "history": study_section.history_section(report.history),
+        "importances": study_section.importances_section(report.importances, told),
+        "parallels": study_section.parallel_section(report.results, axes) if "parallel" in figures else "",
+        "times": study_section.timeline_section(report.trials) if "timeline" in figures else "",
+        "trials": study_section.trials_section(report.trials),
+        "configs": _configs(report.front),
+    }
+    return figures, sections
+
+
+_CHOSEN = (
+    '<section id="chosen" aria-live="polite" aria-labelledby="chosen-title" hidden><h2 id="chosen-title">Point</h2>'
+    '<dl id="chosen-facts"></dl><p id="chosen-why" class="note"></p>'
+    '<div id="command-box"><p class="note">To promote it to the model registry (NAME is the model\'s name there):</p>'
+    '<p class="command"><code id="command"></code> <button type="button" data-copy>Copy</button></p></div>'
+    '<p id="command-none" class="note" hidden>Its checkpoint was not kept (kept are those of the first two fronts), so'
+    " it cannot be promoted.</p><h3>Curves of its trial by epoch</h3>"
+    '<figure aria-label="Accuracy against MACs of the trial at every epoch that was evaluated"><div id="trial"></div>'
+    "</figure>"
+    '<details><summary>Configuration</summary><pre id="chosen-config"></pre></details></section>'
+)
 
 
 def _facts(report: Report) -> str:
@@ -106,20 +186,22 @@ def _facts(report: Report) -> str:
 
 
 def _frontier(report: Report) -> str:
-    figure, shown = plots.frontier_figure(report.points, report.front)
-    total = len(report.points)
-    cloud = "all of them are drawn" if shown == total else f"{shown:,} of {total:,} are drawn"
     with tempfile.TemporaryDirectory() as folder:
         frontier_png(report, Path(folder) / "frontier.png")
         picture = base64.b64encode((Path(folder) / "frontier.png").read_bytes()).decode()
     label = f"Validation accuracy against MACs per image; {len(report.front)} points on the front, listed in the table"
+    papers = " Hollow circles are what papers printed for this data set, on its test split." if report.published else ""
     return (
         '<section aria-labelledby="frontier-title"><h2 id="frontier-title">Frontier</h2>'
         '<p class="note">Accuracy is that of the validation split. MACs are multiply-accumulates per image,'
-        " counted where they were executed. Faint dots are operating points"
-        f" ({cloud}), thin lines the whole curves of trials on the front, the steps what a budget buys.</p>"
-        + plot(figure, "frontier", label, first=True)
-        + f'<noscript><img alt="{escape(label)}" src="data:image/png;base64,{picture}"></noscript></section>'
+        " counted where they were executed. Faint dots are operating points, the steps what a budget buys, bars 95 %"
+        f' intervals.{papers} <span id="drawn"></span></p>'
+        f'<figure aria-label="{escape(label)}"><div id="frontier-box" tabindex="0" role="application"'
+        ' aria-roledescription="chart" aria-describedby="frontier-keys" aria-label="Points of the frontier, cheapest'
+        ' first"><div id="frontier"></div></div></figure>'
+        '<p id="frontier-keys" class="note">Click a point, or walk along the frontier with the arrow keys, to see its'
+        " configuration and its trial's curves below.</p>"
+        f'<noscript><img alt="{escape(label)}" src="data:image/png;base64,{picture}"></noscript></section>'
     )
 
 
@@ -133,54 +215,31 @@ def _accuracy(row: Mapping[str, Any]) -> str:
 def _front_table(front: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
+            _button(row),
             show_count(row["macs"]),
             show_share(row["macs"] / row["macs_full"]) if row.get("macs_full") else "-",
             _accuracy(row),
+            "-" if row.get("membership") is None else f"{row['membership']:.2f}",
             method_name(row),
             escape(str(row.get("network", "-"))),
-            escape(str(row["trial"])),
-            str(row["epoch"]),
             escape(knobs_text(row.get("knobs") or {})),
             show_count(row["params"]) if row.get("params") else "-",
         )
         for row in sorted(front, key=lambda row: row["macs"])
     ]
-    heads = ("#MACs", "#of full", "#Accuracy", "Method", "Network", "Trial", "#Epoch", "~Knobs", "#Parameters")
-    about = "Cheapest first. In brackets the 95 % interval that the number of validation images allows."
+    heads = ("Point", "#MACs", "#of full", "#Accuracy", "#P(front)", "Method", "Network", "~Knobs", "#Parameters")
+    about = (
+        "Cheapest first; a point is named by its trial, epoch and place in the curve. In brackets the 95 % interval"
+        " that the number of validation images allows. P(front): how often the point is still on the front when the"
+        " measurement is made again on resampled images and seeds."
+    )
     note = f'<p class="note">{about}</p>' if any(row.get("count") for row in front) else ""
     return f"<section><h2>Points of the frontier</h2>{note}{table('Points of the frontier', heads, rows)}</section>"
 
 
-def _history(history: Sequence[Mapping[str, Any]]) -> str:
-    if not history:
-        return ""
-    last = history[-1]
-    label = f"Hypervolume against cost: {last['hypervolume']:.4f} after {last['epochs']:g} epochs"
-    return (
-        '<section><h2>Hypervolume against cost</h2><p class="note">The area that the front covers up to the'
-        " study's fixed reference, in error times decades of MACs. More is better.</p>"
-        f"{plot(plots.hypervolume_figure(history), 'hypervolume', label)}</section>"
-    )
-
-
-def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        (
-            escape(str(row["trial"])),
-            method_name(row),
-            escape(str(row.get("network") or "-")),
-            escape(str(row["state"])),
-            str(row.get("epoch", "-")),
-            "-" if row.get("best_accuracy") is None else show_share(row["best_accuracy"]),
-            "-" if row.get("min_macs") is None else show_count(row["min_macs"]),
-            escape(str(row.get("reason") or "")),
-        )
-        for row in trials[:_TRIAL_ROWS]
-    ]
-    heads = ("Trial", "Method", "Network", "State", "#Epoch", "#Best accuracy", "#Least MACs", "~Why it ended")
-    hidden = len(trials) - len(rows)
-    note = f'<p class="note">The first {len(rows):,} of {len(trials):,} trials.</p>' if hidden else ""
-    return f"<section><h2>Trials</h2>{note}{table('Trials', heads, rows)}</section>"
+def _button(row: Mapping[str, Any]) -> str:
+    name = escape(str(row["point_id"]))
+    return f'<button type="button" data-point="{name}" aria-label="Show point {name}">{name}</button>'
 
 
 def _configs(front: Sequence[Mapping[str, Any]]) -> str:

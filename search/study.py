@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import InputError
 from search.folder import StudyFolder
-from search.front import FrontPoint, front_points
+from search.front import FrontPoint
 from search.journal import Journal, journal_address
 from search.spec import StudySpec, studies_root
 from search.state import StudyState
@@ -173,10 +173,23 @@ class Study:
     # -- asking --------------------------------------------------------------------------------
 
     def frontier(
-        self, *, max_macs: float | None = None, min_accuracy: float | None = None, method: str | None = None
+        self, *others: Study, method: str | None = None, latency: bool = False, sure: bool = False, **wishes: Any
     ) -> list[FrontPoint]:
-        """The non-dominated operating points, cheapest first (accuracy on the validation split)."""
-        return front_points(self.state(), max_macs=max_macs, min_accuracy=min_accuracy, method=method)
+        """The non-dominated operating points, cheapest first (accuracy on the validation split).
+
+        `others`: studies of the same images, whose points take part. `wishes` are those of
+        `search.query.Query`: max_macs, max_params, min_accuracy, methods, variants, networks, knobs, layers.
+        `sure` adds the probability of each to be on the front, `latency` milliseconds per image measured here.
+        """
+        from search.fronts import ask
+
+        asked = {**wishes, "methods": [*wishes.get("methods", ()), *([method] if method else [])]}
+        points = list(ask([self, *others], sure=sure, **asked).points)
+        if latency and points:
+            from search.latency import measured
+
+            points = measured([self, *others], points)
+        return points
 
     def promote(self, *, model: str, uri: str, **options: Any) -> dict[str, Any]:
         """Promote one operating point: see `search.promote.promote_study`."""

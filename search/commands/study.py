@@ -1,17 +1,15 @@
-"""Commands that look at studies, and stop them: list, status, stop, frontier, report."""
+"""Commands that look at studies, and stop them: list, status, stop."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from search.commands.common import Json, Studies, err, out, print_json, progress
+from search.commands.common import Json, Studies, err, out, print_json
 from search.errors import InputError
-from search.units import parse_count
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -24,8 +22,6 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_studies)
     app.command("status")(status)
     app.command("stop")(stop)
-    app.command("frontier")(frontier)
-    app.command("report")(report)
 
 
 def failures(state: Any) -> None:
@@ -138,81 +134,3 @@ def stop(study: Name, studies: Studies = None, as_json: Json = False) -> None:
         out.print(
             f"study {found.spec.name} stops after the epochs that run; go on with: routefront resume {found.spec.name}"
         )
-
-
-def frontier(
-    study: Name,
-    max_macs: Annotated[str | None, typer.Option(help="At most this many MACs per image, for example 20M.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="At least this accuracy, in [0, 1].")] = None,
-    method: Annotated[str | None, typer.Option(help="The front of one method.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="Only the knee: most gain per MACs.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write it into this CSV file.")] = None,
-    studies: Studies = None,
-    as_json: Json = False,
-) -> None:
-    """The non-dominated operating points, cheapest first (accuracy on the validation split).
-
-    Examples: routefront frontier digits --max-macs 2M
-    routefront frontier digits --json
-    """
-    from search.front import unmet
-    from search.pages import front_table, knee_of, write_csv, write_png
-    from search.study import Study
-
-    found = Study.load(study, root=studies)
-    budget = parse_count(max_macs) if max_macs else None
-    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
-        raise InputError(f"--min-accuracy {min_accuracy}: accuracies lie in [0, 1], for example 0.95")
-    state = found.state()
-    points = found.frontier(max_macs=budget, min_accuracy=min_accuracy, method=method)
-    if not points and (budget is not None or min_accuracy is not None):
-        raise InputError(unmet(state, budget, min_accuracy))
-    if knee and points:
-        points = [knee_of(points)]
-    if csv:
-        write_csv(points, csv)
-    if plot:
-        with progress("drawing", as_json):
-            write_png(found, plot)
-    if as_json:
-        print_json(
-            {
-                "study": found.spec.name,
-                "objectives": {"error": "1 - validation accuracy, in [0, 1]", "macs": "MACs per image, mean"},
-                "reference": state.created["reference"],
-                "hypervolume": state.hypervolume,
-                "points": [point.record() for point in points],
-            }
-        )
-    else:
-        out.print(front_table(points, state.created["data"]["name"]))
-
-
-def report(
-    study: Name,
-    folder: Annotated[Path | None, typer.Option("--out", help="Where to write [default: the study's folder].")] = None,
-    studies: Studies = None,
-    as_json: Json = False,
-) -> None:
-    """A self-contained HTML page and PNGs: the frontier, and the paths of the best trials.
-
-    Drawn are accuracy against MACs (all points, and by variant), and for the best trials skip ratio per
-    block, computation by class, t-SNE of paths, KL between images and augmented copies, easy and hard
-    images (they need the study's data set); of exits their dataflow, budgets, training and confidences; of
-    halting its cost and maps. The figures were measured at the end of each trial (curves: at its rungs) on
-    the validation split; nothing is run again.
-
-    Example: routefront report digits --out .
-    """
-    from search.pages import write_report
-    from search.study import Study
-
-    found = Study.load(study, root=studies)
-    with progress("drawing the report", as_json):
-        files = write_report(found, folder or found.folder.path)
-    if as_json:
-        print_json(files)
-    else:
-        for path in files.values():
-            out.print(f"wrote {path}", soft_wrap=True)

@@ -248,7 +248,7 @@ def test_methods_describe_and_dry_run(cli: Run, tmp_path: Path) -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    words = "methods describe data doctor search resume list status stop frontier report".split()
+    words = "methods describe data doctor search resume list status stop frontier report watch".split()
     words += "promote rollback history predict".split()
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom search.__main__ import app\n"

@@ -1,12 +1,20 @@
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from search import page_parts, plots, points, report
+from search import page_data, page_parts, plots, points, report, study_plots
+from search.follow import Followed, lanes
 from search.frontier import non_dominated
+from search.importance import Importances, importances
+from search.pages import read_report
+from search.published import published_for
+from tests.kept_study import keep
 
 EVIL = "</script><script>alert(1)</script><img src=http://evil.example/x.png>"
 
@@ -70,7 +78,13 @@ def full():
             "goal": EVIL,
         },
         points=points._table(rows),
-        front=[r for r, keep in zip(rows, mask, strict=True) if keep],
+        front=[
+            r | {"membership": 0.5, "evidence": "images", "seeds": 1} for r, on in zip(rows, mask, strict=True) if on
+        ],
+        results=[({"method": EVIL, "lr": 0.01 * i, "name": EVIL + str(i)}, float(i)) for i in range(9)],
+        importances=[Importances(EVIL, 9, 0.5, {EVIL: 0.5}), Importances("static", 9, -0.1, {"lr": 0.0})],
+        published=published_for("cifar10")[:2],
+        kept={"t2": [3]},
         history=[{"seconds": 60.0 * i, "epochs": 3 * i, "trials": i, "hypervolume": i / 10} for i in range(1, 9)],
         trials=[
             {
@@ -82,6 +96,9 @@ def full():
                 "best_accuracy": None if i == 1 else 0.97222,
                 "min_macs": None if i == 1 else 2.35e6,
                 "reason": EVIL,
+                "begin": 10.0 * i,
+                "end": 10.0 * i + 5,
+                "lane": 0,
             }
             for i in range(3)
         ],
@@ -127,11 +144,16 @@ def test_the_page_is_well_formed_and_has_its_sections(read):
     assert read.stack == []
     assert read.heads == [
         "Frontier",
+        "Point",
         "Points of the frontier",
-        "Accuracy against MACs by variant",
+        "Printed in the papers",
         "Hypervolume against cost",
+        "What mattered",
+        "Parallel coordinates",
+        "Timeline",
         "Trials",
         "Configurations on the front",
+        "Accuracy against MACs by variant",
     ]
 
 
@@ -141,13 +163,21 @@ def test_nothing_is_loaded_from_outside(read):
             assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
         assert not any(name.startswith("on") for name in attributes)
     policy = next(a["content"] for t, a in read.tags if a.get("http-equiv") == "Content-Security-Policy")
-    assert "default-src 'none'" in policy and "http" not in policy
+    assert "default-src 'none'" in policy and "http" not in policy and "connect-src" not in policy
+    script = policy.split("script-src")[1].split(";")[0]
+    assert "unsafe" not in script and "'sha256-" in script
     assert not re.search(r"url\(|@import", page_parts.STYLE)
 
 
 def test_what_users_wrote_is_shown_and_not_run(page, read):
     assert EVIL not in page
     assert "".join(read.text).count(EVIL) >= 6  # heading, facts, trials, knobs, configurations
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert data and not set("<>&") & set(data[1])
+    known = json.loads(data[1])
+    assert known["name"] == EVIL and any(EVIL in t["id"] for t in known["trials"]) and "'" in known["promote"]
+    shown = json.dumps(known["figures"])
+    assert EVIL not in shown and "&lt;script&gt;" in shown  # plotly reads texts as HTML
     assert not any(a.get("src", "").startswith("http") for _, a in read.tags)
 
 
@@ -191,12 +221,126 @@ def test_almost_nothing_to_show(tmp_path, count):
 def test_a_test_split_is_not_drawn():
     table = points._table([*made(3), *(r | {"point_id": r["point_id"] + "t"} for r in made(3, split="test"))])
     assert len(plots.drawn(table, 100)["macs"]) == 3
-    assert plots.frontier_figure(table, [])[1] == 3
+    assert len(page_data.shown_points(table, [])) == 3
 
 
 def test_a_large_cloud_is_thinned():
     table = points._table(made(50))
     assert len(plots.drawn(table, 20)["macs"]) == 17
+
+
+def test_a_page_of_many_points_keeps_the_front_whole(monkeypatch):
+    monkeypatch.setattr(page_data, "MOST_POINTS", 10)
+    rows = made(40)
+    names = page_data.shown_points(points._table(rows), [rows[9]])["point_id"].to_pylist()
+    assert {"p8", "p9", "p10", "p11"} <= set(names) and len(names) < 20  # the whole curve of the front's trial
+
+
+def test_the_document_of_a_page(full):
+    known = page_data.document(full, {})
+    assert len(known["cloud"]["t"]) == 40 and known["cloud"]["n"] == 1000 and len(known["front"]) == len(full.front)
+    first = min(full.front, key=lambda r: r["macs"])
+    place = known["front"][0]
+    assert known["cloud"]["m"][place] == pytest.approx(first["macs"], abs=0.1)
+    trial = known["trials"][known["cloud"]["t"][place]]
+    assert trial["id"] == first["trial"] and trial["config"] == first["config"]
+    assert next(t for t in known["trials"] if t["id"] == "t2")["kept"] == [3] and len(known["papers"]) == 2
+    assert page_data.as_data({"a": float("nan"), "b": "</script>&"}) == '{"a":null,"b":"\\u003c/script\\u003e\\u0026"}'
+
+
+def test_lanes_are_workers(story):
+    one = story()
+    first, second = one.ask(0), one.ask(1)
+    one.report(first, 1, [(0.9, 1e6)])
+    third = one.ask(2)
+    one.decide(first, 1, "finish")
+    fourth = one.ask(3)
+    for trial in (second, third, fourth):
+        one.report(trial, 1, [(0.8, 1e6)])
+    known = Followed().apply(one.events)
+    lane = lanes(known.spans)
+    assert set(known.spans) == {first, second, third, fourth}
+    assert lane[first] == lane[fourth] and len({lane[first], lane[second], lane[third]}) == 3
+    assert known.state.digest() == one.state.digest()
+
+
+def test_importances_find_what_mattered():
+    random = np.random.default_rng(0)
+    results = []
+    for i in range(120):
+        lr, width, method = float(10 ** random.uniform(-3, 0)), float(random.choice([0.5, 1.0])), "ab"[i % 2]
+        results.append(
+            ({"method": method, "lr": lr, "width": width, "fixed": 1}, -abs(np.log10(lr) + 1.5) + 0.3 * width)
+        )
+    found = importances(results)
+    assert [f.what for f in found] == ["all methods", "a", "b"] and [f.trials for f in found] == [120, 60, 60]
+    assert all(next(iter(f.shares)) == "lr" and f.explained > 0.5 for f in found) and "fixed" not in found[0].shares
+    noise = importances([(c, float(random.normal())) for c, _ in results])
+    assert noise[0].explained < 0.2 and importances(results[:5]) == []
+    axes = study_plots.parallel_axes(results, found)
+    assert axes == ["method", "lr", "width"]
+    figure = study_plots.parallel_figure([*results, ({"method": "a", "epochs trained": 2}, 0.5)], axes)
+    assert sum(len(trace.x or ()) for trace in figure.data) == 121 * (len(axes) + 2)
+
+
+def test_a_long_history_is_thinned():
+    steps = [{"seconds": i, "epochs": i, "trials": i, "hypervolume": i // 2} for i in range(20_000)]
+    (trace,) = study_plots.hypervolume_figure(steps).data
+    assert len(trace.x) < 2_000 and trace.x[-1] == 19_999 and trace.x[0] == 0
+
+
+def browse(address, width=1200):
+    """The page as headless Chromium has it after its scripts have run; nothing may be wrong on its console."""
+    done = subprocess.run(
+        [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom",
+         "--enable-logging=stderr", "--virtual-time-budget=15000", address],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    wrong = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    assert not wrong, wrong
+    return done.stdout
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: the page is not opened in a browser")
+
+
+@needs_browser
+def test_a_browser_draws_the_page_and_runs_nothing_else(full, page, tmp_path):
+    path = tmp_path / "page.html"
+    evil = page.replace("<main>", '<main><img src="x:" onerror="document.title=1"><script>document.title=2</script>')
+    assert evil != page
+    for text in (page, evil):
+        path.write_text(text)
+        if text is evil:  # what got past the escaping would not run: the policy knows the page's own scripts only
+            shown = browse_quietly(path.as_uri())
+            assert "<title>1" not in shown and "<title>2" not in shown
+            continue
+        shown = browse(path.as_uri())
+        assert 'data-ready="yes"' in shown and shown.count("<title>") >= 1
+        figure = shown.split('id="frontier"')[1].split("</figure>")[0]
+        assert figure.count("<path") >= 40 and "alert(1)" not in re.sub(r"<[^>]*>", "", figure)
+
+
+def browse_quietly(address):
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
+    return subprocess.run([*command, address], capture_output=True, text=True, timeout=240).stdout
+
+
+@needs_browser
+def test_an_address_names_a_point(story, tmp_path):
+    one = story()
+    trial = one.ask(0, "static", variant=EVIL)
+    one.report(trial, 1, [(0.9, 1e6), (0.95, 2e6)])
+    one.report(trial, 3, [(0.93, 1e6), (0.97, 2e6)])
+    one.decide(trial, 3, "stop", EVIL)
+    study = keep(one, tmp_path, "named")
+    (study.folder.checkpoints / trial / "epoch-0003").mkdir(parents=True)
+    report.report_html(read_report(study, paths=False), tmp_path / "page.html")
+    shown = browse((tmp_path / "page.html").as_uri() + f"#{trial}-3-1", width=500)
+    assert f"Point {trial}-3-1" in shown and f"--point {trial}-3-1 --model NAME" in shown
+    assert "epoch 1" in shown and "epoch 3" in shown and "point 2 of 2" in shown and "97.0 % (94.6 to 98.3)" in shown
+    assert EVIL not in shown.split("<script", 1)[0]
 
 
 def test_the_whole_curve_of_a_trial_on_the_front():

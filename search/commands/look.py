@@ -1,0 +1,281 @@
+"""Commands that show what was found: frontier, report, watch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search.commands.common import Json, Studies, err, out, print_json, progress
+from search.errors import InputError
+from search.units import parse_count
+
+if TYPE_CHECKING:
+    from search.front import FrontPoint
+    from search.fronts import Front
+    from search.study import Study
+
+Name = Annotated[str, typer.Argument(help="A study, by name or by its folder.")]
+Names = Annotated[list[str], typer.Argument(help="One study or several of the same images, by name or by folder.")]
+_ONE = "best, cheapest, knee"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("frontier")(frontier)
+    app.command("report")(report)
+    app.command("watch")(watch)
+
+
+def frontier(
+    study: Names,
+    max_macs: Annotated[str | None, typer.Option(help="At most this many MACs per image, for example 20M.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="At most this many parameters, for example 1M.")] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(help="At most so many milliseconds per image, measured here one by one.")
+    ] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="At least this accuracy, in [0, 1].")] = None,
+    best: Annotated[bool, typer.Option("--best", help="Only the most accurate point under the budget.")] = False,
+    cheapest: Annotated[bool, typer.Option("--cheapest", help="Only the cheapest point over the accuracy.")] = False,
+    knee: Annotated[bool, typer.Option("--knee", help="Only the knee: most gain per MACs.")] = False,
+    layers: Annotated[int, typer.Option(help="How many fronts: 2 adds the front of what the first leaves.")] = 1,
+    method: Annotated[list[str] | None, typer.Option(help="The front of this method; may be repeated.")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="The front of this variant; may be repeated.")] = None,
+    network: Annotated[list[str] | None, typer.Option(help="The front of this network; may be repeated.")] = None,
+    knob: Annotated[
+        list[str] | None, typer.Option(help="threshold=0.5 or threshold=0.3..0.6; may be repeated.")
+    ] = None,
+    by_method: Annotated[bool, typer.Option("--by-method", help="Each method's own front, too.")] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure the points on this machine, alone and by 64.")
+    ] = False,
+    axis: Annotated[str, typer.Option(help="The cost: macs, or the measured latency or latency-64.")] = "macs",
+    papers: Annotated[bool, typer.Option("--papers", help="What papers printed for this data set, too.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Hypervolume over time instead of the front.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap behind P(front).")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write it into this CSV file.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write it into this Parquet file.")] = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """The non-dominated operating points, cheapest first (accuracy on the validation split).
+
+    Several studies of the same images have one front together. The table has a 95 % interval for every accuracy and
+    the probability that the point is on the front, by bootstrap over images and seeds.
+
+    Examples: routefront frontier digits --max-macs 2M --best
+    routefront frontier night morning --by-method --plot both.png
+    routefront frontier digits --latency --axis latency --layers 2
+    """  # fmt: skip
+    from search.fronts import ask
+    from search.study import Study
+
+    found = [Study.load(name, root=studies) for name in study]
+    if axis not in ("macs", "latency", "latency-64"):
+        raise InputError(f"--axis {axis!r}: the cost is macs, latency or latency-64")
+    if best + cheapest + knee > 1:
+        raise InputError(f"give one of --{_ONE.replace(', ', ', --')}: each tells one point")
+    if history:
+        _tell_history(found, as_json)
+        return
+    wishes = {
+        "max_macs": parse_count(max_macs) if max_macs else None,
+        "max_params": parse_count(max_params) if max_params else None,
+        "min_accuracy": min_accuracy,
+        "methods": method or (),
+        "variants": variant or (),
+        "networks": network or (),
+        "knobs": dict(_knob(text) for text in knob or ()),
+        "layers": layers,
+    }
+    front = ask(found, by_method=by_method or plot is not None or as_json, sure=True, seed=seed, **wishes)
+    points = _chosen(found, front, axis, latency, max_latency, as_json)
+    if points and (best or cheapest or knee):
+        points = [_one(points, axis, best, cheapest)]
+    _write(front, points, plot, csv, parquet, as_json)
+    if as_json:
+        _print_front(front, points, papers)
+    else:
+        _show(front, points, by_method, papers)
+
+
+def _chosen(
+    studies: Sequence[Study], front: Front, axis: str, latency: bool, most: float | None, as_json: bool
+) -> Sequence[FrontPoint]:
+    """The front's points, measured and cut by latency where that was asked for."""
+    from search.latency import by_latency, measured
+
+    if front.empty:
+        raise InputError(front.empty)
+    points = front.points
+    if not points or not (latency or most is not None or axis != "macs"):
+        return points
+    with progress("measuring latency", as_json) as spinner:
+        points = measured(studies, points, say=spinner.update)
+    if axis != "macs":
+        points = by_latency(points, 1 if axis == "latency" else 64)
+    if most is not None:
+        timed = [p for p in points if p.latency_ms is not None]
+        quickest = min(timed, key=lambda p: p.latency_ms or 0.0)
+        points = [p for p in timed if (p.latency_ms or 0.0) <= most]
+        if not points:
+            raise InputError(
+                f"no measured point takes at most {most:g} ms per image; the quickest, {quickest.point_id}, takes"
+                f" {quickest.latency_ms:.3g} ms ({100 * quickest.accuracy:.1f} %)"
+            )
+    return points
+
+
+def _one(points: Sequence[FrontPoint], axis: str, best: bool, cheapest: bool) -> FrontPoint:
+    from search import query
+
+    if axis == "macs":
+        return query.most_accurate(points) if best else query.cheapest(points) if cheapest else query.knee_of(points)
+    if best or cheapest:
+        return points[-1] if best else points[0]  # by rising latency, hence by rising accuracy
+    return query.knee_of(points)
+
+
+def _knob(text: str) -> tuple[str, Any]:
+    """``threshold=0.5`` or ``threshold=0.3..0.6``."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise InputError(f"--knob {text!r}: write name=value or name=low..high, for example threshold=0.3..0.6")
+    low, dots, high = value.partition("..")
+    try:
+        return name.strip(), (float(low), float(high)) if dots else float(value)
+    except ValueError:
+        if dots:
+            raise InputError(f"--knob {text!r}: {value!r} is no range of numbers such as 0.3..0.6") from None
+        return name.strip(), value.strip()
+
+
+def _write(
+    front: Front, points: Sequence[FrontPoint], plot: Path | None, csv: Path | None, parquet: Path | None, as_json: bool
+) -> None:
+    from search.front_files import write_csv, write_parquet
+
+    if csv:
+        write_csv(points, csv)
+    if parquet:
+        write_parquet(points, parquet)
+    if plot:
+        from search.front_png import draw_front
+
+        with progress("drawing", as_json):
+            draw_front(front, points, plot)
+
+
+def _print_front(front: Front, points: Sequence[FrontPoint], papers: bool) -> None:
+    from dataclasses import asdict
+
+    record = front.record() | {"points": [point.record() for point in points]}
+    if papers:
+        record["published"] = [asdict(point) for point in front.published]
+    print_json(record)
+
+
+def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: bool) -> None:
+    from search.front_files import dataset_name, front_table, printable, published_table
+
+    wide = out.width >= 110
+    images = f"on {printable(dataset_name(front.dataset))}"
+    out.print(f"frontier {images}: validation accuracy, MACs per image", markup=False)
+    out.print(front_table(front, points, wide))
+    if any(p.membership is not None and p.evidence == "counts" for p in points):
+        out.print(
+            "* from the number of right images alone: the checkpoint with each image's result is gone", style="dim"
+        )
+    if by_method:
+        for name, own in front.methods.items():
+            out.print()
+            volumes = f"hypervolume {front.hypervolumes[name]:.4f} of {front.hypervolume:.4f} together"
+            out.print(f"{printable(name)} alone: {volumes}", markup=False)
+            out.print(front_table(front, own, wide) if own else "  no point in the budget")
+    if papers:
+        out.print()
+        if front.published:
+            out.print("printed in the papers (test split, their recipes; not measured here, on no front)")
+            out.print(published_table(front.published))
+        else:
+            out.print(f"no paper here printed results {images}", markup=False)
+
+
+def _tell_history(studies: Sequence[Study], as_json: bool) -> None:
+    """Hypervolume against each study's fixed reference, over time."""
+    from rich.table import Table
+
+    from search.units import show_seconds
+
+    records = []
+    for study in studies:
+        state = study.state()
+        steps = [
+            {"seconds": h.seconds, "epochs": h.epochs, "trials": h.trials, "hypervolume": h.hypervolume}
+            for h in state.history
+        ]
+        records.append({"study": study.spec.name, "reference": state.created["reference"], "history": steps})
+    if as_json:
+        print_json(records)
+        return
+    for record in records:
+        steps = record["history"]
+        table = Table("time", "epochs", "trials over", "hypervolume", box=None, padding=(0, 2))
+        for step in steps[:: max(1, len(steps) // 20)] + steps[-1:]:
+            row = (show_seconds(step["seconds"]), f"{step['epochs']:g}", str(step["trials"]))
+            table.add_row(*row, f"{step['hypervolume']:.4f}")
+        out.print(f"{record['study']}: hypervolume over time", markup=False)
+        out.print(table)
+
+
+def report(
+    study: Name,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where to write [default: the study's folder].")] = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """A self-contained HTML page and PNGs: the frontier, how it was found, and the paths of the best trials.
+
+    The page needs no network. Points tell their configuration, and a click shows the trial's curves over its epochs;
+    then hypervolume against cost, which parameters mattered, a timeline of the trials. For the best trials skip ratio
+    per block, computation by class, t-SNE of paths, KL between images and augmented copies, easy and hard images
+    (they need the study's data set); of exits their dataflow, budgets, training and confidences; of halting its cost
+    and maps. Figures were measured during the search on the validation split; nothing is run again.
+
+    Example: routefront report digits --out .
+    """
+    from search.pages import write_report
+    from search.study import Study
+
+    found = Study.load(study, root=studies)
+    with progress("drawing the report", as_json):
+        files = write_report(found, folder or found.folder.path)
+    if as_json:
+        print_json(files)
+    else:
+        for path in files.values():
+            out.print(f"wrote {path}", soft_wrap=True)
+
+
+def watch(
+    study: Name,
+    port: Annotated[int, typer.Option(help="A port of this machine [0: a free one].", min=0, max=65535)] = 0,
+    studies: Studies = None,
+) -> None:
+    """The report's page, live, on this machine only (127.0.0.1) and read-only; Ctrl-C ends it.
+
+    It follows the study's journal and shows for every point the command that promotes it.
+
+    Example: routefront watch digits --port 8000
+    """
+    from search.study import Study
+    from search.watch import Watch
+
+    found = Study.load(study, root=studies)
+    with progress("drawing the page", False):
+        server = Watch(found, port)
+    err.print(f"watching {found.spec.name} at {server.address} (this machine only; Ctrl-C ends it)", markup=False)
+    server.serve()

@@ -1,0 +1,234 @@
+"""The answer to a question: a front with its confidence, beside it the fronts of single methods.
+
+>>> from search import Study
+>>> from search.fronts import ask
+>>> front = ask([Study.load("night")], max_macs=20e6)   # doctest: +SKIP
+>>> front.points[0].membership                          # doctest: +SKIP
+0.93
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from search import confidence, frontier
+from search.front import FrontPoint
+from search.pooled import StudyPoints, opened
+from search.published import Published, published_for
+from search.query import Pool, Query, details, front_rows, in_budget, points_of, pool_of, unmet
+
+if TYPE_CHECKING:
+    from search.study import Study
+
+_SIBLING = ("config_id", "epoch", "setting")
+_WIDE = ("point_id", "trial", "checkpoint", "accuracy", "macs", "correct", "count", "seed", *_SIBLING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """A front and what it is measured against.
+
+    `points`: the members that were asked for, layer by layer, cheapest first. `whole`: the points of
+    the first layer before any budget. `methods`: the fronts of single methods, where they were asked
+    for. `reference`: (error, MACs); `hypervolume` in error times decades of MACs, `hypervolumes` by
+    method. `published`: what papers printed for this data set; no member of any front.
+    """
+
+    studies: Sequence[str]
+    dataset: str
+    data_hash: str
+    reference: tuple[float, float]
+    hypervolume: float
+    points: Sequence[FrontPoint]
+    methods: Mapping[str, Sequence[FrontPoint]] = field(default_factory=dict)
+    hypervolumes: Mapping[str, float] = field(default_factory=dict)
+    published: Sequence[Published] = ()
+    empty: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, as `routefront frontier --json` prints them."""
+        found: dict[str, Any] = {
+            "study": self.studies[0] if len(self.studies) == 1 else None,
+            "studies": list(self.studies),
+            "dataset": self.dataset,
+            "data_hash": self.data_hash,
+            "objectives": {"error": "1 - validation accuracy, in [0, 1]", "macs": "MACs per image, mean"},
+            "reference": {"error": self.reference[0], "macs": self.reference[1]},
+            "hypervolume": self.hypervolume,
+            "points": [point.record() for point in self.points],
+        }
+        if self.methods:
+            found["methods"] = {
+                name: {"hypervolume": self.hypervolumes[name], "points": [p.record() for p in points]}
+                for name, points in self.methods.items()
+            }
+        return found
+
+
+def ask(
+    studies: Sequence[Study],
+    *,
+    by_method: bool = False,
+    sure: bool = False,
+    draws: int = confidence.DRAWS,
+    seed: int = 0,
+    **wishes: Any,
+) -> Front:
+    """The front of some studies together; `wishes` are those of `search.query.Query`.
+
+    `by_method` adds the fronts of single methods, `sure` the probability of every member to be on the
+    front (`search.confidence`, with `draws` and `seed`). Raises `InputError` where studies have
+    different images, a name is unknown, or files are damaged or of another version; where nothing
+    meets a budget the front is empty and `Front.empty` says what there is.
+    """
+    return answer(opened(studies), Query(**wishes), by_method=by_method, sure=sure, draws=draws, seed=seed)
+
+
+def answer(
+    sources: list[StudyPoints],
+    query: Query,
+    *,
+    by_method: bool = False,
+    sure: bool = False,
+    draws: int = confidence.DRAWS,
+    seed: int = 0,
+) -> Front:
+    """`ask` of studies whose points were opened before."""
+    columns = [*(["method"] if by_method else []), *(["count"] if sure else [])]
+    pool = pool_of(sources, query, columns=columns)
+    fronts = front_rows(pool.error, pool.macs, query.layers)
+    first = fronts[0] if fronts else np.zeros(0, dtype=np.intp)
+    layers = [in_budget(pool, rows) for rows in fronts]
+    points = points_of(pool, layers)
+    empty = ""
+    if not points:
+        empty = unmet(pool) if len(pool.table) else ""
+    elif sure:
+        points = with_confidence(pool, points, draws=draws, seed=seed)
+    methods = _by_method(pool) if by_method else {}
+    data = sources[0].created["data"]
+    return Front(
+        studies=[source.name for source in sources],
+        dataset=data["name"],
+        data_hash=data["hash"],
+        reference=pool.reference,
+        hypervolume=frontier.hypervolume(pool.error[first], pool.macs[first], pool.reference),
+        points=points,
+        methods={name: found for name, (found, _) in methods.items()},
+        hypervolumes={name: volume for name, (_, volume) in methods.items()},
+        published=published_for(data["name"]),
+        empty=empty,
+    )
+
+
+def _by_method(pool: Pool) -> dict[str, tuple[list[FrontPoint], float]]:
+    codes = pool.table["method"].combine_chunks().dictionary_encode()
+    found = {}
+    for code, name in enumerate(codes.dictionary.to_pylist()):
+        mine = np.flatnonzero(codes.indices.to_numpy() == code)
+        rows = front_rows(pool.error[mine], pool.macs[mine])
+        points = points_of(pool, [in_budget(pool, mine[rows[0]])]) if rows else []
+        front = mine[rows[0]] if rows else mine[:0]
+        volume = frontier.hypervolume(pool.error[front], pool.macs[front], pool.reference)
+        # a point of another method may have the same figures and have come first
+        found[name] = ([replace(p, layer=0) for p in points if p.method == name], volume)
+    return dict(sorted(found.items(), key=lambda entry: -entry[1][1]))
+
+
+# -- confidence ------------------------------------------------------------------------------------
+
+
+def with_confidence(
+    pool: Pool, points: Sequence[FrontPoint], *, draws: int = confidence.DRAWS, seed: int = 0
+) -> list[FrontPoint]:
+    """The points with `membership`, `evidence` and `seeds`; the pool needs the column `count`."""
+    rows = front_rows(pool.error, pool.macs)[0]
+    count = np.nan_to_num(pool.table["count"].to_numpy().astype(float), nan=1.0)
+    near = confidence.near_front(pool.error, pool.macs, count, rows)
+    table = _with_siblings(pool, details(pool, near))
+    table = table.filter(pc.field("count") > 0)
+    bits = _bits(pool, table)
+    owner = table["source"].to_pylist()
+    names = list(zip(*(table[name].to_pylist() for name in _SIBLING), strict=True))
+    groups = {key: number for number, key in enumerate(dict.fromkeys(names))}
+    codes = np.array([groups[key] for key in names], dtype=np.intp)
+    share = confidence.membership(
+        table["correct"].to_numpy(), table["count"].to_numpy(), table["macs"].to_numpy(),
+        groups=codes, bits=bits, draws=draws, seed=seed,
+    )  # fmt: skip
+    seeds: dict[int, set[int]] = {}
+    for code, trained in zip(codes.tolist(), table["seed"].to_pylist(), strict=True):
+        seeds.setdefault(code, set()).add(trained)
+    ids = zip(owner, table["point_id"].to_pylist(), strict=True)
+    place = {(pool.sources[source].name, name): row for row, (source, name) in enumerate(ids)}
+    found = []
+    for point in points:
+        row = place.get((point.study, point.point_id))
+        if row is None:  # far from the front, in a later layer: in none of the draws
+            known = {"membership": 0.0 if point.layer and point.count else None}
+        else:
+            how = "counts" if bits[row] is None else "images"
+            known = {"membership": float(share[row]), "evidence": how, "seeds": len(seeds[int(codes[row])])}
+        found.append(replace(point, **known))
+    return found
+
+
+def _with_siblings(pool: Pool, near: pa.Table) -> pa.Table:
+    """The points near the front, and what their configurations reached under other seeds, however bad."""
+    parts = []
+    for number in range(len(pool.sources)):
+        mine = near.filter(pc.field("source") == number).select([*_WIDE, "source"])
+        parts.append(mine)
+    # repeats may lie in another study than the point that they repeat
+    configs = pa.array(sorted(set(near["config_id"].to_pylist())), pa.string())
+    wanted = set(zip(*(near[name].to_pylist() for name in _SIBLING), strict=True))
+    known = set(zip(near["source"].to_pylist(), near["point_id"].to_pylist(), strict=True))
+    for number, source in enumerate(pool.sources):
+        found = source.read(list(_WIDE), pc.field("config_id").isin(configs))
+        keys = zip(*(found[name].to_pylist() for name in _SIBLING), strict=True)
+        keep = [
+            key in wanted and (number, name) not in known
+            for key, name in zip(keys, found["point_id"].to_pylist(), strict=True)
+        ]
+        found = found.filter(pa.array(keep, pa.bool_()))
+        parts.append(found.append_column("source", pa.repeat(pa.scalar(number, pa.int32()), len(found))))
+    return pa.concat_tables(parts)
+
+
+def _bits(pool: Pool, table: pa.Table) -> list[np.ndarray | None]:
+    """Per row which images were right, where the checkpoint of its epoch is there and says so."""
+    cache: dict[tuple[int, str], np.ndarray | None] = {}
+    names = ("source", "checkpoint", "point_id", "correct", "count")
+    found: list[np.ndarray | None] = []
+    for source, checkpoint, point, correct, count in zip(*(table[name].to_pylist() for name in names), strict=True):
+        key = (source, checkpoint or "")
+        if key not in cache:
+            cache[key] = _stored_bits(pool.sources[source].study, checkpoint or "")
+        packed, index = cache[key], int(point.rsplit("-", 1)[1])
+        bits = None
+        if packed is not None and index < len(packed) and packed.shape[1] == -(-count // 8):
+            bits = np.unpackbits(packed[index], count=count).astype(bool)
+            # the checkpoint of another evaluation would say something else
+            bits = bits if int(bits.sum()) == correct else None
+        found.append(bits)
+    return found
+
+
+def _stored_bits(study: Study, checkpoint: str) -> np.ndarray | None:
+    """`correct_bits` (settings, bytes) of a checkpoint, without reading its weights; None where it is gone."""
+    from safetensors import SafetensorError, safe_open
+
+    path = study.folder.checkpoints / checkpoint / "training.safetensors"
+    if not checkpoint or ".." in path.parts or not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.get_tensor("correct_bits") if "correct_bits" in file.keys() else None
+    except (SafetensorError, OSError):
+        return None

@@ -1,0 +1,121 @@
+"""How long front members take on this machine: milliseconds per image, alone and in batches of 64.
+
+A member is its checkpoint, prepared for inference as it is served (`trainables.fused.prepared`), with
+its knobs, on the study's validation images: real ones, since their paths decide what is computed. The
+figure is the median over passes of wall time divided by the batch; the images are drawn with a fixed
+seed and are the same for all members. It holds for this machine and its load now, and for no other.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search import frontier
+from search.errors import InputError
+from search.front import FrontPoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from search.study import Study
+    from trainables.network import RoutedNetwork
+
+BATCHES = (1, 64)
+PASSES = 30
+SECONDS = 0.5
+"""A figure is the median of `PASSES` passes, or of as many as fit into so many seconds, at least five."""
+_LEAST = 5
+
+
+def measured(
+    studies: Sequence[Study], points: Sequence[FrontPoint], say: Callable[[str], None] = lambda text: None
+) -> list[FrontPoint]:
+    """The points with `latency_ms` and `latency_ms_64` where their checkpoints are there, the others as they are.
+
+    Raises `InputError` where no checkpoint is left, or the study's images are not at hand.
+    """
+    by_name = {study.spec.name: study for study in studies}
+    here = [_folder(by_name[p.study], p) is not None for p in points]
+    if not any(here):
+        raise InputError(
+            "no checkpoint of these points is left to measure (kept are those of a study's first two fronts)"
+        )
+    images: dict[str, Tensor] = {}
+    for name in sorted({p.study for p, there in zip(points, here, strict=True) if there}):
+        images[name] = _images(by_name[name])
+    found = []
+    for point, there in zip(points, here, strict=True):
+        if there:
+            say(f"measuring {point.point_id}")
+            alone, batched = _of_point(by_name[point.study], point, images[point.study])
+            point = replace(point, latency_ms=alone, latency_ms_64=batched)
+        found.append(point)
+    return found
+
+
+def _folder(study: Study, point: FrontPoint) -> str | None:
+    path = study.folder.checkpoints / point.checkpoint
+    inside = path.resolve().is_relative_to(study.folder.checkpoints.resolve())
+    return str(path) if point.checkpoint and inside and (path / "state.json").is_file() else None
+
+
+def _images(study: Study) -> Tensor:
+    """Validation images as a network takes them: as many as the largest batch, drawn with a fixed seed."""
+    import torch
+
+    from search.study import load_data
+    from trainables.data import normalise, to_device
+
+    data = load_data(study.spec)
+    study.check_data(study.state(), data)
+    images, _ = to_device(data.validation, "cpu")
+    rows = np.random.default_rng(0).permutation(len(images))[: max(BATCHES)]
+    chosen = normalise(images[torch.from_numpy(np.sort(rows))], data)
+    return torch.cat(list(chosen.split(len(rows))))  # images that lie in files are decoded here, once
+
+
+def _of_point(study: Study, point: FrontPoint, images: Tensor) -> tuple[float, float]:
+    from trainables.checkpoints import CheckpointError, load_network
+    from trainables.fused import prepared
+
+    path = study.folder.checkpoints / point.checkpoint
+    try:
+        _, network, record = load_network(path)
+    except (CheckpointError, ValueError) as error:
+        raise InputError(f"point {point.point_id} cannot be measured: {error}") from None
+    if (record.get("trial", point.trial), record.get("epoch")) != (point.trial, point.epoch):
+        raise InputError(f"checkpoint {path} is of trial {record.get('trial')} at epoch {record.get('epoch')}")
+    network = prepared(network)
+    return _milliseconds(network, point, images, 1), _milliseconds(network, point, images, 64)
+
+
+def _milliseconds(network: RoutedNetwork, point: FrontPoint, images: Tensor, size: int) -> float:
+    """Median milliseconds per image of passes over batches of a size, different images from pass to pass."""
+    import torch
+
+    batches = [images[start : start + size].contiguous() for start in range(0, len(images) - size + 1, size)]
+    batches = batches or [images]
+    taken: list[float] = []
+    with torch.inference_mode():
+        network.infer(batches[0], point.knobs)  # what is built at the first call is not the network's time
+        began = time.perf_counter()
+        while len(taken) < PASSES and (len(taken) < _LEAST or time.perf_counter() - began < SECONDS):
+            batch = batches[len(taken) % len(batches)]
+            started = time.perf_counter()
+            network.infer(batch, point.knobs)
+            taken.append(1e3 * (time.perf_counter() - started) / len(batch))
+    return statistics.median(taken)
+
+
+def by_latency(points: Sequence[FrontPoint], batch: int = 1) -> list[FrontPoint]:
+    """Those of the measured points that no other one beats in accuracy and latency, quickest first."""
+    timed = [(p, p.latency_ms if batch == 1 else p.latency_ms_64) for p in points]
+    able = [(p, t) for p, t in timed if t is not None]
+    keep = frontier.non_dominated([1 - p.accuracy for p, _ in able], [t for _, t in able])
+    return [p for p, _ in sorted((pair for pair, on in zip(able, keep, strict=True) if on), key=lambda pair: pair[1])]

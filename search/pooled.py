@@ -1,0 +1,179 @@
+"""The operating points of studies as tables, to ask questions of: one study's, or several studies' together.
+
+A study's points are read from its Parquet files where these are whole, which the journal says: its
+work ended in good order. Those of a running or interrupted study come from the journal itself, which
+has what was not flushed yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from search import points
+from search.constraints import Constraints
+from search.errors import InputError
+from search.rows import config_id
+from search.state import StudyState
+from search.units import show_count
+
+if TYPE_CHECKING:
+    from search.study import Study
+
+# What a driver writes while it works; a promotion afterwards adds no operating point.
+_WORK = ("session", "ask", "start", "report", "decision", "failed", "stage", "ended")
+_CREATED = {"spec": ("name",), "reference": ("error", "macs"), "data": ("name", "hash", "task")}
+
+
+def state_table(state: StudyState) -> pa.Table:
+    """All operating points of a state in the schema of `search.points`, trial by trial.
+
+    Where the study has constraints, only those that meet them.
+    """
+    created = state.created
+    data, study = created["data"], created["spec"]["name"]
+    same = {
+        "schema_version": points.VERSION, "study": study, "image_size": data["task"]["size"], "dataset": data["name"],
+        "data_hash": data["hash"], "split": "validation", "code_version": created["code_version"],
+    }  # fmt: skip
+    columns: dict[str, list[Any]] = {name: [] for name in points.SCHEMA.names if name not in same}
+    repeats: Counter[str] = Counter()
+    for trial in state.trials.values():
+        identity = config_id(trial.config)
+        own = {
+            "trial": trial.id, "config_id": identity, "repeat": repeats[identity], "method": trial.method,
+            "variant": str(trial.config.get("variant", "")), "network": str(trial.config.get("network", "")),
+            "cost_epochs": trial.cost_epochs, "macs_full": trial.macs_full, "params": trial.params,
+            "seconds": trial.seconds, "seed": trial.seed, "config": json.dumps(trial.config, sort_keys=True),
+            "correct_bits": None,
+        }  # fmt: skip
+        repeats[identity] += 1
+        for epoch, curve in trial.curves.items():
+            own |= {"phase": trial.phases.get(epoch, ""), "epoch": epoch}
+            own["checkpoint"] = trial.checkpoints.get(epoch, "")
+            # what misses a constraint was told to the state as no point
+            counts = np.isfinite(trial.arrays(epoch)[0]).tolist()
+            places = [index for index, here in enumerate(counts) if here]
+            curve = [curve[index] for index in places]
+            for name, value in own.items():
+                columns[name] += [value] * len(curve)
+            columns["point_id"] += [f"{trial.id}-{epoch}-{index}" for index in places]
+            for name in ("setting", "knobs"):
+                columns[name] += [json.dumps(point[name], sort_keys=True) for point in curve]
+            for name in ("accuracy", "correct", "count", "macs", "macs_std"):
+                columns[name] += [point[name] for point in curve]
+    count = len(columns["point_id"])
+    arrays = {name: pa.array(values, points.SCHEMA.field(name).type) for name, values in columns.items()}
+    arrays |= {name: pa.repeat(pa.scalar(value, points.SCHEMA.field(name).type), count) for name, value in same.items()}
+    return pa.table([arrays[name] for name in points.SCHEMA.names], schema=points.SCHEMA)
+
+
+class StudyPoints:
+    """The operating points of one study, and what it was created with.
+
+    Raises `InputError` for a study without a journal, with a damaged one, or of another version.
+    """
+
+    def __init__(self, study: Study, state: StudyState | None = None) -> None:
+        self.study = study
+        self._table: pa.Table | None = None
+        if state is None:
+            state = self._open()
+        if state is not None:
+            self.created = self._checked(state.created)
+            self._table = state_table(state)
+
+    def _open(self) -> StudyState | None:
+        """The journal's state, or None where the Parquet files have all of it."""
+        journal = self.study.journal()
+        try:
+            first = journal.first()
+            self.created = self._checked(first.payload if first and first.kind == "created" else {})
+            whole = journal.last_kind(_WORK) == "ended"
+        finally:
+            journal.close()
+        if whole and not self._constrained and any(self.study.folder.points.glob("*.parquet")):
+            return None
+        return self.study.state()
+
+    @property
+    def _constrained(self) -> bool:
+        """Whether some points do not count: the files have them all, and only the journal says which."""
+        return bool(Constraints.of(self.created["spec"].get("constraints")))
+
+    def _checked(self, created: dict[str, Any]) -> dict[str, Any]:
+        for key, names in _CREATED.items():
+            part = created.get(key)
+            missing = [name for name in names if not isinstance(part, dict) or name not in part]
+            if missing:
+                raise InputError(
+                    f"study folder {self.study.folder.path} was written by another version of routefront:"
+                    f" its first event lacks {key}.{missing[0]}; read it with the version that made it"
+                )
+        return created
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.spec.name
+
+    @property
+    def reference(self) -> tuple[float, float]:
+        """The study's fixed reference: (error of guessing, largest macs_full)."""
+        return float(self.created["reference"]["error"]), float(self.created["reference"]["macs"])
+
+    def read(
+        self, columns: Sequence[str] | None = None, filters: pc.Expression | None = None, *, unique: bool = True
+    ) -> pa.Table:
+        """Rows and columns as `search.points.read` gives them; `InputError` where a file is damaged or newer."""
+        if self._table is not None:
+            found = self._table if filters is None else self._table.filter(filters)
+            return found.select(list(columns)) if columns is not None else found
+        try:
+            return points.read(self.study.folder.points, columns=columns, filters=filters, unique=unique)
+        except ValueError as error:
+            raise InputError(f"operating points of study {self.name!r}: {error}") from None
+
+
+def opened(studies: Sequence[Study]) -> list[StudyPoints]:
+    """The studies' points, each study once; `InputError` where their points may not share one front."""
+    unique = {study.folder.path: study for study in studies}
+    found = [StudyPoints(study) for study in unique.values()]
+    for other in found[1:]:
+        _comparable(found[0], other)
+    return found
+
+
+def _comparable(one: StudyPoints, other: StudyPoints) -> None:
+    a, b = one.created["data"], other.created["data"]
+    if a["hash"] != b["hash"] or a["task"] != b["task"]:
+        raise InputError(
+            f"studies {one.name!r} ({_images(a)}) and {other.name!r} ({_images(b)}) have different images:"
+            " points of different data sets share no front; ask for one at a time"
+        )
+    if one.reference[0] != other.reference[0]:
+        raise InputError(
+            f"studies {one.name!r} and {other.name!r} have different reference errors"
+            f" ({one.reference[0]:g} and {other.reference[0]:g}); ask for one at a time"
+        )
+
+
+def _images(data: dict[str, Any]) -> str:
+    task = data["task"]
+    return f"{data['name']}, {task['classes']} classes, {task['size']} px, digest {data['hash'][:8]}"
+
+
+def joint_reference(pool: Sequence[StudyPoints]) -> tuple[float, float]:
+    """(error of guessing, the largest reference MACs of these studies)."""
+    return pool[0].reference[0], max(one.reference[1] for one in pool)
+
+
+def describe_reference(reference: tuple[float, float]) -> str:
+    """``error 90.0 %, 40M MACs``."""
+    return f"error {100 * reference[0]:.1f} %, {show_count(reference[1])} MACs"
