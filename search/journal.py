@@ -151,20 +151,19 @@ class Journal:
 
     def first(self) -> Event | None:
         """The first event, without reading the others; None in an empty journal."""
-        query = sa.select(_events).where(_events.c.study == self.study, _events.c.seq == 1)
-        try:
-            with self._engine.connect() as connection:
-                row = connection.execute(query).first()
-            return None if row is None else Event(row.seq, row.time, row.kind, row.trial, json.loads(row.payload))
-        except (SQLAlchemyError, json.JSONDecodeError) as error:
-            raise InputError(f"journal {self._place()} is damaged: {str(error).splitlines()[0]}") from None
+        row = self._one(sa.select(_events).where(_events.c.study == self.study, _events.c.seq == 1))
+        return None if row is None else Event(row.seq, row.time, row.kind, row.trial, json.loads(row.payload))
 
     def last_kind(self, kinds: Iterable[str]) -> str | None:
         """The kind of the newest event of these kinds, without reading the others; None where there is none."""
         query = sa.select(_events.c.kind).where(_events.c.study == self.study, _events.c.kind.in_(list(kinds)))
+        row = self._one(query.order_by(_events.c.seq.desc()).limit(1))
+        return None if row is None else row.kind
+
+    def _one(self, query: sa.Select[Any]) -> Any:
         try:
             with self._engine.connect() as connection:
-                return connection.execute(query.order_by(_events.c.seq.desc()).limit(1)).scalar()
+                return connection.execute(query).first()
         except SQLAlchemyError as error:
             raise InputError(f"journal {self._place()} is damaged: {_reason(error)}") from None
 
