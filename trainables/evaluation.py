@@ -5,6 +5,7 @@ Shape legend: K exits, n images, C classes, S settings.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -200,7 +201,7 @@ def latencies(network: RoutedNetwork, images: Images, knobs: Sequence[Knobs], *,
     fast = prepared(network)
     network.train(training)
     taken: list[list[float]] = [[] for _ in knobs]
-    batches = list(_batches(images[: count + 1], 1))
+    batches = list(itertools.islice(_batches(images, 1), count + 1))
     for number, image in enumerate(batches):
         for times, each in zip(taken, knobs, strict=True):
             generator = torch.Generator(image.device).manual_seed(int(each.get("seed", 0)))

@@ -18,7 +18,7 @@ import optuna
 from search.frontier import Archive
 from search.optuna_space import suggest
 from search.simulate import Problem, Simulation, study_spec
-from search.spec import SAMPLERS, SamplerSpec
+from search.spec_parts import SAMPLERS, SamplerSpec
 from search.virtual import Cluster, Job, Result
 
 WORKERS = 4

@@ -1,0 +1,141 @@
+"""The tables of a study file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from search.units import parse_count, parse_seconds
+from spaces.space import nearest
+
+SAMPLERS = ("tpe", "nsga2", "evolution", "qmc", "random")
+
+
+class Part(BaseModel):
+    """A table: unknown keys are refused, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(Part):
+    """Which images: a known data set or a path, their size in pixels, at most `limit` for training."""
+
+    name: str = "digits"
+    root: str | None = None
+    image_size: int | None = Field(default=None, ge=4)
+    limit: int | None = Field(default=None, ge=2)
+
+
+class BudgetSpec(Part):
+    """How much: trials, epochs of one full training, and optionally wall time (``"20m"``)."""
+
+    trials: int = Field(default=24, ge=1)
+    epochs: int = Field(default=9, ge=1)
+    time: float | None = None
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> float | None:
+        if value is None:
+            return None
+        seconds = parse_seconds(value)
+        if seconds <= 0:
+            raise ValueError("a time must be longer than nothing")
+        return seconds
+
+
+class RungSpec(Part):
+    """When trials are compared and how many go on: one of `reduction` at every rung epoch.
+
+    A trial is compared with the latest `window` that came to its rung before it. `pause`: who is not
+    among the best waits, and goes on when it is by then. `brackets`: how many there are, each passing
+    one rung more unseen than the one before (`search.decisions`).
+    """
+
+    epochs: list[int] | None = None
+    reduction: float = Field(default=3.0, gt=1)
+    grace: int = Field(default=2, ge=0)
+    window: int = Field(default=60, ge=2)
+    brackets: int = Field(default=1, ge=1)
+    pause: bool = False
+    adaptive: bool = False
+    enabled: bool = True
+
+
+class SamplerSpec(Part):
+    """Which sampler proposes, after how many random ones, and whether the papers' settings run first.
+
+    `ahead`: a proposal is computed while so many trials that were asked for before it are started, from
+    what was known then, so that no worker waits for it; 0 computes it when it is asked for.
+    """
+
+    name: str = "tpe"
+    startup: int = Field(default=8, ge=1)
+    published: bool = True
+    ahead: int = Field(default=1, ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in SAMPLERS:
+            raise ValueError(f"unknown sampler {value!r}{nearest(value, SAMPLERS)}")
+        return value
+
+
+class ConstraintSpec(Part):
+    """What an operating point must meet to count (`search.constraints`); latency in ms for one image."""
+
+    min_accuracy: float | None = Field(default=None, gt=0, le=1)
+    max_macs: float | None = None
+    max_params: float | None = None
+    max_latency: float | None = Field(default=None, gt=0)
+    max_seconds: float | None = None
+
+    @field_validator("max_macs", "max_params", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> float | None:
+        count = parse_count(value) if isinstance(value, str) else value
+        if isinstance(count, int | float) and count <= 0:
+            raise ValueError(f"{value!r}: a limit must be above 0")
+        return count
+
+    @field_validator("max_seconds", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> float | None:
+        return None if value is None else parse_seconds(value)
+
+
+class StageSpec(Part):
+    """Whether trials share finished first stages (`search.stages`).
+
+    With probability `share` a proposal keeps the first stage of an earlier trial, drawn among the
+    `keep` best that are finished, and varies only what comes later.
+    """
+
+    enabled: bool = True
+    share: float = Field(default=0.25, ge=0, le=1)
+    keep: int = Field(default=8, ge=1)
+
+
+class WarmSpec(Part):
+    """Earlier studies (names, or folders) that this one learns from; how many of their front run `first`."""
+
+    studies: list[str] = Field(default_factory=list)
+    first: int = Field(default=8, ge=0)
+
+
+class ResourceSpec(Part):
+    """What a trial gets, and how many run at once (0: as many as fit)."""
+
+    workers: int = Field(default=0, ge=0)
+    cpus_per_trial: float = Field(default=1.0, gt=0)
+    gpus_per_trial: float = Field(default=0.0, ge=0)
+    retries: int = Field(default=3, ge=0)
+
+
+class TrackingSpec(Part):
+    """Where MLflow records: an address (the study folder's neighbour by default) or ``"off"``."""
+
+    uri: str | None = None
+    experiment: str = "routefront"
