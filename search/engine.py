@@ -7,23 +7,20 @@ study's folder, `search.simulate` runs the same engine in virtual time.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any, Protocol
 
-from search.decisions import Decision, bracket_of, decide, promotable
+from search.ahead import Ahead
+from search.decisions import Decision, decide, promotable
 from search.errors import InputError
 from search.journal import Event
-from search.proposals import Papers, Proposer, seed_of
+from search.proposals import Papers, Proposer
 from search.spec import StudySpec
-from search.stages import propose_again
 from search.state import StudyState, Trial
 from spaces.space import Space
 
@@ -73,8 +70,7 @@ class Engine:
         self.stopping = ""
         self._lock = threading.RLock()
         self._handed: dict[str, Trial] = {}
-        self._ahead: dict[int, Callable[[], dict[str, Any]]] = {}
-        self._pool = ThreadPoolExecutor(1, "proposals") if background else None
+        self.ahead = Ahead(self.proposer, self.state, background=background)
         ENGINES[name] = self
 
     def replay(self, events: Iterable[Event]) -> None:
@@ -86,13 +82,12 @@ class Engine:
             if event.kind == "ask":
                 asks -= 1
                 if asks < self.spec.sampler.ahead:
-                    self.prepare()
+                    self.ahead.prepare()
 
     def digest(self) -> str:
         """SHA-256 over the state, what the sampler is told of it, and the proposals that are prepared."""
         scores = sorted(self.proposer.observations.scores(self.state).items())
-        ahead = {number: work() for number, work in self._ahead.items()}
-        content = json.dumps([self.state.digest(), scores, ahead], sort_keys=True)
+        content = json.dumps([self.state.digest(), scores, self.ahead.prepared()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     # -- events --------------------------------------------------------------------------------
@@ -103,7 +98,7 @@ class Engine:
             event = self.journal.append(kind, dict(payload), trial)
             self.state.apply(event)
             if kind == "ask":
-                self.prepare()
+                self.ahead.prepare()
             for listener in self.listeners:
                 listener(event, self.state)
             return event
@@ -142,49 +137,9 @@ class Engine:
         return self.state.trials[f"t{number:04d}"]
 
     def _proposed(self) -> Trial:
-        number = len(self.state.trials)
-        work = self._ahead.pop(number, None) or self._prepare(number)
-        payload = work()
-        if payload.get("stage") and any(
-            trial.seed == payload["seed"] and trial.config == payload["config"] for trial in self.state.trials.values()
-        ):  # asked for by another one that was prepared at the same time
-            payload = self._prepare(number, share=False)()
-        name = f"t{number:04d}"
-        self.record("ask", payload, name)
+        name = f"t{len(self.state.trials):04d}"
+        self.record("ask", self.ahead.take(), name)
         return self.state.trials[name]
-
-    def prepare(self) -> None:
-        """Begin to compute what will be proposed `sampler.ahead` asks from now, from what is known now.
-
-        Ask n + ahead is thus proposed from the state right behind ask n, whoever waits for what: the same
-        events give the same proposals. Without `background` it is computed when it is asked for.
-        """
-        asked = len(self.state.trials)
-        number = asked - 1 + self.spec.sampler.ahead
-        self._ahead = {n: work for n, work in self._ahead.items() if n >= asked}
-        if number < asked:
-            return
-        work = self._prepare(number)
-        self._ahead[number] = self._pool.submit(work).result if self._pool else work
-
-    def _prepare(self, number: int, share: bool = True) -> Callable[[], dict[str, Any]]:
-        view, seen = self.proposer.view(self.state), self.state.seq
-        again = propose_again(self.proposer, self.state, view, number) if share else None
-        trials = self.state.trials
-
-        def work() -> dict[str, Any]:
-            found = again() if again else None
-            config, why = found[:2] if found else self.proposer.propose(view, number)
-            seed = seed_of(self.spec.seed, number, "training")
-            payload: dict[str, Any] = {"number": number, "config": config, "seed": seed, "why": why, "seen": seen}
-            bracket = bracket_of(self.spec, seed_of(self.spec.seed, number, "bracket"))
-            if bracket:
-                payload["bracket"] = bracket
-            if found:
-                payload |= {"seed": trials[found[2].trial].seed, "stage": asdict(found[2])}
-            return payload
-
-        return functools.cache(work)
 
     def _hand(self, trial: Trial) -> Trial:
         self._handed[trial.id] = trial
@@ -268,8 +223,7 @@ class Engine:
 
     def close(self) -> None:
         """Drive no more."""
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self.ahead.close()
         ENGINES.pop(self.name, None)
 
     # -- what a subclass does beside the events --------------------------------------------------

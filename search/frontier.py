@@ -92,8 +92,7 @@ def hypervolume(error: ArrayLike, macs: ArrayLike, reference: Reference) -> floa
 
     Zitzler and Thiele (PPSN 1998). ValueError for a reference without a logarithm.
     """
-    e, m = _pair(error, macs)
-    error_ref, x_ref = _log_reference(reference)
+    (e, m), (error_ref, x_ref) = _pair(error, macs), _log_reference(reference)
     # Only front members inside the box are summed: equal regions then give bitwise equal areas.
     inside = _is_point(e, m) & (e < error_ref) & (m < reference[1])
     e, m = e[inside], m[inside]
@@ -133,8 +132,7 @@ def exclusive_hypervolume(curves: Sequence[tuple[ArrayLike, ArrayLike]], referen
     anyone else; the curve in front owns the strip between the two. O(n log n) for all curves
     together, where leaving out one at a time would be O(k n log n).
     """
-    error_ref, x_ref = _log_reference(reference)
-    e, m, owner = _joined(curves)
+    (error_ref, x_ref), (e, m, owner) = _log_reference(reference), _joined(curves)
     inside = np.flatnonzero(_is_point(e, m) & (e < error_ref) & (m < reference[1]))
     rows = inside[np.lexsort((e[inside], m[inside]))]
     x = np.log10(m[rows])
@@ -161,7 +159,6 @@ def standings(
     Curves compare by the best front layer that any of their points reaches among all points; then
     by the hypervolume that is lost without them among the curves of that layer; then by their own.
     Curves equal in all three share the mean of their places; a single curve stands at 1.
-
     Points at or above the reference's error (no better than guessing) or above its MACs reach no
     layer, and a curve without any other stands below all that have one. A curve whose every point
     another matches or beats is never placed above that other. `missed` (k,) tells how far each is from
@@ -175,7 +172,7 @@ def standings(
         members = np.flatnonzero(best == layer)
         if len(members) > 1:
             lost[members], own[members] = _within_layer([curves[i] for i in members.tolist()], reference)
-    keys = (-np.asarray(missed if missed is not None else np.zeros(count)), -best, lost, own)
+    keys = (-np.asarray(missed or np.zeros(count)), -best, lost, own)
     _, place, ties = np.unique(np.column_stack(keys), axis=0, return_inverse=True, return_counts=True)
     below = np.cumsum(ties) - ties
     return (below + (ties - 1) / 2)[place.reshape(-1)] / (count - 1)
@@ -230,9 +227,8 @@ def best_under(error: ArrayLike, macs: ArrayLike, max_macs: float) -> int | None
 def knee(error: ArrayLike, macs: ArrayLike) -> int | None:
     """Index of the front's knee: where more MACs begin to buy little accuracy; None without points.
 
-    The front member farthest above the chord between the front's two ends, with log10 MACs and
-    accuracy each scaled to [0, 1] (Das, 1999; Satopaa et al., "Kneedle", 2011). The cheapest of
-    equals, so of two points the cheaper one.
+    The front member farthest above the chord between the front's two ends, both axes scaled to [0, 1]
+    (Das, 1999; Satopaa et al., "Kneedle", 2011). The cheapest of equals.
     """
     e, m = _pair(error, macs)
     front = np.flatnonzero(non_dominated(e, m))
@@ -249,9 +245,8 @@ def knee(error: ArrayLike, macs: ArrayLike) -> int | None:
 class Archive:
     """A front that grows point by point, with its hypervolume so far.
 
-    Lists sorted by MACs: an insertion is a bisection and costs well under a microsecond for fronts
-    of up to some thousands. `items` are whatever the caller wants back (a point_id, a row). The same
-    points give the front of `non_dominated`, and the hypervolume of `hypervolume` up to rounding.
+    Lists sorted by MACs: an insertion is a bisection. `items` are what the caller wants back. The same
+    points give the front of `non_dominated`, and the volume of `hypervolume` up to rounding.
     """
 
     def __init__(self, reference: Reference) -> None:

@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from search.errors import InputError
+from search.lease import alive
 
 if TYPE_CHECKING:
     from search.folder import StudyFolder
@@ -284,26 +285,6 @@ class Journal:
         except (OperationalError, DatabaseError):
             pass  # a database that went away needs no farewell
         self._engine.dispose()
-
-
-def alive(lease: Mapping[str, Any]) -> bool:
-    """Whether the owner (host, pid) of a lease may still live; processes of other hosts are believed."""
-    if lease["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(lease["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _zombie(lease["pid"])
-
-
-def _zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import InputError, RunError
-from search.journal import alive
+from search.lease import alive
 from search.mlflow_client import shown
 
 LOCK = ".promoting"  # what the name of a model's lock ends with
