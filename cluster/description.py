@@ -183,7 +183,8 @@ class Slurm(_Part):
     """One job of `nodes` nodes, each with `cpus`, `memory` and `gpus`; trials run on the first one too.
 
     `environment`: a file of shell assignments (PGPASSWORD ...) that only the first node reads.
-    `temp`: a folder on every node's own disk, short because of Unix sockets. `requeue`: at the end of its time
+    `temp`: a folder on every node's own disk, short because of Unix sockets. `port`: where heads' ports begin (Ray's
+    workers take 10002 to 19999). `requeue`: at the end of its time
     the job stops the search gently and queues again.
     """
 
@@ -200,7 +201,7 @@ class Slurm(_Part):
     venv: Folder | None = None
     environment: Folder | None = None
     temp: Annotated[Folder, Field(max_length=30)] = "/tmp"
-    port: int = Field(default=26000, ge=1024, le=60000)
+    port: int = Field(default=26000, ge=20000, le=60000)
     requeue: bool = True
 
 

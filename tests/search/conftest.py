@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +14,8 @@ if TYPE_CHECKING:
     from trainables.data import Data
 
 
-@pytest.fixture(scope="session", autouse=True)
-def token() -> None:
-    """A token before anything of Ray is imported: Ray reads it then and never again."""
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
 @pytest.fixture(scope="session")
-def ray_address(token: None) -> Iterator[str]:
+def ray_address() -> Iterator[str]:
     """The address of a real one-node cluster with two CPUs, guarded by a token of its own."""
     from cluster.connect import prepare_environment
 
