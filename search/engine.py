@@ -164,7 +164,9 @@ class Engine:
         if self.stopping:
             return True
         waiting = any(trial.id not in self._handed for trial in self.state.live)
-        return not waiting and self._spent and not self.state.paused
+        # one that runs may yet wait at a rung, and then go on or be ended
+        undecided = self.state.paused or (self.spec.rungs.pause and self.state.live)
+        return not waiting and self._spent and not undecided
 
     @property
     def _spent(self) -> bool:

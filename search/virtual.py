@@ -75,6 +75,7 @@ class Cluster:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._busy = 0
+        self._finished = False
         self._driver_free = 0.0
         self._names = itertools.count()
 
@@ -95,10 +96,11 @@ class Cluster:
             self._fill()
 
     def _fill(self) -> None:
-        while self._busy < self._workers:
+        while self._busy < self._workers and not self._finished:
             name = f"sim{next(self._names):06d}"
             config = self._searcher.suggest(name)
             if config is None or config == "FINISHED":
+                self._finished = config == "FINISHED"  # it is not asked again, as Tune does not
                 return
             self._serve()
             job = Job(name, config, self._runner(config))
