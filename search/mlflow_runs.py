@@ -23,7 +23,9 @@ from search.mlflow_client import artifact_location, is_server, quiet
 _log = logging.getLogger("routefront.tracking")
 
 _PAGE = 500  # runs of one answer; each brings its parameters, tags and latest metrics
-_CALLS = 8  # requests to a server at a time, each about another run; a database file takes one writer
+# Requests to a server at a time, each about another run; a database file takes one writer. Not more: MLflow holds two
+# of its 15 database connections a batch, and requests that gave up waiting hold theirs for up to 30 s.
+_CALLS = 4
 
 
 class GoneError(Exception):
@@ -83,10 +85,14 @@ class StudyRuns:
     def __init__(self, uri: str, experiment: str, study: str, identity: str, studies_root: Path) -> None:
         self._study, self._identity = study, identity
         self._client: Any = quiet().MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self._calls = _CALLS if is_server(uri) else 1
+        self._most = self._calls = _CALLS if is_server(uri) else 1
         self.created = 0
         self.experiment_id = self._find_experiment(experiment, artifact_location(uri, studies_root, experiment))
         self._runs = {key: _known(run) for key, run in self._find_runs().items()}
+
+    def hurry(self, yes: bool) -> None:
+        """Send several runs at a time, or, to a server that has just failed, one."""
+        self._calls = self._most if yes else 1
 
     @property
     def keys(self) -> set[str]:

@@ -137,6 +137,7 @@ def main() -> None:
     """Orders come as one line of JSON on stdin (uri, experiment, journal, name, study); messages go to stdout."""
     orders = json.loads(sys.stdin.readline())
     messages, sys.stdout = sys.stdout, sys.stderr  # nothing else may print among the messages
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # longer than a server waits for a free connection
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
 
     def say(**message: Any) -> None:

@@ -23,6 +23,7 @@ from search.mlflow_runs import Expected, StudyRuns
 _log = logging.getLogger("routefront.tracking")
 
 _CHUNK_EVENTS = 500  # what has arrived is noted at least this often while a long journal is replayed
+_CAREFUL_EVENTS = 50  # the same after a failure: a server that comes and goes is brought a little each time
 _FRONTIER_SECONDS = 30.0
 
 
@@ -39,6 +40,7 @@ class Uploader:
         self._note = note_of(study, uri, experiment)
         self.cursor = self._read_note()
         self._frontier_at = -_FRONTIER_SECONDS
+        self._failed = False
         self._forget()
 
     @property
@@ -57,8 +59,9 @@ class Uploader:
         self._runs: StudyRuns | None = None
 
     def disconnect(self) -> None:
-        """After a failure: a creation may have arrived although its answer did not, so look again."""
+        """After a failure: a creation may have arrived although its answer did not, so look again, and go slowly."""
         self._runs = None
+        self._failed = True
 
     def restart(self) -> None:
         """Send everything again, from the first event."""
@@ -86,15 +89,18 @@ class Uploader:
             self._move_cursor(self._folded)
         if final:
             self._complete(runs)
+        self._failed = False
+        runs.hurry(True)
 
     def _chunks(self, after: int, upto: int | None = None) -> Iterator[list[Event]]:
+        most = _CAREFUL_EVENTS if self._failed and upto is None else _CHUNK_EVENTS
         while True:
-            limit = _CHUNK_EVENTS if upto is None else min(_CHUNK_EVENTS, upto - after)
+            limit = most if upto is None else min(most, upto - after)
             events = list(self.journal.events(after, limit)) if limit else []
             if events:
                 yield events
                 after = events[-1].seq
-            if len(events) < _CHUNK_EVENTS:
+            if len(events) < most:
                 return
 
     def _fold(self, event: Event, chronicle: Chronicle) -> None:
@@ -113,6 +119,7 @@ class Uploader:
                 return None
             name, root = first.payload["spec"]["name"], self.study.parent
             runs = StudyRuns(self.uri, self.experiment, name, study_id(first), root)
+            runs.hurry(not self._failed)
             self._catch_up(runs)
             self._runs = runs
         return self._runs
