@@ -12,9 +12,9 @@ from search.constraints import Constraints
 from search.errors import InputError
 from search.folder import StudyFolder
 from search.journal import Journal, journal_address
-from search.samplers import drawn
 from search.spec import StudySpec, corners
 from search.toml import to_toml
+from search.view import drawn
 from search.warm import taught
 from spaces.space import Space
 from trainables.version import code_version

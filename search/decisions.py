@@ -4,7 +4,7 @@ At a rung a trial's whole curve is compared with the curves that other trials ha
 epoch: by the best front layer that any of its points reaches among all their points, then by the
 hypervolume that only this curve covers (`search.frontier.standings`). One of `reduction` goes on.
 Protected from stopping: the trial with the cheapest and the one with the most accurate point of
-the rung, and the first `grace` trials of every method there.
+the rung, and at its first rung the first `grace` trials of every method.
 
 With ``rungs.pause`` a trial that is not among the best waits instead, and goes on when it is among the
 best of those that have come since (`promotable`): the promotions of Li et al. (ASHA, MLSys 2020), where
@@ -115,7 +115,7 @@ def _protection(spec: StudySpec, rivals: list[Trial], trial: Trial, epoch: int) 
     if macs <= lowest and sum(m <= lowest for _, m in ends.values()) == 1:
         return "the cheapest of its rung is protected"
     kin = sum(rival.method == trial.method for rival in rivals)
-    if kin <= spec.rungs.grace:
+    if kin <= spec.rungs.grace and epoch == spec.rung_epochs[trial.bracket]:  # further on it would cost the most
         return f"among the first {spec.rungs.grace} of its method"
     return ""
 

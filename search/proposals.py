@@ -15,9 +15,10 @@ from typing import Any
 
 from search.observations import Observations
 from search.optuna_space import published
-from search.samplers import SAMPLERS, View
+from search.samplers import SAMPLERS
 from search.spec import StudySpec
 from search.state import StudyState
+from search.view import View
 from spaces.space import Space
 from trainables.registry import get_method
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from search.units import parse_count, parse_seconds
 from spaces.space import nearest
 
-SAMPLERS = ("tpe", "nsga2", "evolution", "qmc", "random")
+SAMPLERS = ("budgets", "tpe", "nsga2", "evolution", "qmc", "random")
 
 
 class Part(BaseModel):
@@ -54,8 +54,8 @@ class RungSpec(Part):
     """
 
     epochs: list[int] | None = None
-    reduction: float = Field(default=3.0, gt=1)
-    grace: int = Field(default=2, ge=0)
+    reduction: float = Field(default=4.0, gt=1)
+    grace: int = Field(default=1, ge=0)
     window: int = Field(default=60, ge=2)
     brackets: int = Field(default=1, ge=1)
     pause: bool = False
@@ -70,7 +70,7 @@ class SamplerSpec(Part):
     what was known then, so that no worker waits for it; 0 computes it when it is asked for.
     """
 
-    name: str = "tpe"
+    name: str = "budgets"
     startup: int = Field(default=8, ge=1)
     published: bool = True
     ahead: int = Field(default=1, ge=0)

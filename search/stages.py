@@ -15,10 +15,10 @@ from typing import Any
 
 from search.folder import StudyFolder
 from search.proposals import Proposer, seed_of
-from search.samplers import View
 from search.spec import StudySpec
 from search.state import StudyState
 from search.trial import Stage, Trial
+from search.view import View
 from spaces.space import Fixed, Space
 from trainables import stages
 from trainables.checkpoints import CheckpointError

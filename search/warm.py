@@ -16,8 +16,8 @@ from search.errors import InputError
 from search.observations import Observations
 from search.optuna_space import published
 from search.proposals import seed_of
-from search.samplers import View
 from search.spec import StudySpec
+from search.view import View
 
 if TYPE_CHECKING:
     from search.state import StudyState

@@ -116,7 +116,7 @@ def _report(engine: Engine, problem: Analytic, trial: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000, 5000, 20000])
-    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--sampler", default="budgets")
     parser.add_argument("--asks", type=int, default=60)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--pause", type=float, default=0.1)

@@ -39,7 +39,14 @@ def _grown(story: Callable[..., Any], sampler: str = "tpe") -> Any:
     return s, spaces
 
 
-WHY = {"tpe": "tpe after", "nsga2": "nsga2 after", "evolution": "", "qmc": "point 14 of", "random": "random"}
+WHY = {
+    "budgets": "the best of",
+    "tpe": "tpe after",
+    "nsga2": "nsga2 after",
+    "evolution": "",
+    "qmc": "point 14 of",
+    "random": "random",
+}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
