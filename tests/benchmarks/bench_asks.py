@@ -1,6 +1,6 @@
 """How asks, memory and resuming grow with a study: 100 to 20,000 finished trials.
 
-    python tests/benchmarks/bench_asks.py [--trials 100 1000 5000 20000] [--sampler tpe] [--asks 60] [--workers 8]
+    python tests/benchmarks/bench_asks.py [--trials 100 1000 5000 20000] [--sampler budgets] [--asks 60] [--workers 8]
 
 A study of `problems.Analytic` is grown in virtual time with random proposals (its curves and rungs are real
 ones), then copied into an SQLite journal. A fresh process resumes it (reads, folds, prepares), then
