@@ -1,9 +1,10 @@
 """Search quality in virtual time: our search against Ray's and Optuna's, and against itself with parts left out.
 
-    python tests/benchmarks/bench_search.py --out FOLDER [--seeds 10] [--epochs 4050] [--jobs 2]
-        [--profiles smooth rugged misleading] [--contenders NAME ...] [--ablations] [--json FILE]
+    python tests/benchmarks/bench_search.py --out FOLDER [--seeds 10] [--first 0] [--trainings 150] [--jobs 2]
+        [--profiles smooth rugged misleading recorded] [--contenders NAME ...] [--ablations] [--json FILE]
 
-Problems: `problems.Analytic`, contenders: `contenders.py`. What a run showed is reduced to the
+Problems: `problems.Analytic`, and with the profile recorded a table of real trainings (`recorded.Recorded`), on which
+only the contender's seed varies. Contenders: `contenders.py`. What a run showed is reduced to the
 noise-free hypervolume, as a share of the ideal one, of the networks that its noisy front holds after
 every full training's worth of epochs; a run leaves ``FOLDER/profile-seed-contender.json`` and is not
 repeated. Reported per profile: quartiles of the share at some budgets; how many times fewer epochs
@@ -29,13 +30,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.contenders import ABLATIONS, CONTENDERS, deployable
 from tests.benchmarks.problems import PROFILES, Analytic
+from tests.benchmarks.recorded import Recorded
 
-SHOWN = (270, 405, 675, 1012, 1350, 2025, 2700, 4050)
+SHOWN = (10, 15, 25, 37, 50, 75, 100, 150)  # full trainings
 
 
-def one(profile: str, seed: int, contender: str, epochs: int, file: Path) -> None:
+def problem_of(profile: str, seed: int) -> Any:
+    """The problem of a profile."""
+    return Recorded() if profile == "recorded" else Analytic(profile, seed)
+
+
+def one(profile: str, seed: int, contender: str, trainings: int, file: Path) -> None:
     """Run one contender on one problem; write its shares of the ideal hypervolume."""
-    problem = Analytic(profile, seed)
+    problem = problem_of(profile, seed)
+    epochs = trainings * problem.epochs
     started = time.process_time()
     seen = {**CONTENDERS, **ABLATIONS}[contender](problem, seed, epochs)
     seconds = time.process_time() - started
@@ -47,9 +55,9 @@ def one(profile: str, seed: int, contender: str, epochs: int, file: Path) -> Non
     part.rename(file)
 
 
-def reached(shares: Sequence[float], goal: float, step: int) -> float:
-    """Epochs after which a share is reached; infinite where it never is."""
-    return next((step * (i + 1.0) for i, share in enumerate(shares) if share >= goal), float("inf"))
+def reached(shares: Sequence[float], goal: float) -> float:
+    """Full trainings after which a share is reached; infinite where it never is."""
+    return next((i + 1.0 for i, share in enumerate(shares) if share >= goal), float("inf"))
 
 
 def quartiles(values: Sequence[float], digits: int = 3) -> str:
@@ -58,16 +66,17 @@ def quartiles(values: Sequence[float], digits: int = 3) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def summary(records: list[dict[str, Any]], profile: str, names: Sequence[str], step: int) -> str:
+def summary(records: list[dict[str, Any]], profile: str, names: Sequence[str]) -> str:
     """Markdown tables of one profile."""
     runs = {(r["contender"], r["seed"]): r["shares"] for r in records if r["profile"] == profile}
     seeds = sorted({seed for _, seed in runs})
-    lines = [f"\n**{profile}**, {len(seeds)} seeds: share of the ideal hypervolume, median (quartiles)\n"]
-    shown = [e for e in SHOWN if e // step <= len(next(iter(runs.values())))]
+    what = "share of the ideal hypervolume after the epochs of so many full trainings, median (quartiles)"
+    lines = [f"\n**{profile}**, {len(seeds)} seeds: {what}\n"]
+    shown = [n for n in SHOWN if n <= len(next(iter(runs.values())))]
     lines += ["| contender | " + " | ".join(map(str, shown)) + " |", "|--|" + "--|" * len(shown)]
     for name in names:
         mine = [runs[name, seed] for seed in seeds if (name, seed) in runs]
-        cells = [quartiles([shares[e // step - 1] for shares in mine]) for e in shown] if mine else []
+        cells = [quartiles([shares[n - 1] for shares in mine]) for n in shown] if mine else []
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for rival in ("OptunaSearch", "random"):
         lines += [
@@ -80,22 +89,22 @@ def summary(records: list[dict[str, Any]], profile: str, names: Sequence[str], s
             for seed in seeds:
                 if (name, seed) in runs and (rival, seed) in runs:
                     goal = runs[rival, seed]
-                    factors.append(len(goal) * step / reached(runs[name, seed], goal[-1], step))
+                    factors.append(len(goal) / reached(runs[name, seed], goal[-1]))
             if factors and name != rival:
                 half, tenth = (sum(f >= times for f in factors) for times in (2, 10))
                 lines.append(
                     f"| {name} | {quartiles(factors, 1)} | {half} of {len(factors)} | {tenth} of {len(factors)} |"
                 )
     if "ours" in names and ("OptunaSearch", seeds[0]) in runs:
-        first = 270 // step - 1
+        first = SHOWN[0] - 1
         both = [(runs["ours", s][first:], runs["OptunaSearch", s][first:]) for s in seeds if ("ours", s) in runs]
         ahead = [[a - b for a, b in zip(mine, stock, strict=True)] for mine, stock in both]
         medians = [statistics.median(each) for each in zip(*ahead, strict=True)]
         worst = min(range(len(medians)), key=lambda i: medians[i])
         below = sum(d < 0 for each in ahead for d in each)
         lines.append(
-            f"\nours - OptunaSearch from {(first + 1) * step} epochs on: smallest median {medians[worst]:+.3f}"
-            f" at {(first + 1 + worst) * step}; below in {below} of {sum(map(len, ahead))} (seed, budget) pairs."
+            f"\nours - OptunaSearch from {first + 1} full trainings on: smallest median {medians[worst]:+.3f}"
+            f" at {first + 1 + worst}; below in {below} of {sum(map(len, ahead))} (seed, budget) pairs."
         )
     return "\n".join(lines)
 
@@ -104,9 +113,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=4050)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--trainings", type=int, default=150)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--profiles", nargs="+", default=list(PROFILES), choices=PROFILES)
+    parser.add_argument("--profiles", nargs="+", default=list(PROFILES), choices=(*PROFILES, "recorded"))
     parser.add_argument("--contenders", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--ablations", action="store_true", help="our search with parts left out or changed, too")
     parser.add_argument("--json", type=Path, help="write all shares to this file")
@@ -115,19 +125,18 @@ def main() -> None:
     names = arguments.contenders or [*CONTENDERS, *(ABLATIONS if arguments.ablations else ())]
     with ProcessPoolExecutor(arguments.jobs) as pool:
         jobs, files = [], []
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first, arguments.first + arguments.seeds):
             for profile in arguments.profiles:
                 for name in names:
                     file = arguments.out / f"{profile}-{seed}-{name.replace(' ', '_')}.json"
                     files.append(file)
                     if not file.exists():
-                        jobs.append(pool.submit(one, profile, seed, name, arguments.epochs, file))
+                        jobs.append(pool.submit(one, profile, seed, name, arguments.trainings, file))
         for job in as_completed(jobs):
             job.result()
     records = [json.loads(file.read_text()) for file in files]
-    step = Analytic.epochs
     for profile in arguments.profiles:
-        print(summary(records, profile, names, step))
+        print(summary(records, profile, names))
     seconds = {n: statistics.median(r["seconds"] for r in records if r["contender"] == n) for n in names}
     print("\nmedian CPU seconds of a run: " + ", ".join(f"{name} {s:.0f}" for name, s in seconds.items()))
     if arguments.json:

@@ -64,7 +64,7 @@ def ours(problem: Problem, seed: int, epochs: float, **parts: Any) -> list[Seen]
         if event.kind == "report" and "curve" in event.payload:
             trial = state.trials[event.trial]
             error, macs = trial.arrays(trial.epoch)
-            first = trial.config.get("setting", 0)
+            first = problem.index(trial.config) if isinstance(problem, OnePoint) else 0
             points = [(i, e, m) for i, (e, m) in enumerate(zip(error.tolist(), macs.tolist(), strict=True), first)]
             seen.append(Seen(state.cost_epochs, trial.config, trial.epoch, points))
 
@@ -166,7 +166,11 @@ class OnePoint:
         return getattr(self._problem, name)
 
     def curve(self, config: Mapping[str, Any], seed: int, epoch: int) -> list[tuple[float, float]]:
-        return [self._problem.curve(config, seed, epoch)[config["setting"]]]
+        return [self._problem.curve(config, seed, epoch)[self.index(config)]]
+
+    def index(self, config: Mapping[str, Any]) -> int:
+        """Which point of the whole curve is shown."""
+        return config["setting"] * len(self._problem.exact(config, 1)) // SETTINGS
 
 
 def as_finished(shown: Mapping[int, list[Any]], budget: float) -> dict[str, float]:
