@@ -10,6 +10,7 @@ host is gone, is taken over.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -25,12 +26,14 @@ from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from search.errors import InputError
 from search.lease import alive
+from search.mounts import is_network
 
 if TYPE_CHECKING:
     from search.folder import StudyFolder
     from search.spec import StudySpec
 
 LEASE_SECONDS = 30.0
+_log = logging.getLogger("routefront.search")
 
 _metadata = sa.MetaData()
 _events = sa.Table(
@@ -200,6 +203,10 @@ class Journal:
                 f"study {self.study!r} is being written by process {held['pid']} on {held['host']}"
                 f" (lease renewed {age:.0f} s ago); stop it first, or wait until its lease has run out"
             )
+        url = sa.make_url(self.address)
+        if url.get_backend_name() == "sqlite" and is_network(Path(url.database or ".").parent):
+            why = "lies on a network file system, where SQLite's locks may fail; name a PostgreSQL (journal) instead"
+            _log.warning("journal %s %s", url.database, why)
         now = {"host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time(), "released": False}
         with self._engine.begin() as connection:
             seen = connection.execute(sa.select(_leases.c.fence).where(_leases.c.study == self.study)).scalar()

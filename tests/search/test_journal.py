@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from search.errors import InputError
 from search.journal import Journal, LeaseLostError, sqlite_address
+from search.mounts import file_system, is_network
 
 
 def _journal(folder: Path, study: str = "s", *, create: bool = True) -> Journal:
@@ -172,3 +173,21 @@ def test_the_same_journal_on_postgresql(postgres: str) -> None:
     assert sa.make_url(postgres).host == "127.0.0.1"
     with pytest.raises(InputError, match="cannot be opened"):
         Journal(postgres.replace("@127.0.0.1:", "@127.0.0.1:1"), "s")
+
+
+def test_a_journal_on_a_network_file_system_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mounts, share = tmp_path / "mounts", tmp_path / "my share"
+    share.mkdir()
+    place = str(share).replace(" ", "\\040")
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/export {place} nfs4 rw 0 0\n")
+    assert file_system(share / "a" / "b", mounts) == "nfs4" and file_system(tmp_path / "my", mounts) == "ext4"
+    assert file_system(tmp_path, tmp_path / "none") == ""
+    monkeypatch.setattr("search.journal.is_network", lambda path: is_network(path, mounts))
+    for folder, warned in ((tmp_path, False), (share, True)):
+        caplog.clear()
+        journal = Journal(sqlite_address(folder / "control.db"), "s", create=True)
+        journal.acquire()
+        journal.close()
+        assert ("network file system" in caplog.text) is warned
