@@ -1,0 +1,88 @@
+"""Ray Tune with OptunaSearch and ASHA as people set it up: ``python -m tests.search.stock ADDRESS FOLDER MODE``.
+
+MODE "run" kills itself by SIGKILL at its eighth result, "restore" goes on, "whole" does not kill itself. Each prints a
+line of JSON: the numbers of records of ASHA's rungs (at the kill; when restored, before any result) and, in
+the end, how many epochs every trial trained and what Optuna's study takes it for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+EPOCHS, TRIALS, KILLED_AT = 9, 6, 8
+
+
+class Watched(AsyncHyperBandScheduler):
+    """ASHA that says how many records its rungs have."""
+
+    results, said = 0, False
+
+    def records(self) -> list[int]:
+        return [len(recorded) for bracket in self._brackets for _, recorded in bracket._rungs]
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if not self.said:
+            print(json.dumps({"rungs": self.records()}), flush=True)
+            self.said = True
+        super().on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        action = super().on_trial_result(tune_controller, trial, result)
+        self.results += 1
+        if sys.argv[-1] == "run" and self.results == KILLED_AT:
+            tune_controller.checkpoint(force=True)  # the best case: a snapshot of this very moment
+            print(json.dumps({"rungs": self.records()}), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return action
+
+
+def train(config: dict[str, Any]) -> None:
+    """Reports an error that falls with the epochs."""
+    from ray import tune
+
+    for epoch in range(1, EPOCHS + 1):
+        tune.report({"error": config["x"] + 1 / epoch})
+
+
+def main() -> None:
+    import ray
+    from ray import tune
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.optuna import OptunaSearch
+
+    address, folder, mode = sys.argv[1:]
+    warnings.simplefilter("ignore")
+    ray.init(
+        address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}}
+    )
+    search = OptunaSearch(space={"x": tune.uniform(0, 1)}, metric="error", mode="min", seed=0)
+    if mode == "restore":
+        tuner = tune.Tuner.restore(f"{folder}/stock", trainable=train)
+    else:
+        scheduler = Watched(metric="error", mode="min", max_t=EPOCHS, grace_period=1, reduction_factor=3)
+        tuner = tune.Tuner(
+            train,
+            tune_config=tune.TuneConfig(
+                search_alg=ConcurrencyLimiter(search, 2), scheduler=scheduler, num_samples=TRIALS, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(name="stock", storage_path=folder, verbose=0),
+        )
+    results = tuner.fit()
+    if mode == "whole":
+        study = search._ot_study
+        assert study is not None
+        told = [(trial.state.name, len(trial.intermediate_values)) for trial in study.trials]
+        epochs = sorted(result.metrics["training_iteration"] for result in results if result.metrics)
+        print(json.dumps({"epochs": epochs, "told": told}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
