@@ -1,4 +1,4 @@
-"""Commands about clusters: `routefront cluster render`."""
+"""Commands about clusters: `routefront cluster render`; those about jobs are in `search.commands.jobs`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.commands import jobs
 from search.commands.common import Json, err, out, print_json
 from search.errors import InputError
 
@@ -19,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Where studies run: manifests of cl
 
 def register(parent: typer.Typer) -> None:
     """Add these commands to the command line."""
+    jobs.register(app)
     parent.add_typer(app, name="cluster")
 
 
