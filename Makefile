@@ -34,7 +34,7 @@ demo: install ## search on real digits, draw the frontier, promote the best unde
 	$(BIN)/routefront predict --model digits@champion --split test
 
 test: install ## the test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 15
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 15
 
 lint: install ## ruff, pyright, import contracts
 	$(BIN)/ruff check .

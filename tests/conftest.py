@@ -19,3 +19,22 @@ def story() -> type:
     from tests.story import Story
 
     return Story
+
+
+# Files of few but long tests, which begin first, so that no worker is left with them at the end.
+LONG = (
+    "test_upload_process.py",
+    "test_server.py",
+    "test_project.py",
+    "test_kills.py",
+    "test_jobs.py",
+    "test_slurm_script.py",
+    "test_stock_faults.py",
+    "test_cli.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first (`--no-loadscope-reorder` keeps this order among the workers)."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
