@@ -131,8 +131,9 @@ def _dry_run(spec: StudySpec, studies: Path | None, as_json: bool) -> None:
         out.print(f"  first: {first['why']}: {first['config']}", soft_wrap=True, markup=False)
     for method, space in record["space"].items():
         out.print(f"  [bold]{method}[/]")
+        width = max(map(len, space), default=0) + 2
         for parameter, takes in space.items():
-            out.print(f"    {parameter:<16}{takes}")
+            out.print(f"    {parameter:<{width}}{takes}", markup=False)
 
 
 def resume(
