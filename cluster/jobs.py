@@ -7,6 +7,7 @@ cluster comes from RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) with RAY_AUTH_MODE=to
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shlex
 import socket
@@ -21,6 +22,7 @@ from cluster.connect import prepare_environment
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _KNOCK_SECONDS = 5.0
+_AGENT_SECONDS = 60.0
 _LOST_SECONDS = 120.0  # how long a dashboard may be away while logs are followed
 
 
@@ -49,11 +51,13 @@ class Jobs:
                 " is it the dashboard's port (8265 by default), and is ray[default] installed on the head?"
             ) from None
         prepare_environment(local=False)
+        from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file that it packs
         try:
             self._client = JobSubmissionClient(self.address)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RayError, RuntimeError, OSError, ValueError) as error:
             raise ConnectionError(f"the Ray cluster at {address!r} refuses: {_first(error)}") from None
 
     def submit(self, command: list[str], files: Mapping[str, str], *, name: str) -> str:
@@ -62,15 +66,19 @@ class Jobs:
         with tempfile.TemporaryDirectory(prefix="routefront-job-") as folder:
             for path, text in files.items():
                 (Path(folder) / path).write_text(text)
-            try:
-                return self._client.submit_job(
-                    entrypoint=shlex.join(command),
-                    submission_id=job,
-                    runtime_env={"working_dir": folder},
-                    metadata={"routefront": name},
-                )
-            except (RuntimeError, OSError) as error:
-                raise JobError(f"the job was not taken: {_first(error)}") from None
+            limit = time.monotonic() + _AGENT_SECONDS
+            while True:
+                try:
+                    return self._client.submit_job(
+                        entrypoint=shlex.join(command),
+                        submission_id=job,
+                        runtime_env={"working_dir": folder},
+                        metadata={"routefront": name},
+                    )
+                except (RuntimeError, OSError) as error:
+                    if "No available agent" not in str(error) or time.monotonic() > limit:
+                        raise JobError(f"the job was not taken: {_first(error)}") from None
+                time.sleep(1.0)  # the dashboard of a new cluster answers before it can take a job
 
     def info(self, job: str) -> dict[str, Any]:
         """{id, name, status, message, exit_code, started, ended (seconds since 1970), command} of a job."""

@@ -27,7 +27,6 @@ LONG = (
     "test_server.py",
     "test_project.py",
     "test_kills.py",
-    "test_jobs.py",
     "test_slurm_script.py",
     "test_stock_faults.py",
     "test_cli.py",

@@ -196,11 +196,11 @@ def test_export_does_not_overwrite_and_dry_run_says_what_would_run(cli: Run, tmp
     assert (
         code == 0
         and record["spec"]["seed"] == 3
-        and record["likely_epochs"] == pytest.approx(4 * (1 + 2 / 3 + 6 / 9), 0.1)
+        and record["likely_epochs"] == pytest.approx(4 * (1 + 2 / 4 + 6 / 16), 0.01)
     )
     assert record["seconds"] == pytest.approx(record["likely_epochs"] * 1.0) and "study old" in record["seconds_from"]
     assert [first["config"]["method"] for first in record["first"]] == ["static", "skipnet"]
     assert papers_of(["skipnet"])["skipnet"]["variant"] == record["first"][1]["config"]["variant"]
     code, out, _ = cli("search", file, "--dry-run", "--studies", tmp_path)
-    assert code == 0 and "points count with at most 1M MACs" in out and "one of 3 goes on" in out
+    assert code == 0 and "points count with at most 1M MACs" in out and "one of 4 goes on" in out
     assert not (tmp_path / "new").exists()
