@@ -70,20 +70,3 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-
-
-def worker_slots(ray: Any, cpus_per_trial: float, gpus_per_trial: float, wanted: int) -> int:
-    """How many trials run at once: `wanted`, or as many as the cluster's CPUs and GPUs hold.
-
-    Raises `ValueError` where not even one fits.
-    """
-    resources = ray.cluster_resources()
-    fit = int(resources.get("CPU", 0) / cpus_per_trial)
-    if gpus_per_trial:
-        fit = min(fit, int(resources.get("GPU", 0) / gpus_per_trial))
-    if fit < 1:
-        raise ValueError(
-            f"no trial fits: one needs {cpus_per_trial:g} CPU and {gpus_per_trial:g} GPU, "
-            f"the cluster has {resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
-        )
-    return min(wanted, fit) if wanted else fit

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.events import Event
 from search.frontier import Archive, hypervolume
-from search.journal import Event
 from search.mlflow_values import dataset_input, diagnostic_metrics, flat, plain_name
 
 STUDY = ""  # the key of the study's own run

@@ -37,12 +37,27 @@ class Decision:
     why: str = ""
 
 
-def decide(spec: StudySpec, state: StudyState, trial: Trial, epoch: int, time_over: bool = False) -> Decision:
-    """The decision on a trial that has reported `epoch`, a function of the state alone (and the clock)."""
+def cost_of(spec: StudySpec, state: StudyState) -> float:
+    """What the trials' work has cost so far, in the unit of ``budget.cost``."""
+    return state.work_seconds / 3600 * spec.resources.hourly
+
+
+def limit_of(spec: StudySpec, state: StudyState, now: float) -> str:
+    """Which limit of the study is reached at a moment: time, cost, or none."""
+    if spec.budget.time is not None and state.elapsed_at(now) >= spec.budget.time:
+        return "time"
+    return "cost" if spec.budget.cost is not None and cost_of(spec, state) >= spec.budget.cost else ""
+
+
+def decide(spec: StudySpec, state: StudyState, trial: Trial, epoch: int, spent: str = "") -> Decision:
+    """The decision on a trial that has reported `epoch`, a function of the state alone (and of what is `spent`).
+
+    `spent` names the limit of the study that is reached: time, cost, or none.
+    """
     if epoch >= spec.budget.epochs:
         return Decision("finish", "trained in full")
-    if time_over:
-        return Decision("stop", f"the study's time was over at epoch {epoch}")
+    if spent:
+        return Decision("stop", f"the study's {spent} was over at epoch {epoch}")
     if trial.repeats or epoch not in spec.rung_epochs[trial.bracket :] or not trial.comparable.get(epoch):
         return Decision("continue")
     rivals = rivals_of(spec, state, trial, epoch)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from cluster.resources import Node
 from search import points
 from search.engine import Engine, engine_at
 from search.errors import InputError
@@ -16,16 +18,22 @@ from search.journal import Journal
 from search.paths import chosen
 from search.proposals import papers_of
 from search.rows import point_rows
+from search.setbacks import DIED, MEMORY, NODE, is_out_of_memory, last_line
 from search.spec import StudySpec
 from search.stages import SharedStages
 from search.state import StudyState
 from search.trial import Trial
+from trainables.guard import note_of
 
 _FLUSH_ROWS = 500
 
 
 class Driver(Engine):
-    """An engine whose journal is a database and that keeps the study's folder: points, checkpoints, stages."""
+    """An engine whose journal is a database and that keeps the study's folder: points, checkpoints, stages.
+
+    `draining`: nodes that are about to leave the cluster. `notes`: why workers were ended from here, by trial.
+    `nodes` tells which nodes the cluster has now.
+    """
 
     journal: Journal
 
@@ -42,6 +50,9 @@ class Driver(Engine):
             background=True,
         )
         self.folder = folder
+        self.draining: set[str] = set()
+        self.notes: dict[str, tuple[str, str]] = {}
+        self.nodes: Callable[[], Sequence[Node]] = tuple
         self.stages = SharedStages(folder, self.proposer, self.state)
         self._rows: list[dict[str, Any]] = []
 
@@ -65,6 +76,30 @@ class Driver(Engine):
         if trial.state != "failed":
             self._drop_stages()
             self.flush()
+
+    def seen(self, nodes: Sequence[Node], workers: int) -> None:
+        """Follow the cluster: what joins or leaves is an event."""
+        records = [node.record() for node in nodes]
+        if (records, workers) != (self.state.nodes, self.state.workers):
+            self.workers = workers
+            self.record("nodes", {"nodes": records, "workers": workers})
+
+    def lost(self, name: str, attempt: int, error: str) -> None:
+        """A trial's worker is gone: find out why, and whether the trial is tried again (`Engine.setback`)."""
+        if not self.holds(name, attempt):
+            return
+        trial, note = self.state.trials[name], note_of(self.folder.checkpoints / name)
+        if name in self.notes:
+            kind, why = self.notes.pop(name)
+        elif note is not None:
+            kind, why = note["kind"], note["why"]
+        elif is_out_of_memory(error):
+            kind, why = MEMORY, last_line(error)
+        elif trial.node and trial.node not in {node.id for node in self.nodes()}:
+            kind, why = NODE, f"its node {trial.node[:8]} has left the cluster"
+        else:
+            kind, why = DIED, last_line(error)
+        self.setback(name, kind, why)
 
     def flush(self) -> None:
         """Write the operating points that are not written yet."""

@@ -13,13 +13,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from search.ahead import Ahead
-from search.decisions import Decision, decide, promotable
+from search.decisions import Decision, decide, limit_of, promotable
 from search.errors import InputError
-from search.journal import Event
+from search.events import REPORT_KEYS, Event, Events
 from search.proposals import Papers, Proposer
+from search.setbacks import MEMORY, too_many
 from search.spec import StudySpec
 from search.state import StudyState, Trial
 from spaces.space import Space
@@ -32,21 +33,14 @@ _log = logging.getLogger("routefront.search")
 ENGINES: dict[str, Engine] = {}
 
 
-class Events(Protocol):
-    """Where events are appended: a `search.journal.Journal`, or a list in a simulation."""
-
-    def append(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> Event:
-        """Append one event and return it, numbered and timed."""
-        ...
-
-
 class Engine:
     """Which trial comes next and what becomes of a report.
 
     `spaces` are the methods' spaces, `papers` their published settings. `name` finds the engine
     again (`engine_at`); `clock` is the time in seconds; with `background` proposals are prepared in a
     thread of their own. Calls may come from several threads of this
-    process. `listeners` hear every event after it was folded in. A subclass overrides what is done
+    process. `listeners` hear every event after it was folded in. `stopping` says why no trial is asked for any
+    more, `trouble` which error made it so. A subclass overrides what is done
     beside the events: `orders`, `_waits`, `_loss`, `_took`, `_ended`.
     """
 
@@ -68,8 +62,10 @@ class Engine:
         self.proposer = Proposer(spec, self.spaces, papers)
         self.listeners: list[Listener] = []
         self.stopping = ""
+        self.trouble = ""
         self._lock = threading.RLock()
         self._handed: dict[str, Trial] = {}
+        self._attempts: dict[str, int] = {}
         self.ahead = Ahead(self.proposer, self.state, background=background)
         ENGINES[name] = self
 
@@ -108,16 +104,17 @@ class Engine:
 
         Unfinished trials of an earlier session come first, each with its checkpoint; one whose first
         stage another trial is just training again lets a new one go first. Then those that waited at
-        a rung and are among its best by now, then what was planned, then what is proposed.
+        a rung and are among its best by now, then what was planned, then what is proposed; those that need
+        the memory for themselves when nothing else runs.
         """
         with self._lock:
             self._handed = {name: trial for name, trial in self._handed.items() if trial.state in ("asked", "running")}
-            if self.stopping or len(self._handed) >= self.workers:
+            if self.stopping or len(self._handed) >= self.workers or any(t.alone for t in self._handed.values()):
                 return None
             for trial in self.state.live:
-                if trial.id not in self._handed and not self._waits(trial):
+                if trial.id not in self._handed and not trial.alone and not self._waits(trial):
                     return self._hand(trial)
-            promoted = None if self.time_over else promotable(self.spec, self.state)
+            promoted = None if self.limit else promotable(self.spec, self.state)
             if promoted:
                 trial, why = promoted
                 self.record("decision", {"epoch": trial.epoch, "action": "promote", "why": why}, trial.id)
@@ -125,6 +122,8 @@ class Engine:
             if not self._spent:
                 return self._hand(self._planned() if self.state.planned else self._proposed())
             if not self._handed:
+                for trial in self.state.live:
+                    return self._hand(trial)
                 for trial in self.state.paused:
                     self._decided(trial, trial.epoch, Decision("stop", "never among the best of its rung"))
             return None
@@ -143,6 +142,7 @@ class Engine:
 
     def _hand(self, trial: Trial) -> Trial:
         self._handed[trial.id] = trial
+        self._attempts[trial.id] = self.attempt(trial.id) + 1
         reason = self._loss(trial)
         if reason:
             self._stage_lost(trial, reason)
@@ -154,9 +154,9 @@ class Engine:
         _log.warning("%s; %s trains it again", reason, trial.id)
 
     @property
-    def time_over(self) -> bool:
-        """Whether the study's time is used up."""
-        return self.spec.budget.time is not None and self.state.elapsed_at(self.clock()) >= self.spec.budget.time
+    def limit(self) -> str:
+        """Which limit of the study is reached: time, cost, or none."""
+        return limit_of(self.spec, self.state, self.clock())
 
     @property
     def exhausted(self) -> bool:
@@ -171,13 +171,47 @@ class Engine:
     @property
     def _spent(self) -> bool:
         repeats = bool(self.state.planned) and self.state.planned[0].get("repeats")
-        return self.time_over or not (repeats or self.state.proposed < self.spec.budget.trials)
+        return bool(self.limit) or not (repeats or self.state.proposed < self.spec.budget.trials)
 
-    def started(self, name: str) -> None:
-        """A worker took the trial up (again, after its worker died)."""
+    def attempt(self, name: str) -> int:
+        """How often this driver has handed a trial out."""
+        return self._attempts.get(name, 0)
+
+    def holds(self, name: str, attempt: int) -> bool:
+        """Whether a trial as it was handed out that time is still this driver's: not over and not taken back."""
+        return self._handed.get(name) is self.state.trials[name] and self.attempt(name) == attempt
+
+    def started(self, name: str, node: str = "") -> None:
+        """A worker on a node took the trial up (again, after its worker died)."""
         with self._lock:
             if not self.state.trials[name].over:
-                self.record("start", {}, name)
+                self.record("start", {"node": node}, name)
+
+    def setback(self, name: str, kind: str, why: str) -> bool:
+        """A trial lost its worker (`search.setbacks`): whether Ray may give it another one at once.
+
+        It may not where it met too many and failed, and where memory ran out: then it is handed out
+        once more when nothing else runs, and has failed as infeasible where that is not enough.
+        """
+        with self._lock:
+            trial = self.state.trials[name]
+            if trial.over:
+                return False
+            if kind == MEMORY and trial.alone:
+                self.failed(name, f"out of memory although nothing else ran: {why}", infeasible=True)
+                return False
+            if too_many(trial.setbacks, kind, self.spec.resources.retries):
+                self.failed(name, f"its worker died too often: {why}")
+                return False
+            self.record("setback", {"kind": kind, "why": why, "epoch": trial.epoch, "node": trial.node}, name)
+            if kind == MEMORY:
+                self.take_back(name)
+            return kind != MEMORY
+
+    def take_back(self, name: str) -> None:
+        """A trial that was handed out is to be handed out again."""
+        with self._lock:
+            self._handed.pop(name, None)
 
     def report(self, name: str, result: Mapping[str, Any]) -> str:
         """Take a report in and answer with the action: continue, pause, stop or finish.
@@ -188,6 +222,12 @@ class Engine:
         with self._lock:
             trial = self.state.trials[name]
             if trial.over:
+                return "stop"
+            if result.get("full"):
+                self.stopping, self.trouble = "full", result["error"]
+                return "stop"
+            if result.get("memory"):
+                self.setback(name, MEMORY, result["error"])
                 return "stop"
             if "error" in result:
                 self.failed(name, result["error"], result.get("traceback", ""))
@@ -200,12 +240,12 @@ class Engine:
                 if reason:
                     self._stage_lost(trial, reason)
             if epoch > trial.epoch:
-                self.record("report", {k: result[k] for k in _REPORT_KEYS if k in result}, name)
+                self.record("report", {k: result[k] for k in REPORT_KEYS if k in result}, name)
                 if "curve" in result:
                     self._took(trial, epoch)
             if epoch in trial.decided:
                 return trial.decided[epoch]
-            decision = decide(self.spec, self.state, trial, epoch, self.time_over)
+            decision = decide(self.spec, self.state, trial, epoch, self.limit)
             if decision.why:  # else nothing was compared, which is not worth an event
                 self._decided(trial, epoch, decision)
             return decision.action
@@ -215,12 +255,13 @@ class Engine:
         if trial.over:
             self._ended(trial)
 
-    def failed(self, name: str, reason: str, trace: str = "") -> None:
-        """Record a trial as failed; the study goes on."""
+    def failed(self, name: str, reason: str, trace: str = "", *, infeasible: bool = False) -> None:
+        """Record a trial as failed; the study goes on. `infeasible`: its configuration does not fit this memory."""
         with self._lock:
             trial = self.state.trials[name]
             if not trial.over:
-                self.record("failed", {"reason": reason, "traceback": trace[-4000:], "epoch": trial.epoch}, name)
+                payload = {"reason": reason, "traceback": trace[-4000:], "epoch": trial.epoch}
+                self.record("failed", payload | ({"infeasible": True} if infeasible else {}), name)
                 self._ended(trial)
 
     def close(self) -> None:
@@ -247,12 +288,6 @@ class Engine:
 
     def _ended(self, trial: Trial) -> None:
         """A trial is over."""
-
-
-_REPORT_KEYS = (
-    "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
-    "params", "macs_full", "worker", "stage", "diagnostics", "machine",
-)  # fmt: skip
 
 
 def engine_at(name: str) -> Engine:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from search.journal import Event
+from search.events import Event
 from search.state import StudyState
 
 if TYPE_CHECKING:

@@ -15,16 +15,16 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
 
 from search.errors import InputError
+from search.events import Event
+from search.journal_tables import EVENTS, LEASES, METADATA, open_engine
 from search.lease import alive
 from search.mounts import is_network
 
@@ -33,58 +33,13 @@ if TYPE_CHECKING:
     from search.spec import StudySpec
 
 LEASE_SECONDS = 30.0
+OUTAGE_SECONDS = 900.0
+_AGAIN_SECONDS = 1.0
 _log = logging.getLogger("routefront.search")
-
-_metadata = sa.MetaData()
-_events = sa.Table(
-    "events",
-    _metadata,
-    sa.Column("study", sa.String(200), primary_key=True),
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("fence", sa.Integer, nullable=False),
-    sa.Column("kind", sa.String(40), nullable=False),
-    sa.Column("trial", sa.String(40), nullable=True),
-    sa.Column("payload", sa.Text, nullable=False),
-)
-_leases = sa.Table(
-    "leases",
-    _metadata,
-    sa.Column("study", sa.String(200), primary_key=True),
-    sa.Column("fence", sa.Integer, nullable=False),
-    sa.Column("host", sa.String(200), nullable=False),
-    sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("renewed", sa.Float, nullable=False),
-    sa.Column("released", sa.Boolean, nullable=False),
-)
 
 
 class LeaseLostError(RuntimeError):
     """Another process took the study over; this one can write no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened: `seq` counts from 1 without gaps, `time` is seconds since 1970."""
-
-    seq: int
-    time: float
-    kind: str
-    trial: str | None
-    payload: dict[str, Any]
-
-
-def _engine(address: str) -> sa.Engine:
-    engine = sa.create_engine(address, future=True)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def pragmas(connection: Any, _: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")  # survives a killed process, readers never wait
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA busy_timeout=20000")
-
-    return engine
 
 
 def sqlite_address(path: Path) -> str:
@@ -114,9 +69,9 @@ class Journal:
         if url.get_backend_name() == "sqlite" and url.database and not create and not Path(url.database).exists():
             raise InputError(f"no journal at {url.database}; is the study folder complete?")
         try:
-            self._engine = _engine(address)
+            self._engine = open_engine(address)
             if create:
-                _metadata.create_all(self._engine)
+                METADATA.create_all(self._engine)
             elif not sa.inspect(self._engine).has_table("events"):
                 raise InputError(f"{self._place()} is no journal: it has no table of events")
         except SQLAlchemyError as error:
@@ -133,8 +88,8 @@ class Journal:
         Raises `InputError` where the journal is damaged: a gap, a payload that is cut off, a
         database that SQLite itself calls malformed. Nothing is guessed.
         """
-        query = sa.select(_events).where(_events.c.study == self.study, _events.c.seq > after)
-        query = query.order_by(_events.c.seq).limit(limit)
+        query = sa.select(EVENTS).where(EVENTS.c.study == self.study, EVENTS.c.seq > after)
+        query = query.order_by(EVENTS.c.seq).limit(limit)
         expected = after + 1
         try:
             with self._engine.connect() as connection:
@@ -156,7 +111,7 @@ class Journal:
 
     def last(self) -> int:
         """The number of the last event; 0 before the first."""
-        return self._one(sa.select(sa.func.max(_events.c.seq)).where(_events.c.study == self.study)) or 0
+        return self._one(sa.select(sa.func.max(EVENTS.c.seq)).where(EVENTS.c.study == self.study)) or 0
 
     def first(self) -> Event | None:
         """The first event, without reading the others; None in an empty journal."""
@@ -164,8 +119,8 @@ class Journal:
 
     def last_kind(self, kinds: Iterable[str]) -> str | None:
         """The kind of the newest event of these kinds, without reading the others; None where there is none."""
-        query = sa.select(_events.c.kind).where(_events.c.study == self.study, _events.c.kind.in_(list(kinds)))
-        return self._one(query.order_by(_events.c.seq.desc()).limit(1))
+        query = sa.select(EVENTS.c.kind).where(EVENTS.c.study == self.study, EVENTS.c.kind.in_(list(kinds)))
+        return self._one(query.order_by(EVENTS.c.seq.desc()).limit(1))
 
     def _one(self, query: sa.Select[Any]) -> Any:
         try:
@@ -177,12 +132,12 @@ class Journal:
     def studies(self) -> list[str]:
         """Names of all studies in this database."""
         with self._engine.connect() as connection:
-            return sorted(connection.execute(sa.select(_events.c.study).distinct()).scalars())
+            return sorted(connection.execute(sa.select(EVENTS.c.study).distinct()).scalars())
 
     def lease(self) -> dict[str, Any] | None:
         """The lease as it stands: fence, host, pid, renewed, released; None before the first."""
         with self._engine.connect() as connection:
-            row = connection.execute(sa.select(_leases).where(_leases.c.study == self.study)).mappings().first()
+            row = connection.execute(sa.select(LEASES).where(LEASES.c.study == self.study)).mappings().first()
         return dict(row) if row else None
 
     def held(self) -> dict[str, Any] | None:
@@ -209,47 +164,75 @@ class Journal:
             _log.warning("journal %s %s", url.database, why)
         now = {"host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time(), "released": False}
         with self._engine.begin() as connection:
-            seen = connection.execute(sa.select(_leases.c.fence).where(_leases.c.study == self.study)).scalar()
+            seen = connection.execute(sa.select(LEASES.c.fence).where(LEASES.c.study == self.study)).scalar()
             if seen is None:
                 self.fence = 1
-                connection.execute(sa.insert(_leases).values(study=self.study, fence=1, **now))
+                connection.execute(sa.insert(LEASES).values(study=self.study, fence=1, **now))
             else:
                 self.fence = seen + 1
                 taken = connection.execute(
-                    sa.update(_leases)
-                    .where(_leases.c.study == self.study, _leases.c.fence == seen)
+                    sa.update(LEASES)
+                    .where(LEASES.c.study == self.study, LEASES.c.fence == seen)
                     .values(fence=self.fence, **now)
                 )
                 if taken.rowcount != 1:
                     raise InputError(f"study {self.study!r} was taken over by another process at this moment")
-            last = connection.execute(sa.select(sa.func.max(_events.c.seq)).where(_events.c.study == self.study))
+            last = connection.execute(sa.select(sa.func.max(EVENTS.c.seq)).where(EVENTS.c.study == self.study))
             self._next = (last.scalar() or 0) + 1
 
     def append(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> Event:
-        """Append one event; raises `LeaseLostError` where another process has taken the study over."""
+        """Append one event; raises `LeaseLostError` where another process has taken the study over.
+
+        A server that went away is waited for, a quarter of an hour.
+        """
         with self._write:
-            now = self.now()
-            event = Event(self._next, now, kind, trial, payload)
-            with self._engine.begin() as connection:
+            event = Event(self._next, self.now(), kind, trial, payload)
+            row = {
+                "study": self.study,
+                "seq": event.seq,
+                "time": event.time,
+                "fence": self.fence,
+                "kind": kind,
+                "trial": trial,
+                "payload": json.dumps(payload, separators=(",", ":")),
+            }
+            known = sa.select(EVENTS.c.payload).where(
+                *(EVENTS.c[name] == row[name] for name in ("study", "seq", "fence"))
+            )
+
+            def insert(connection: sa.Connection, again: bool) -> None:
                 self._renew(connection, time.time())
-                connection.execute(
-                    sa.insert(_events).values(
-                        study=self.study,
-                        seq=event.seq,
-                        time=now,
-                        fence=self.fence,
-                        kind=kind,
-                        trial=trial,
-                        payload=json.dumps(payload, separators=(",", ":")),
-                    )
-                )
+                # the server may have gone behind the commit that nobody heard of
+                if not again or connection.execute(known).scalar() is None:
+                    connection.execute(sa.insert(EVENTS).values(**row))
+
+            self._patiently(insert)
             self._next += 1
             return event
 
     def renew(self) -> None:
         """Prolong the lease; raises `LeaseLostError` where it is lost."""
-        with self._write, self._engine.begin() as connection:
-            self._renew(connection, time.time())
+        with self._write:
+            self._patiently(lambda connection, again: self._renew(connection, time.time()))
+
+    def _patiently(self, work: Callable[[sa.Connection, bool], None]) -> None:
+        """A transaction, again and again while the server is away; `work` is told whether it is tried again."""
+        began, again = time.monotonic(), False
+        while True:
+            try:
+                with self._engine.begin() as connection:
+                    work(connection, again)
+                break
+            except DBAPIError as error:
+                away = isinstance(error, OperationalError) or error.connection_invalidated
+                if not away or self._engine.dialect.name == "sqlite" or time.monotonic() - began > OUTAGE_SECONDS:
+                    raise
+                if not again:
+                    _log.warning("journal %s does not answer (%s); waiting for it", self._place(), _reason(error))
+                again = True
+                time.sleep(_AGAIN_SECONDS)
+        if again:
+            _log.warning("journal %s answers again, after %.0f s", self._place(), time.monotonic() - began)
 
     def now(self) -> float:
         """Seconds since 1970 by a clock that does not jump while this process lives: events are timed by it.
@@ -260,8 +243,8 @@ class Journal:
 
     def _renew(self, connection: sa.Connection, now: float) -> None:
         renewed = connection.execute(
-            sa.update(_leases)
-            .where(_leases.c.study == self.study, _leases.c.fence == self.fence)
+            sa.update(LEASES)
+            .where(LEASES.c.study == self.study, LEASES.c.fence == self.fence)
             .values(renewed=now, released=False)
         )
         if renewed.rowcount != 1:
@@ -273,8 +256,8 @@ class Journal:
             return
         with self._write, self._engine.begin() as connection:
             connection.execute(
-                sa.update(_leases)
-                .where(_leases.c.study == self.study, _leases.c.fence == self.fence)
+                sa.update(LEASES)
+                .where(LEASES.c.study == self.study, LEASES.c.fence == self.fence)
                 .values(released=True)
             )
         self.fence = None
@@ -282,8 +265,8 @@ class Journal:
     def delete(self) -> None:
         """Remove every event and the lease of this study from the database."""
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(_events).where(_events.c.study == self.study))
-            connection.execute(sa.delete(_leases).where(_leases.c.study == self.study))
+            connection.execute(sa.delete(EVENTS).where(EVENTS.c.study == self.study))
+            connection.execute(sa.delete(LEASES).where(LEASES.c.study == self.study))
 
     def close(self) -> None:
         """Release the lease and every connection."""

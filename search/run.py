@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.connect import connect, worker_slots
+from cluster.connect import connect
+from cluster.resources import misfit, nodes_of, room
 from search.driver import Driver
 from search.errors import InputError, RunError
 from search.journal import LeaseLostError
@@ -30,7 +31,11 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     resources = driver.spec.resources
     try:
         ray = connect(address, cpus=os.cpu_count() if address is None else None, preload=[_TRAINABLE])
-        driver.workers = worker_slots(ray, resources.cpus_per_trial, resources.gpus_per_trial, resources.workers)
+        share = resources.cpus_per_trial, resources.gpus_per_trial
+        nodes = nodes_of(ray)
+        driver.workers = room(ray, nodes, *share, resources.workers)
+        if not driver.workers:
+            raise ValueError(misfit(nodes, *share))
     except (ConnectionError, ValueError) as error:
         raise InputError(str(error)) from None
     from ray import tune
@@ -38,11 +43,13 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     from search.rungs import RungScheduler
     from search.searcher import CurveSearcher, constants
 
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(driver.workers)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the driver hands out no more than there is room for
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     with contextlib.suppress(FileNotFoundError):
         driver.folder.stop.unlink()
     driver.record("session", {"host": os.uname().nodename, "pid": os.getpid(), "workers": driver.workers})
+    driver.nodes = lambda: nodes_of(ray)
+    driver.seen(nodes, driver.workers)
     driver.recover_points()
     driver.stages.tidy()
     folder = str(driver.folder.path)
@@ -59,7 +66,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
             storage_path=str(driver.folder.ray),
             verbose=0,
             callbacks=[_callback(tune, folder)],
-            failure_config=tune.FailureConfig(max_failures=resources.retries),
+            failure_config=tune.FailureConfig(max_failures=-1),  # the driver counts (`search.setbacks`)
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
@@ -71,6 +78,11 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     except tune.TuneError as error:
         reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
         raise RunError(f"Ray Tune failed: {reason}") from error
+    if driver.stopping == "full":
+        raise RunError(
+            f"the disk under {driver.folder.path} is full ({driver.trouble}); free some space, then:"
+            f" routefront resume {driver.spec.name}"
+        )
     return _ending(driver)
 
 

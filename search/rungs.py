@@ -12,6 +12,7 @@ from typing import Any
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from search.driver import driver_at
 from search.engine import engine_at
 
 
@@ -21,6 +22,15 @@ class RungScheduler(FIFOScheduler):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self._folder = folder
+
+    def on_trial_add(self, tune_controller: Any, trial: RayTrial) -> None:
+        """A trial is to get a worker, a new one where it lost the last: not where the driver has taken it back."""
+        if not engine_at(self._folder).holds(trial.config["trial"], trial.config["attempt"]):
+            tune_controller.stop_trial(trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
+        """It lost its worker; Tune asks for no advice and adds it again."""
+        driver_at(self._folder).lost(trial.config["trial"], trial.config["attempt"], str(trial.get_error() or ""))
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Record a report, answer with what the rungs decide."""

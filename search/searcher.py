@@ -20,6 +20,7 @@ def constants(spec: StudySpec) -> dict[str, Any]:
         "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
         "diagnostics": spec.diagnostics,
         "latency": spec.constraints.max_latency is not None,
+        "memory": spec.resources.memory,
     }
 
 
@@ -46,9 +47,14 @@ class CurveSearcher(Searcher):
         if trial is None:
             return Searcher.FINISHED if engine.exhausted else None
         values = {k: v for k, v in trial.config.items() if k != "method"}
+        memory = self._constants["memory"]
+        if trial.alone and memory is not None:
+            memory *= max(1, engine.workers)  # nothing else runs
         return {
             **self._constants,
             **engine.orders(trial, self._constants["evaluate_at"]),
+            "memory": memory,
+            "attempt": engine.attempt(trial.id),
             "trial": trial.id,
             "method": trial.method,
             "config": values,

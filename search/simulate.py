@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from search.engine import Engine
-from search.journal import Event
+from search.events import Event
 from search.spec import StudySpec
 from search.state import StudyState
 from search.virtual import Cluster, Faults, Job, Result

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from search.units import parse_count, parse_seconds
+from search.units import parse_bytes, parse_count, parse_seconds, show_bytes
 from spaces.space import nearest
 
+_LEAST_MEMORY = 200e6
 SAMPLERS = ("budgets", "tpe", "nsga2", "evolution", "qmc", "random")
 
 
@@ -28,11 +29,16 @@ class DataSpec(Part):
 
 
 class BudgetSpec(Part):
-    """How much: trials, epochs of one full training, and optionally wall time (``"20m"``)."""
+    """How much: trials, epochs of one full training, and optionally wall time (``"20m"``) and `cost`.
+
+    `cost` is counted in hours of the GPUs (of the CPUs, where trials take no GPU) that trials hold, times
+    ``resources.price``.
+    """
 
     trials: int = Field(default=24, ge=1)
     epochs: int = Field(default=9, ge=1)
     time: float | None = None
+    cost: float | None = Field(default=None, gt=0)
 
     @field_validator("time", mode="before")
     @classmethod
@@ -126,12 +132,43 @@ class WarmSpec(Part):
 
 
 class ResourceSpec(Part):
-    """What a trial gets, and how many run at once (0: as many as fit)."""
+    """What a trial gets, and how many run at once (0: as many as fit, also when nodes join or leave).
+
+    `memory`: what one trial may have for itself (``"4GB"``); above it the trial is ended, tried once more while
+    nothing else runs, and is infeasible then. `patience`: how long a trial may be silent before its worker is
+    taken for hung (``"30m"``; where it is left out, ten minutes and twenty times the longest epoch so far).
+    `retries`: how often a trial may lose its worker. `price` of an hour of a GPU, or of a CPU where trials
+    take no GPU, for ``budget.cost``.
+    """
 
     workers: int = Field(default=0, ge=0)
     cpus_per_trial: float = Field(default=1.0, gt=0)
     gpus_per_trial: float = Field(default=0.0, ge=0)
     retries: int = Field(default=3, ge=0)
+    memory: float | None = None
+    patience: float | None = None
+    price: float = Field(default=1.0, gt=0)
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> float | None:
+        size = None if value is None else parse_bytes(value)
+        if size is not None and size < _LEAST_MEMORY:
+            raise ValueError(f"{value!r}: Python and torch alone take {show_bytes(_LEAST_MEMORY)} of memory")
+        return size
+
+    @field_validator("patience", mode="before")
+    @classmethod
+    def _silence(cls, value: Any) -> float | None:
+        seconds = None if value is None else parse_seconds(value)
+        if seconds is not None and seconds <= 0:
+            raise ValueError("a patience must be longer than nothing")
+        return seconds
+
+    @property
+    def hourly(self) -> float:
+        """What an hour of one trial costs."""
+        return (self.gpus_per_trial or self.cpus_per_trial) * self.price
 
 
 class TrackingSpec(Part):

@@ -1,26 +1,6 @@
 """The state of a study: a fold over its journal, equal by construction after every restart.
 
-Kinds of events and their payloads:
-
-========== =====================================================================================
-created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version
-session    host, pid, workers: a driver began to work
-known      study, trials: what an earlier study showed: id, config, curves {epoch: [errors, MACs]} (`search.warm`)
-plan       trials that are to be asked for before others: a list of {config, seed, why, repeats}
-ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
-           the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds};
-           bracket (rungs that it passes unseen), planned (it was), repeats (of which trial)
-start      host: a worker took the trial up
-report     what `fit` reports (epoch, losses, curve ...), checkpoint (name of its folder), stage (the
-           key of the first stage that this epoch ended and that is stored now)
-stage      key, action (lost: the trial trains it again; dropped: its checkpoint was removed), why
-decision   epoch, action (continue, stop, finish; pause, and promote when it goes on after that), why
-failed     reason
-ended      why: a driver stopped working in good order
-promoting  id and what `promotion` will hold: appended before the registry is touched
-promotion  id, model, version, alias, point, gates, validation and test figures: the alias has moved
-abandoned  id, why: the alias of that `promoting` did not move and will not
-========== =====================================================================================
+The kinds of events are those of `search.events`.
 """
 
 from __future__ import annotations
@@ -36,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from search.constraints import Constraints
+from search.events import Event
 from search.frontier import Archive
-from search.journal import Event
+from search.setbacks import MEMORY
 from search.trial import History, Stage, Trial
 
 
@@ -47,7 +28,8 @@ class StudyState:
     `known`: trials of earlier studies. `planned`: what is asked for before anything new. `proposed`: how many
     trials repeat none. `failed`: failed trials in the order in which they failed. `over`: how many trials
     nothing more will come of. `scored`: how many showed a comparable curve or failed. `cost_epochs`: epochs of training
-    spent, views counted. A fold costs the same however long the study is.
+    spent, views counted; `work_seconds`: seconds that trials worked. `nodes`: the cluster as it was last. A fold
+    costs the same however long the study is.
     """
 
     def __init__(self) -> None:
@@ -71,6 +53,8 @@ class StudyState:
         self.over = 0
         self.scored = 0
         self.cost_epochs = 0.0
+        self.work_seconds = 0.0
+        self.nodes: list[dict[str, Any]] = []
         self._live: dict[str, Trial] = {}
         self._paused: dict[str, Trial] = {}
         self._rungs: dict[int, list[Trial]] = {}
@@ -141,6 +125,16 @@ class StudyState:
         if not trial.over:
             trial.state = "running"
             trial.starts += 1
+            trial.node, trial.heard = event.payload.get("node", ""), event.time
+
+    def _on_setback(self, event: Event) -> None:
+        trial = self._trial(event)
+        trial.setbacks.append(event.payload)
+        trial.state = "asked"
+        trial.alone = trial.alone or event.payload["kind"] == MEMORY
+
+    def _on_nodes(self, event: Event) -> None:
+        self.nodes, self.workers = event.payload["nodes"], event.payload["workers"]
 
     def _on_report(self, event: Event) -> None:
         trial, p = self._trial(event), event.payload
@@ -150,6 +144,8 @@ class StudyState:
         trial.epoch = epoch
         self.cost_epochs += p["cost_epochs"] - trial.cost_epochs
         trial.cost_epochs, trial.seconds = p["cost_epochs"], trial.seconds + p["seconds"]
+        trial.heard = event.time
+        self.work_seconds += p["seconds"]
         trial.params, trial.macs_full = p.get("params", 0), p.get("macs_full", 0)
         trial.losses[epoch], trial.phases[epoch] = p["losses"], p["phase"]
         trial.diagnostics = p.get("diagnostics")
@@ -201,6 +197,7 @@ class StudyState:
     def _on_failed(self, event: Event) -> None:
         trial = self._trial(event)
         self.scored += not any(trial.comparable.values())
+        trial.infeasible = event.payload.get("infeasible", False)
         self._over(trial, "failed", event.payload["reason"])
         self.failed.append(trial)
 

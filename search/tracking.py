@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.journal import Event, Journal, sqlite_address
+from search.events import Event
+from search.journal import Journal, sqlite_address
 from search.mlflow_client import check_server, default_uri, shown
 from search.upload_process import FIRST_DELAY, LONGEST_DELAY, UNREACHABLE
 

@@ -30,6 +30,8 @@ class Trial:
     epochs, its `cost_epochs` and `seconds` do not. `bracket` counts the rungs that it passes unseen,
     `repeats` names the trial whose configuration it trains once more, on another seed.
     `missed` says by epoch how far its nearest point was from what the constraints ask (0: it has one).
+    `node` is where it runs or ran; `setbacks` is what took its workers away, each {kind, why, epoch, node}
+    (`search.setbacks`). `alone`: memory ran out, so it runs when nothing else does; `infeasible`: then too.
     """
 
     id: str
@@ -59,6 +61,11 @@ class Trial:
     bracket: int = 0
     repeats: str | None = None
     missed: dict[int, float] = field(default_factory=dict)
+    node: str = ""
+    setbacks: list[dict[str, Any]] = field(default_factory=list)
+    alone: bool = False
+    infeasible: bool = False
+    heard: float = 0.0
     diagnostics: dict[str, Any] | None = None
     _arrays: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 

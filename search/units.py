@@ -11,6 +11,7 @@ from typing import Any
 from search.errors import InputError
 
 _COUNT = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_BYTES = {"": 1.0, "mb": 1e6, "gb": 1e9, "tb": 1e12, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40}
 _TIME = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -29,6 +30,11 @@ def parse_count(text: str | float | int) -> float:
 def parse_seconds(text: str | float | int) -> float:
     """A time such as ``90``, ``90s``, ``20m`` or ``2h``, in seconds."""
     return _parse(text, _TIME, "a time", "for example 90s, 20m or 2h")
+
+
+def parse_bytes(text: str | float | int) -> float:
+    """An amount of memory such as ``4GB``, ``500MB`` or ``8Gi``, in bytes."""
+    return _parse(text, _BYTES, "an amount of memory", "for example 4GB, 500MB or 8Gi")
 
 
 def show_count(value: float) -> str:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from search.chronicle import STUDY, Chronicle, RunChange, study_id
-from search.journal import Event, Journal
+from search.events import Event
+from search.journal import Journal
 from search.mlflow_client import shown
 from search.mlflow_runs import Expected, StudyRuns
 

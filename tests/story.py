@@ -40,7 +40,7 @@ class Story:
         self.add("session", {"host": "here", "pid": 1, "workers": 1})
 
     def add(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> None:
-        from search.journal import Event
+        from search.events import Event
 
         self.events.append(Event(len(self.events) + 1, next(self._time), kind, trial, payload))
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.events import Event
 from search.folder import StudyFolder
-from search.journal import Event, Journal, sqlite_address
+from search.journal import Journal, sqlite_address
 from search.mlflow_client import quiet
 from search.tracking import Tracker
 from search.uploader import Uploader

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -47,7 +48,7 @@ def save(
     diagnostics: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint folder; it appears under its name only once it is whole."""
-    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    part = folder.with_name(f".{folder.name}.part-{socket.gethostname()}-{os.getpid()}")  # a trial may run twice
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}

@@ -18,26 +18,41 @@ class Meter:
         self._cpu = time.process_time()
 
     def read(self) -> dict[str, float]:
-        """{cpu_seconds, memory_megabytes} and, where CUDA is in use, gpu_memory_megabytes.
+        """{cpu_seconds, memory_megabytes, own_memory_megabytes} and, where CUDA is in use, gpu_memory_megabytes.
 
         Processor seconds are of all threads since the last reading; memory is what is resident now
-        (where the system does not tell: the most so far); the GPU's is the most since the last reading.
+        (where the system does not tell: the most so far), its own without what it shares; the GPU's is the
+        most since the last reading.
         """
         before, self._cpu = self._cpu, time.process_time()
         found = {"cpu_seconds": self._cpu - before}
         with contextlib.suppress(OSError, ImportError):
             found["memory_megabytes"] = _resident() / 2**20
+            found["own_memory_megabytes"] = own_memory() / 2**20
         if torch.cuda.is_initialized():
             found["gpu_memory_megabytes"] = torch.cuda.max_memory_allocated() / 2**20
             torch.cuda.reset_peak_memory_stats()
         return found
 
 
+_PAGES = Path("/proc/self/statm")
+
+
+def own_memory() -> int:
+    """Bytes of this process in memory that it shares with no other: without images in Ray's store, and libraries.
+
+    (Where the system does not tell: all that was ever resident.)
+    """
+    if _PAGES.exists():
+        _, resident, shared, *_ = _PAGES.read_text().split()
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    return _resident()
+
+
 def _resident() -> int:
     """Bytes of this process in memory."""
-    pages = Path("/proc/self/statm")
-    if pages.exists():
-        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if _PAGES.exists():
+        return int(_PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

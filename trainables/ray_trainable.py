@@ -7,12 +7,20 @@ between writing and reporting loses nothing (the driver ignores a report it know
 
 A trial that was given a finished first stage begins behind it, and one that ends its own first
 stage stores it (`trainables.stages`); both only where the driver said so.
+
+A report of an error says whether memory ran out (`memory`: the trial is tried again when nothing else
+runs) or the disk is full (`full`: the study stops, nothing is lost). A process that takes more memory than
+a trial may have, or has not given that of its last trial back, ends itself (`trainables.guard`).
 """
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
+import math
 import os
+import re
 import shutil
 import traceback
 from pathlib import Path
@@ -25,26 +33,42 @@ from ray import tune
 from trainables import checkpoints, stages
 from trainables.data import Data
 from trainables.fit import Training
-from trainables.machine import Meter
+from trainables.guard import Guard, leave
+from trainables.machine import Meter, own_memory
 from trainables.registry import get_method
+
+_LEAK = 2e9
+"""Bytes above those that a process held behind its first trial that it may keep: caches, fragments."""
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
+_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)  # as safetensors says it
 
 
 class RoutedTrainable(tune.Trainable):
     """One trial. `config`: trial, method, config, seed, epochs, evaluate_at, checkpoints, threads, device.
 
     Also `diagnostics`, whether its last epoch measures its paths; `latency`, whether curves measure theirs;
-    `stage`, the key of a first stage to begin behind, and `publish`, whether to store its own.
+    `stage`, the key of a first stage to begin behind, and `publish`, whether to store its own; `memory`,
+    bytes that the trial may have for itself.
     """
+
+    _fresh: int | None = None
 
     def setup(self, config: dict[str, Any], data: Data | None = None) -> None:
         """Remember the data; the network is built in the first step, where a failure can be reported."""
         assert data is not None, "tune.with_parameters hands the data in"
         self._data = data
+        self._guard = Guard()
+        self._leak = ""
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in the same process (`reuse_actors`)."""
         self._begin(new_config)
+        gc.collect()
+        held = own_memory()
+        RoutedTrainable._fresh = RoutedTrainable._fresh or held  # behind the first trial: libraries, workspaces
+        if held > RoutedTrainable._fresh + min(_LEAK, (new_config.get("memory") or math.inf) / 2):
+            self._leak = f"the process still held {held / 1e6:.0f} MB of earlier trials"
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -54,6 +78,7 @@ class RoutedTrainable(tune.Trainable):
         self._stages = Path(config["checkpoints"]) / stages.FOLDER
         self._lost = ""
         self._meter = Meter()
+        self._guard.watch(self._folder, config.get("memory"))
 
     def step(self) -> dict[str, Any]:
         """One epoch's report; an exception becomes a report with `error`, which costs no retry.
@@ -64,10 +89,12 @@ class RoutedTrainable(tune.Trainable):
             report = self._step()
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            report = {"error": reason, "traceback": traceback.format_exc()}
+            report = {"error": reason, "traceback": traceback.format_exc(), **_trouble(error)}
         return {"report": json.dumps(report)}
 
     def _step(self) -> dict[str, Any]:
+        if self._leak:
+            leave(self._folder, "leak", self._leak)
         if self._training is None:
             torch.set_num_threads(int(self._trial.get("threads", 1)))
             self._training = self._build()
@@ -131,3 +158,13 @@ class RoutedTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Let go of the network."""
         self._training = None
+
+
+def _trouble(error: BaseException) -> dict[str, bool]:
+    """What an error says of the machine, not of the trial."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
+        return {"memory": True}
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(text):
+        return {"full": True}
+    return {}

@@ -22,7 +22,7 @@ def test_full_training_finishes_and_time_stops(story: Callable[..., Any]) -> Non
     t = s.ask(0)
     s.report(t, 2)
     assert _decide(s, t, 2).action == "continue" and _decide(s, t, 2).why == ""
-    assert _decide(s, t, 2, time_over=True).action == "stop"
+    assert _decide(s, t, 2, spent="time").action == "stop"
     s.report(t, 9, [(0.9, 1e6)])
     assert _decide(s, t, 9).action == "finish"
 

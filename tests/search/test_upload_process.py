@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from search import upload_process
-from search.journal import Event
+from search.events import Event
 from search.toml import to_toml
 from tests.benchmarks import check_tracking
 from tests.postgres import INSTALLED, postgresql

@@ -1,0 +1,56 @@
+"""What happens to a study, as its journal tells it.
+
+Kinds of events and their payloads:
+
+========== =====================================================================================
+created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version
+session    host, pid, workers: a driver began to work
+known      study, trials: what an earlier study showed: id, config, curves {epoch: [errors, MACs]} (`search.warm`)
+plan       trials that are to be asked for before others: a list of {config, seed, why, repeats}
+ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
+           the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds};
+           bracket (rungs that it passes unseen), planned (it was), repeats (of which trial)
+start      node: a worker took the trial up
+setback    kind, why, epoch, node: a trial lost its worker and is tried again (`search.setbacks`)
+nodes      nodes {id, host, cpus, gpus, memory, state}, workers: the cluster is another one from here on
+report     what `fit` reports (epoch, losses, curve ...), checkpoint (name of its folder), stage (the
+           key of the first stage that this epoch ended and that is stored now)
+stage      key, action (lost: the trial trains it again; dropped: its checkpoint was removed), why
+decision   epoch, action (continue, stop, finish; pause, and promote when it goes on after that), why
+failed     reason, infeasible (memory ran out although nothing else ran)
+ended      why: a driver stopped working in good order
+promoting  id and what `promotion` will hold: appended before the registry is touched
+promotion  id, model, version, alias, point, gates, validation and test figures: the alias has moved
+abandoned  id, why: the alias of that `promoting` did not move and will not
+========== =====================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+REPORT_KEYS = (
+    "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
+    "params", "macs_full", "worker", "stage", "diagnostics", "machine",
+)  # fmt: skip
+"""What a `report` keeps of what a worker says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened: `seq` counts from 1 without gaps, `time` is seconds since 1970."""
+
+    seq: int
+    time: float
+    kind: str
+    trial: str | None
+    payload: dict[str, Any]
+
+
+class Events(Protocol):
+    """Where events are appended: a `search.journal.Journal`, or a list in a simulation."""
+
+    def append(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> Event:
+        """Append one event and return it, numbered and timed."""
+        ...
