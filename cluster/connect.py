@@ -15,8 +15,10 @@ QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_process_group_cleanup_enabled": "1",  # what a worker started dies with it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_THRESHOLD_S": "10",
 }
@@ -53,7 +55,7 @@ def connect(address: str | None = None, *, cpus: int | None = None, preload: Seq
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)  # never a stranger's cluster
-        return ray
+        return _hushed(ray)
     try:
         _knock(address)
         ray.init(address=address, **quiet)
@@ -62,6 +64,12 @@ def connect(address: str | None = None, *, cpus: int | None = None, preload: Seq
             f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); "
             "start one with `ray start --head`, or leave --address out to run here"
         ) from None
+    return _hushed(ray)
+
+
+def _hushed(ray: Any) -> Any:
+    """`ray` without its many lines about every worker and node that dies: a study's journal tells of them."""
+    ray._private.worker._worker_logs_enabled = False
     return ray
 
 

@@ -7,6 +7,7 @@ only speaks Tune's language, so that the rule runs unchanged in a simulator or a
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial as RayTrial
@@ -14,6 +15,14 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.driver import driver_at
 from search.engine import engine_at
+
+
+def _error(trial: RayTrial) -> str:
+    """What Ray says of a worker that was lost; the copy in the storage comes later."""
+    try:
+        return Path(trial.error_file or "").read_text()
+    except OSError:
+        return ""
 
 
 class RungScheduler(FIFOScheduler):
@@ -30,7 +39,7 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:
         """It lost its worker; Tune asks for no advice and adds it again."""
-        driver_at(self._folder).lost(trial.config["trial"], trial.config["attempt"], str(trial.get_error() or ""))
+        driver_at(self._folder).lost(trial.config["trial"], trial.config["attempt"], _error(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Record a report, answer with what the rungs decide."""

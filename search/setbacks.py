@@ -17,24 +17,29 @@ leak     the process had not given the memory of its last trial back           n
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 DIED, SILENT, MEMORY, NODE, DRAINED, LEAK = "died", "silent", "memory", "node", "drained", "leak"
 COUNTED = (DIED, SILENT)
 MOST = 100
+NODE_SECONDS = 120.0
+"""A worker that died so long before its node left the cluster died with it: Ray tells of workers first."""
 
-_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|memory usage threshold|can't allocate memory|\bOOM\b", re.IGNORECASE)
+# Ray also tells of the system's OOM killer as one of many causes of any death
+_OUT_OF_MEMORY = re.compile(r"running low on memory|OutOfMemoryError|MemoryError:")
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Whether an error says that memory, of a host or of a GPU, ran out."""
+    """Whether an error of Ray says that it ended a worker because the node's memory ran out."""
     return _OUT_OF_MEMORY.search(text) is not None
 
 
 def last_line(text: str) -> str:
-    """The last line of an error that says anything."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+    """The beginning of the last line of an error that says anything."""
+    found = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+    return textwrap.shorten(found, 160, placeholder=" ...")
 
 
 def too_many(setbacks: Sequence[dict[str, Any]], kind: str, retries: int) -> bool:

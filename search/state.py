@@ -18,7 +18,7 @@ import numpy as np
 from search.constraints import Constraints
 from search.events import Event
 from search.frontier import Archive
-from search.setbacks import MEMORY
+from search.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
 from search.trial import History, Stage, Trial
 
 
@@ -129,12 +129,17 @@ class StudyState:
 
     def _on_setback(self, event: Event) -> None:
         trial = self._trial(event)
-        trial.setbacks.append(event.payload)
+        trial.setbacks.append({**event.payload, "time": event.time})
         trial.state = "asked"
         trial.alone = trial.alone or event.payload["kind"] == MEMORY
 
     def _on_nodes(self, event: Event) -> None:
-        self.nodes, self.workers = event.payload["nodes"], event.payload["workers"]
+        before, self.nodes, self.workers = self.nodes, event.payload["nodes"], event.payload["workers"]
+        left = {node["id"] for node in before} - {node["id"] for node in self.nodes}
+        for trial in self._live.values() if left else ():  # Ray tells of a worker's death before its node's
+            for each in trial.setbacks:
+                if each["kind"] == DIED and each["node"] in left and event.time - each["time"] < NODE_SECONDS:
+                    each["kind"] = NODE
 
     def _on_report(self, event: Event) -> None:
         trial, p = self._trial(event), event.payload
@@ -196,8 +201,8 @@ class StudyState:
 
     def _on_failed(self, event: Event) -> None:
         trial = self._trial(event)
-        self.scored += not any(trial.comparable.values())
         trial.infeasible = event.payload.get("infeasible", False)
+        self.scored += not any(trial.comparable.values())
         self._over(trial, "failed", event.payload["reason"])
         self.failed.append(trial)
 

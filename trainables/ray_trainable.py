@@ -33,7 +33,7 @@ from ray import tune
 from trainables import checkpoints, stages
 from trainables.data import Data
 from trainables.fit import Training
-from trainables.guard import Guard, leave
+from trainables.guard import Guard, end_children, leave
 from trainables.machine import Meter, own_memory
 from trainables.registry import get_method
 
@@ -156,8 +156,9 @@ class RoutedTrainable(tune.Trainable):
             shutil.rmtree(before, ignore_errors=True)
 
     def cleanup(self) -> None:
-        """Let go of the network."""
+        """Let go of the network, and of what trials may have started and left behind."""
         self._training = None
+        end_children()
 
 
 def _trouble(error: BaseException) -> dict[str, bool]:

@@ -11,7 +11,11 @@ import yaml
 
 from cluster.description import Description
 
-NODE_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+NODE_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_process_group_cleanup_enabled": "1",
+}
 
 
 class _Template(string.Template):
