@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import queue
 import secrets
 import socket
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 # Ray's own files are scratch here (the journal is the truth), so what only feeds them is off.
@@ -21,7 +25,10 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_THRESHOLD_S": "10",
+    "RAY_BACKEND_LOG_LEVEL": "error",  # what the driver prints
 }
+
+_ANSWER_SECONDS = 8.0
 
 
 def prepare_environment(*, local: bool, preload: Sequence[str] = ()) -> None:
@@ -56,14 +63,11 @@ def connect(address: str | None = None, *, cpus: int | None = None, preload: Seq
     if address is None:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)  # never a stranger's cluster
         return _hushed(ray)
+    _knock(address)
     try:
-        _knock(address)
         ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ConnectionError(
-            f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); "
-            "start one with `ray start --head`, or leave --address out to run here"
-        ) from None
+        raise ConnectionError(_nobody(address, str(error).splitlines()[0])) from None
     return _hushed(ray)
 
 
@@ -73,8 +77,73 @@ def _hushed(ray: Any) -> Any:
     return ray
 
 
+def _nobody(address: str, why: str) -> str:
+    return (
+        f"no Ray cluster answers at {address!r} ({why}); start one with `ray start --head`,"
+        " or leave --address out to run here"
+    )
+
+
 def _knock(address: str) -> None:
-    """Raise `OSError` where nothing listens: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
+    """Raise `ConnectionError` where `ray.init` would try for long, end the process, or say much.
+
+    That is: nothing listens at host:port, what listens is no head of a cluster, it wants another token,
+    it runs another version of Ray or Python. Addresses of other forms are left to Ray.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "//" in address:
+        return
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not _token():
+        raise ConnectionError(
+            "RAY_AUTH_MODE is token and there is no token: set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file)"
+            f" to that of the cluster at {address!r}"
+        )
+    try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConnectionError(_nobody(address, str(error))) from None
+    answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answer.put(_asked(address)), daemon=True).start()
+    try:
+        told = answer.get(timeout=_ANSWER_SECONDS)
+    except queue.Empty:
+        told = TimeoutError("what listens there does not answer as one")
+    if isinstance(told, Exception):
+        if type(told).__name__ == "AuthenticationError":
+            raise ConnectionError(
+                f"the cluster at {address!r} wants a token, and "
+                + ("RAY_AUTH_TOKEN holds another one" if _token() else "there is none here: set RAY_AUTH_TOKEN")
+                + " (with RAY_AUTH_MODE=token)"
+            )
+        raise ConnectionError(_nobody(address, str(told).splitlines()[0]))
+    import ray
+
+    here = {"ray": ray.__version__, "python": platform.python_version()}
+    there = {"ray": told["ray_version"], "python": told["python_version"]}
+    if here != there:
+        raise ConnectionError(
+            f"the cluster at {address!r} runs Ray {there['ray']} on Python {there['python']}, this is Ray"
+            f" {here['ray']} on Python {here['python']}: install the same here (or there)"
+        )
+
+
+def _asked(address: str) -> Any:
+    """What a cluster's head says of itself, or the error on the way."""
+    from ray._common.usage.usage_lib import get_cluster_metadata
+    from ray._raylet import GcsClient
+
+    try:
+        return get_cluster_metadata(GcsClient(address=address))
+    except Exception as error:
+        return error
+
+
+def _token() -> str:
+    """The token that Ray would use; empty where it finds none."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"]
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cluster.checks import survey
 from cluster.connect import connect
 from cluster.resources import misfit, nodes_of, room
 from search.driver import Driver
@@ -36,6 +37,8 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
         driver.workers = room(ray, nodes, *share, resources.workers)
         if not driver.workers:
             raise ValueError(misfit(nodes, *share))
+        if address is not None:
+            survey(ray, [node for node in nodes if node.holds(*share)], driver.folder.path, data.folders)
     except (ConnectionError, ValueError) as error:
         raise InputError(str(error)) from None
     from ray import tune

@@ -53,6 +53,11 @@ class Split:
         return self.images if isinstance(self.images, np.ndarray) else self.images[:]
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """Where images lie that are read when they are asked for."""
+        return () if isinstance(self.images, np.ndarray) else (self.images.folder,)
+
+    @property
     def arrays(self) -> tuple[np.ndarray, ...]:
         """All that is kept in memory."""
         images = (self.images,) if isinstance(self.images, np.ndarray) else self.images.arrays
@@ -106,6 +111,11 @@ class Data:
     augment: Augment
     hash: str
     replacement: bool = False
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where images lie that trials read when they need them: on every node."""
+        return tuple(sorted({path for split in (self.train, self.validation, self.test) for path in split.folders}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,34 +7,36 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import prepare_environment, worker_slots
-
-
-class _Cluster:
-    def __init__(self, **resources: float) -> None:
-        self._resources = resources
-
-    def cluster_resources(self) -> dict[str, float]:
-        return self._resources
+from cluster.connect import prepare_environment
+from cluster.resources import DRAINING, Node, misfit, slots
 
 
 @pytest.mark.parametrize(
-    ("resources", "cpus", "gpus", "wanted", "slots"),
+    ("nodes", "cpus", "gpus", "count"),
     [
-        ({"CPU": 2.0}, 1.0, 0.0, 0, 2),
-        ({"CPU": 2.0}, 0.5, 0.0, 0, 4),
-        ({"CPU": 8.0}, 1.0, 0.0, 3, 3),
-        ({"CPU": 2.0}, 1.0, 0.0, 5, 2),
-        ({"CPU": 16.0, "GPU": 1.0}, 1.0, 0.25, 0, 4),
+        ([(2, 0)], 1.0, 0.0, 2),
+        ([(2, 0)], 0.5, 0.0, 4),
+        ([(3, 0), (3, 0)], 2.0, 0.0, 2),  # a trial does not span nodes
+        ([(16, 1)], 1.0, 0.25, 4),
+        ([(16, 2)], 1.0, 0.4, 4),  # nor GPUs
+        ([(16, 4), (1, 4)], 2.0, 1.0, 4),
+        ([(64, 8)], 1.0, 2.0, 4),
     ],
 )
-def test_as_many_trials_as_fit(resources: dict[str, float], cpus: float, gpus: float, wanted: int, slots: int) -> None:
-    assert worker_slots(_Cluster(**resources), cpus, gpus, wanted) == slots
+def test_as_many_trials_as_fit(nodes: list[tuple[float, float]], cpus: float, gpus: float, count: int) -> None:
+    assert slots([Node(str(i), "host", *each) for i, each in enumerate(nodes)], cpus, gpus) == count
+
+
+def test_what_is_being_drained_takes_no_trials() -> None:
+    nodes = [Node("a", "host", 4, 0), Node("b", "host", 4, 0, state=DRAINING)]
+    assert slots(nodes, 1, 0) == 4
 
 
 def test_a_trial_that_fits_nowhere_is_named() -> None:
-    with pytest.raises(ValueError, match="one needs 1 CPU and 1 GPU, the cluster has 4 CPU and 0 GPU"):
-        worker_slots(_Cluster(CPU=4.0), 1.0, 1.0, 0)
+    said = misfit([Node("a", "host", 4, 0), Node("b", "host", 2, 1)], 4.0, 1.0)
+    assert said == (
+        "no trial fits: one needs 4 CPU and 1 GPU on one node; the nodes have 4 CPU and 0 GPU, 2 CPU and 1 GPU"
+    )
 
 
 def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,172 @@
+"""Studies on a real cluster of three nodes, a sample of what may happen to them (all: check_faults.py), bad input."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.checks import Seen, wrong
+from cluster.resources import Node
+from search.state import StudyState
+from search.trial import Trial
+from tests.cluster.faulty import ROOT, Driven, Nodes, create, setbacks, worker_of
+from tests.search.killing import faults
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A head and two nodes of one CPU."""
+    found = Nodes(2)
+    yield found
+    found.shutdown()
+
+
+@pytest.mark.timeout(300)
+def test_workers_nodes_and_the_driver_are_killed_and_nothing_is_lost_or_doubled(nodes: Nodes, tmp_path: Path) -> None:
+    study = create(tmp_path, "killed", {"*": ("wait", 1)}, budget={"trials": 3, "epochs": 3})
+    driven = Driven(tmp_path, "killed", nodes.address)
+    driven.until(lambda state: len(_at_work(state)) == 2)
+    pid = worker_of(study)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    state = driven.until(lambda state: setbacks(state)["died"] and len(_at_work(state)) == 2)
+    (victim,) = (node for node in nodes.nodes if node.node_id == _at_work(state)[0].node)
+    nodes.kill(victim)
+    driven.until(lambda state: setbacks(state)["node"] and len(state.nodes) == 2 and state.workers == 1)
+    joined = nodes.add()
+    driven.until(lambda state: any(trial.node == joined.node_id for trial in _at_work(state)))
+    driven.kill()
+    (study.folder.path / "go").touch()
+    code, digest = Driven(tmp_path, "killed", nodes.address).wait()
+    state = study.state()
+    assert code == 0 and faults(study, digest) == []
+    assert state.count()["finished"] == 3
+    # a node's end is not counted against its trial
+    assert setbacks(state)["died"] == 1 and setbacks(state)["node"] >= 1, setbacks(state)
+
+
+def _at_work(state: StudyState) -> list[Trial]:
+    return [trial for trial in state.trials.values() if trial.state == "running" and trial.epoch > 0]
+
+
+@pytest.mark.timeout(300)
+def test_trials_that_raise_hang_leak_diverge_or_leave_children_harm_no_other(nodes: Nodes, tmp_path: Path) -> None:
+    ills = {
+        "t0000": ("raise", 1),
+        "t0001": ("hang", 1),
+        "t0002": ("leak", 1),
+        "t0003": ("nan", 1),
+        "t0004": ("fork", 0),
+    }
+    study = create(
+        tmp_path, "ill", ills, budget={"trials": 6, "epochs": 2}, resources={"memory": "700MB", "patience": "10s"}
+    )
+    code, digest = Driven(tmp_path, "ill", nodes.address).wait()
+    state = study.state()
+    assert code == 0 and faults(study, digest) == []
+    trials = state.trials
+    assert trials["t0000"].reason == "ArithmeticError: this trial never works" and not trials["t0000"].setbacks
+    assert [each["kind"] for each in trials["t0001"].setbacks] == ["silent"] and trials["t0001"].state == "finished"
+    assert trials["t0002"].infeasible and "MB of a trial" in trials["t0002"].reason
+    assert [each["kind"] for each in trials["t0002"].setbacks] == ["memory"]
+    assert "became nan" in trials["t0003"].reason
+    assert trials["t0004"].state == trials["t0005"].state == "finished"
+    child = int((study.folder.path / "t0004.ill").read_text())
+    assert not Path(f"/proc/{child}").exists()
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+def _connects(address: str, **environment: str | None) -> tuple[str, float]:
+    """What `connect` says in a process of its own, and how long it took."""
+    code = (
+        "import sys\nfrom cluster.connect import connect\n"
+        "try:\n    print('connected to', len(connect(sys.argv[1]).nodes()))\n"
+        "except ConnectionError as error:\n    print(error)"
+    )
+    given = {**os.environ, **environment}
+    began = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, "-c", code, address], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env={name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+    assert ran.returncode == 0 and len(ran.stdout.splitlines()) == 1, ran.stdout + ran.stderr
+    return ran.stdout.strip(), time.monotonic() - began
+
+
+def test_a_cluster_that_does_not_take_us_is_said_in_one_line(nodes: Nodes, tmp_path: Path) -> None:
+    address, home = nodes.address, {"HOME": str(tmp_path)}
+    assert _connects(address)[0].startswith("connected to")
+    said, _ = _connects(address, RAY_AUTH_TOKEN="ab" * 32)
+    assert said.startswith(f"the cluster at {address!r} wants a token, and RAY_AUTH_TOKEN holds another one")
+    said, _ = _connects(address, RAY_AUTH_TOKEN=None, RAY_AUTH_MODE=None, **home)
+    assert said.startswith(f"the cluster at {address!r} wants a token, and there is none here: set RAY_AUTH_TOKEN")
+    said, _ = _connects(address, RAY_AUTH_TOKEN=None, **home)
+    assert said.startswith("RAY_AUTH_MODE is token and there is no token: set RAY_AUTH_TOKEN")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        said, _ = _connects(f"127.0.0.1:{silent.getsockname()[1]}")
+    assert "what listens there does not answer as one" in said
+
+
+def test_a_cluster_of_another_version_is_said_with_both(nodes: Nodes) -> None:
+    code = (
+        "import json, sys\nfrom ray._common.usage import usage_constants as names\nfrom ray._private import"
+        " ray_constants\nfrom ray._raylet import GcsClient\nclient = GcsClient(address=sys.argv[1])\n"
+        "place = ray_constants.KV_NAMESPACE_CLUSTER\n"
+        "told = json.loads(client.internal_kv_get(names.CLUSTER_METADATA_KEY, namespace=place))\n"
+        "told['ray_version'] = sys.argv[2] or told['ray_version']\n"
+        "client.internal_kv_put(names.CLUSTER_METADATA_KEY, json.dumps(told).encode(), True, namespace=place)"
+    )
+    import ray
+
+    def pretend(version: str) -> None:
+        subprocess.run([sys.executable, "-c", code, nodes.address, version], check=True, timeout=60)
+
+    pretend("2.9.3")
+    try:
+        said, _ = _connects(nodes.address)
+    finally:
+        pretend(ray.__version__)
+    assert f"the cluster at {nodes.address!r} runs Ray 2.9.3 on Python" in said and "install the same here" in said
+
+
+def test_a_study_that_nodes_cannot_reach_is_refused_before_its_first_trial(nodes: Nodes, tmp_path: Path) -> None:
+    """`survey` as `search.run` calls it, in a process of its own."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom cluster.connect import connect\nfrom cluster.checks import survey\n"
+        "from cluster.resources import nodes_of\nray = connect(sys.argv[1])\n"
+        "try:\n    survey(ray, nodes_of(ray), Path(sys.argv[2]), sys.argv[3:])\n    print('well')\n"
+        "except ValueError as error:\n    print(error)"
+    )
+
+    def survey(*words: object) -> str:
+        command = [sys.executable, "-c", code, nodes.address, *map(str, words)]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.strip()
+
+    assert survey(tmp_path, tmp_path) == "well"
+    assert list(tmp_path.iterdir()) == []
+    missing = tmp_path / "no-images"
+    assert f"has no images at {missing}: copy them there" in survey(tmp_path, missing)
+
+
+def test_what_a_node_sees_and_what_is_wrong_with_it(tmp_path: Path) -> None:
+    node = Node("ab" * 8, "gpu-7", 8, 1)
+    assert wrong(node, Seen(True, "", (), 105.0), tmp_path, 100, 110) == ""
+    assert "does not see the study's folder" in wrong(node, Seen(False, "", (), 105.0), tmp_path, 100, 110)
+    denied = wrong(node, Seen(True, "Permission denied", (), 105.0), tmp_path, 100, 110)
+    assert denied == f"node gpu-7 (abababab) cannot write the study's folder {tmp_path}: Permission denied"
+    assert "the clock of node gpu-7 (abababab) is 60 s off" in wrong(node, Seen(True, "", (), 40.0), tmp_path, 100, 110)
+    assert "is 45 s off" in wrong(node, Seen(True, "", (), 155.0), tmp_path, 100, 110)
