@@ -130,7 +130,7 @@ def _knock(address: str) -> None:
 def _asked(address: str) -> Any:
     """What a cluster's head says of itself, or the error on the way."""
     from ray._common.usage.usage_lib import get_cluster_metadata
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     try:
         return get_cluster_metadata(GcsClient(address=address))

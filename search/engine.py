@@ -163,10 +163,8 @@ class Engine:
         """Whether no further trial will be asked for."""
         if self.stopping:
             return True
-        waiting = any(trial.id not in self._handed for trial in self.state.live)
-        # one that runs may yet wait at a rung, and then go on or be ended
-        undecided = self.state.paused or (self.spec.rungs.pause and self.state.live)
-        return not waiting and self._spent and not undecided
+        # one that runs may lose its worker and be handed out again, or wait at a rung and then go on or be ended
+        return self._spent and not self.state.live and not self.state.paused
 
     @property
     def _spent(self) -> bool:

@@ -196,7 +196,9 @@ def _says(kind: str, payload: dict[str, Any]) -> str:
         behind = f", to begin behind epoch {stage['epoch']} of {stage['trial']}" if stage else ""
         return f"asked for, knowing events up to {payload['seen']}{behind}"
     if kind == "start":
-        return "a worker took it up"
+        return f"a worker took it up on node {payload['node'][:8]}" if payload.get("node") else "a worker took it up"
+    if kind == "setback":
+        return f"lost its worker at epoch {payload['epoch']}, {payload['kind']}: {payload['why']}"
     if kind == "report":
         losses = ", ".join(f"{name} {value:.4g}" for name, value in payload["losses"].items())
         text = f"epoch {payload['epoch']} ({payload['phase']}, {payload['seconds']:.1f} s): {losses}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from search.importance import Importances, importances, results
 from search.pooled import StudyPoints
 from search.published import published_for
 from search.query import Query
+from search.seeing import cluster_record
 
 if TYPE_CHECKING:
     from search.paths import Paths
@@ -64,6 +66,7 @@ def report_of(
         published=published_for(state.created["data"]["name"]),
         kept=_kept(study, state),
         command_more=_more(study),
+        cluster=cluster_record(study.spec, state, time.time()),
     )
 
 

@@ -47,7 +47,8 @@ class Report:
     config, begin, end (seconds of work) and lane; accuracy and MACs may be None. `results`: (configuration,
     hypervolume) of every trial; `importances` and `paths`: what `search.importance` and `search.paths` found.
     `published`: printed points of the data set. `kept`: by trial the epochs whose checkpoints are there.
-    `command_more`: what a command that promotes from this study needs behind its name.
+    `command_more`: what a command that promotes from this study needs behind its name. `cluster`: what
+    `search.seeing.cluster_record` tells.
     """
 
     study: Mapping[str, Any]
@@ -61,6 +62,7 @@ class Report:
     published: Sequence[Published] = ()
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     command_more: str = ""
+    cluster: Mapping[str, Any] = field(default_factory=dict)
 
 
 def frontier_png(report: Report, path: str | Path) -> None:
@@ -143,6 +145,7 @@ def _parts(report: Report) -> tuple[dict[str, Any], dict[str, str]]:
         "history": study_section.history_section(report.history),
         "importances": study_section.importances_section(report.importances, told),
         "parallels": study_section.parallel_section(report.results, axes) if "parallel" in figures else "",
+        "cluster": study_section.cluster_section(report.cluster),
         "times": study_section.timeline_section(report.trials) if "timeline" in figures else "",
         "trials": study_section.trials_section(report.trials),
         "configs": _configs(report.front),

@@ -9,6 +9,7 @@ from typing import Any
 from search.importance import Importances
 from search.page_parts import method_name, slot, table
 from search.published import Published
+from search.seeing import facts
 from search.units import show_count, show_share
 
 _TRIAL_ROWS = 2_000
@@ -109,3 +110,29 @@ def trials_section(trials: Sequence[Mapping[str, Any]]) -> str:
     hidden = len(trials) - len(rows)
     note = f'<p class="note">The first {len(rows):,} of {len(trials):,} trials.</p>' if hidden else ""
     return f"<section><h2>Trials</h2>{note}{table('Trials', heads, rows)}</section>"
+
+
+def cluster_section(cluster: Mapping[str, Any]) -> str:
+    """Nodes and what runs on them, what it has cost, which trials lost their workers and why."""
+    if not cluster:
+        return ""
+    cells = [f"<div><dt>{escape(name)}</dt><dd>{escape(said)}</dd></div>" for name, said in facts(cluster).items()]
+    nodes = [
+        (
+            escape(node["id"][:8]), escape(node["host"]), f"{node['cpus']:g}", f"{node['gpus']:g}",
+            escape(node["state"]), f"{len(node['trials'])} of {node['holds']}",
+            escape(", ".join(node["trials"]) or "-"),
+        )
+        for node in cluster["nodes"]
+    ]  # fmt: skip
+    heads = ("Node", "Host", "#CPUs", "#GPUs", "State", "#Trials", "~Running")
+    body = table("Nodes as the driver saw them last", heads, nodes) if nodes else ""
+    lost = [
+        (escape(each["trial"]), escape(each["kind"]), str(each["epoch"]), escape(each["why"]))
+        for each in reversed(cluster["setbacks"]["latest"])
+    ]
+    if lost:
+        body += "<h3>Trials that lost their workers last</h3>"
+        body += table("Trials that lost their workers last", ("Trial", "What", "#Epoch", "~Why"), lost)
+    about = "Nodes as the driver saw them last. A trial that lost its worker goes on behind its last whole epoch."
+    return f'<section><h2>Cluster</h2><p class="note">{about}</p><dl>{"".join(cells)}</dl>{body}</section>'

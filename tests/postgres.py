@@ -14,27 +14,47 @@ from pathlib import Path
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
+class Postgres:
+    """A fresh server on the loopback, run by an unprivileged user in a temporary folder; `address` is SQLAlchemy's."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="routefront-postgres-"))
+        self._user: dict[str, object] = {}
+        if os.geteuid() == 0:  # the server refuses to run as root
+            shutil.chown(self._folder, "postgres")
+            self._user = {"user": "postgres", "cwd": self._folder}
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.address = f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/postgres"
+        self._call("initdb", "-A", "trust", "-U", "postgres")
+        self.start()
+
+    def start(self) -> None:
+        """It answers when this comes back."""
+        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1"
+        self._call("pg_ctl", "-w", "-o", options, "-l", str(self._folder / "log"), "start")
+
+    def stop(self) -> None:
+        """At once, whoever is connected."""
+        self._call("pg_ctl", "-m", "immediate", "stop")
+
+    def close(self) -> None:
+        """Stop it, where it runs, and remove its files."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _call(self, program: str, *words: str) -> None:
+        command = [str(INSTALLED[-1].parent / program), "-D", str(self._folder / "data"), *words]
+        subprocess.run(command, check=True, capture_output=True, **self._user)  # type: ignore[call-overload]
+
+
 @contextlib.contextmanager
 def postgresql() -> Iterator[str]:
-    """The address of a fresh server on the loopback, run by an unprivileged user in a temporary folder."""
-    folder = Path(tempfile.mkdtemp(prefix="routefront-postgres-"))
-    programs, data = INSTALLED[-1].parent, folder / "data"
-    user: dict[str, object] = {}
-    if os.geteuid() == 0:  # the server refuses to run as root
-        shutil.chown(folder, "postgres")
-        user = {"user": "postgres", "cwd": folder}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def call(*words: str) -> None:
-        subprocess.run(words, check=True, capture_output=True, **user)  # type: ignore[call-overload]
-
-    call(str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-    call(str(programs / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", str(folder / "log"), "start")
+    """The address of a fresh server."""
+    server = Postgres()
     try:
-        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        yield server.address
     finally:
-        call(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
+        server.close()

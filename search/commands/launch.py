@@ -37,6 +37,7 @@ def search(
     trials: Annotated[int | None, typer.Option(help="How many trials.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of one full training.")] = None,
     time_limit: Annotated[str | None, typer.Option("--time", help="Wall time, for example 20m or 2h.")] = None,
+    cost: Annotated[float | None, typer.Option(help="GPU-hours (without GPUs: CPU-hours) times their price.")] = None,
     name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
     seed: Annotated[int | None, typer.Option(help="The study's seed.")] = None,
     fork: Annotated[
@@ -72,6 +73,7 @@ def search(
             "budget.trials": trials,
             "budget.epochs": epochs,
             "budget.time": time_limit,
+            "budget.cost": cost,
             "data.name": data,
             "data.image_size": image_size,
             "resources.workers": workers,
@@ -140,6 +142,7 @@ def resume(
     study: Name,
     address: Address = None,
     time_limit: Annotated[str | None, typer.Option("--time", help="A new limit of wall time in all.")] = None,
+    cost: Annotated[float | None, typer.Option(help="A new limit of cost in all.")] = None,
     trials: Annotated[int | None, typer.Option(help="A new number of trials in all.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
     tracking: Tracking = None,
@@ -155,7 +158,7 @@ def resume(
 
     start(
         Study.load(study, root=studies), address=address, time_limit=time_limit, trials=trials, workers=workers,
-        tracking=tracking, studies=studies, as_json=as_json,
+        cost=cost, tracking=tracking, studies=studies, as_json=as_json,
     )  # fmt: skip
 
 
@@ -171,6 +174,7 @@ def start(
     as_json: bool,
     plans: Sequence[Mapping[str, Any]] = (),
     quiet: bool = False,
+    cost: float | None = None,
 ) -> StudyState:
     """Go on with a study, its budget or workers changed; `plans` run first. With `quiet` no summary on stdout."""
     from search.spec import StudySpec
@@ -181,6 +185,7 @@ def start(
     changes = {
         "budget.time": parse_seconds(time_limit) if time_limit else None,
         "budget.trials": trials,
+        "budget.cost": cost,
         "resources.workers": workers,
         "tracking.uri": tracking,
     }

@@ -87,6 +87,7 @@ def status(
     routefront status digits --trial t0003
     """
     from search.live import status_table, trial_story
+    from search.seeing import cluster_record, cluster_table
     from search.study import Study
 
     found = Study.load(study, root=studies)
@@ -97,12 +98,16 @@ def status(
     while True:
         state = found.state()
         record = status_record(found, state)
+        cluster = cluster_record(found.spec, state, time.time())
         if as_json:
-            print_json(record)
+            print_json({**record, "cluster": cluster})
         else:
             if watch and out.is_terminal:
                 out.clear()
             out.print(status_table(found.spec, state, record["state"]))
+            if record["state"] == "running" or cluster["setbacks"]["latest"]:
+                for line in cluster_table(cluster):
+                    out.print(line)
             failures(state)
         if not watch or record["state"] != "running":
             return

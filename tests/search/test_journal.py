@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from search.errors import InputError
 from search.journal import Journal, LeaseLostError, sqlite_address
 from search.mounts import file_system, is_network
+from tests.postgres import INSTALLED, Postgres
 
 
 def _journal(folder: Path, study: str = "s", *, create: bool = True) -> Journal:
@@ -134,33 +134,17 @@ def test_a_gap_and_a_cut_payload_are_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The address of a real PostgreSQL server, started here from the system's package."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
+def server() -> Iterator[Postgres]:
+    """A real PostgreSQL server, started here from the system's package."""
+    if not INSTALLED:
         pytest.skip("PostgreSQL is not installed (no /usr/lib/postgresql/*/bin/initdb)")
-    folder = Path(tempfile.mkdtemp(prefix="routefront-postgres-"))
-    bin_folder, data = found[-1].parent, folder / "data"
-    user: dict[str, object] = {}
-    if os.geteuid() == 0:  # the server refuses to run as root
-        shutil.chown(folder, "postgres")
-        user = {"user": "postgres", "cwd": folder}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def call(*words: str) -> None:
-        subprocess.run(words, check=True, capture_output=True, **user)  # type: ignore[call-overload]
-
-    call(str(bin_folder / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    call(str(bin_folder / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", str(folder / "log"), "start")
-    yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-    call(str(bin_folder / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
-    shutil.rmtree(folder, ignore_errors=True)
+    found = Postgres()
+    yield found
+    found.close()
 
 
-def test_the_same_journal_on_postgresql(postgres: str) -> None:
+def test_the_same_journal_on_postgresql(server: Postgres) -> None:
+    postgres = server.address
     journal = Journal(postgres, "s", create=True)
     journal.acquire()
     for i in range(3):
@@ -191,3 +175,41 @@ def test_a_journal_on_a_network_file_system_is_warned_of(
         journal.acquire()
         journal.close()
         assert ("network file system" in caplog.text) is warned
+
+
+def test_a_server_that_goes_away_and_comes_back_is_waited_for(
+    server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(server.address, "outage", create=True)
+    journal.acquire()
+    journal.append("x", {"i": 0})
+    server.stop()
+    later = threading.Timer(3.0, server.start)
+    later.start()
+    began = time.monotonic()
+    journal.append("x", {"i": 1})
+    later.join()
+    journal.renew()
+    assert time.monotonic() - began > 2.5
+    assert [e.payload["i"] for e in journal.events()] == [0, 1]
+    assert "does not answer" in caplog.text and "answers again" in caplog.text
+    journal.close()
+
+
+def test_an_event_whose_commit_nobody_heard_of_is_written_once(server: Postgres) -> None:
+    """The server dies right behind the commit, before it could say so."""
+    journal = Journal(server.address, "unheard", create=True)
+    journal.acquire()
+    died = []
+
+    @sa.event.listens_for(journal._engine, "commit")
+    def die(connection: sa.Connection) -> None:
+        if not died:
+            died.append(True)
+            connection.connection.dbapi_connection.commit()  # type: ignore[union-attr]
+            raise sa.exc.OperationalError("commit", {}, Exception("the connection was lost"))
+
+    journal.append("x", {"i": 0})
+    journal.append("x", {"i": 1})
+    assert died and [(e.seq, e.payload["i"]) for e in journal.events()] == [(1, 0), (2, 1)]
+    journal.close()
