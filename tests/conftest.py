@@ -26,6 +26,7 @@ LONG = (
     "test_upload_process.py",
     "test_server.py",
     "test_project.py",
+    "test_live_cluster.py",
     "test_kills.py",
     "test_slurm_script.py",
     "test_stock_faults.py",

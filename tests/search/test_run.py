@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +10,9 @@ from typing import Any
 
 import pytest
 
-from search import points
 from search.errors import InputError
 from search.spec import StudySpec
 from search.study import Study, load_data
-from search.toml import to_toml
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -93,70 +86,6 @@ def test_the_same_seed_with_one_worker_gives_the_same_trials_even_through_a_stop
     assert _launch(halted, ray_address) == "finished"
     assert not halted.state().live and set(_over(halted).values()) == {1}
     assert _told(halted) == _told(straight)
-
-
-def test_a_worker_killed_loses_nothing_and_a_trial_that_fails_stops_nothing(ray_address: str, tmp_path: Path) -> None:
-    small = {"network": "resnet-8", "width": 0.25, "batch_size": 64}
-    diverging = {**small, "lr": 99.0, "weight_decay": 99.0, "views": 2}
-    methods = {"static": small, "codinet": diverging, "skipnet": small}
-    study = Study.create(
-        _spec("worker", methods=methods, rungs={"enabled": False}, budget={"trials": 3, "epochs": 4}), root=tmp_path
-    )
-    killed: list[int] = []
-
-    def kill(driver: Any, event: Any, state: Any) -> None:
-        if event.kind == "report" and event.payload["epoch"] == 2 and not killed:
-            killed.append(event.payload["worker"])
-            os.kill(event.payload["worker"], signal.SIGKILL)
-
-    assert _launch(study, ray_address, kill) == "finished"
-    state = study.state()
-    assert len(killed) == 1 and state.trials["t0000"].starts == 2
-    assert state.count() == {
-        "running": 0,
-        "stopped": 0,
-        "finished": 2,
-        "failed": 1,
-        "waiting": 0,
-        "paused": 0,
-        "total": 3,
-    }
-    assert "became" in state.trials["t0001"].reason and "in step" in state.trials["t0001"].reason
-    assert set(_over(study).values()) == {1}
-    reports = Counter((e.trial, e.payload["epoch"]) for e in _events(study) if e.kind == "report")
-    assert set(reports.values()) == {1} and {("t0000", n) for n in range(1, 5)} <= set(reports)
-
-
-def test_a_driver_killed_loses_nothing(ray_address: str, tmp_path: Path) -> None:
-    spec = _spec("driver", budget={"trials": 6, "epochs": 4}, rungs={"epochs": [1], "grace": 1})
-    file = tmp_path / "study.toml"
-    file.write_text(to_toml(spec.model_dump(mode="json", exclude_none=True)))
-    command = [sys.executable, "-m", "search", "search", str(file), "--studies", str(tmp_path), "--tracking", "off"]
-    process = subprocess.Popen([*command, "--address", ray_address], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(InputError):
-                study = Study.load("driver", root=tmp_path)
-                if sum(e.kind == "report" for e in _events(study)) >= 5:
-                    break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    study = Study.load("driver", root=tmp_path)
-    before = study.state()
-    assert study.status() == "interrupted" and before.live
-    over = {t.id: t.reason for t in before.trials.values() if t.over}
-    assert _launch(study, ray_address) == "finished"
-    after = study.state()
-    assert after.count()["total"] == 6 and not after.live and set(_over(study).values()) == {1}
-    assert {name: after.trials[name].reason for name in over} == over
-    reports = Counter((e.trial, e.payload["epoch"]) for e in _events(study) if e.kind == "report")
-    assert set(reports.values()) == {1}
-    told = sum(len(c) for t in after.trials.values() for c in t.curves.values())
-    assert points.read(study.folder.points).num_rows == told
 
 
 def test_another_spec_under_the_same_name_is_refused(tmp_path: Path) -> None:
