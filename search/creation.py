@@ -90,11 +90,11 @@ def reference(spaces: Mapping[str, Space], task: Task, constraints: Constraints 
     for name, space in spaces.items():
         method, built = get_method(name), []
         for values in corners(space):
-            network = _built(method, values, task)
+            network = built_of(method, values, task)
             largest = max(largest, network.macs_full)
             built.append(network)
         while not possible and len(built) < _DRAWS + len(corners(space)) and all(map(asked.refuses, built)):
-            built.append(_built(method, drawn(space, rng, {}), task))
+            built.append(built_of(method, drawn(space, rng, {}), task))
         possible = possible or not all(map(asked.refuses, built))
         refused += built
     if not possible:
@@ -106,7 +106,8 @@ def reference(spaces: Mapping[str, Space], task: Task, constraints: Constraints 
     return {"error": 1.0 - 1.0 / task.classes, "macs": float(largest)}
 
 
-def _built(method: Method, values: Mapping[str, Any], task: Task) -> RoutedNetwork:
+def built_of(method: Method, values: Mapping[str, Any], task: Task) -> RoutedNetwork:
+    """The network of a configuration; `InputError` naming the method where it does not fit the images."""
     try:
         return method.build(method.configure(values), task)
     except ValueError as error:

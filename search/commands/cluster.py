@@ -1,4 +1,4 @@
-"""Commands about clusters: `routefront cluster render`; those about jobs are in `search.commands.jobs`."""
+"""Commands about clusters: `routefront cluster render`; others are in `search.commands.plan` and `.jobs`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.commands import jobs
+from search.commands import jobs, plan
 from search.commands.common import Json, err, out, print_json
 from search.errors import InputError
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from cluster.description import Description
     from cluster.manifests import StudyFile
 
-app = typer.Typer(no_args_is_help=True, help="Where studies run: manifests of clusters.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, help="Where studies run: what fits, manifests, jobs.", rich_markup_mode="rich")
 
 
 def register(parent: typer.Typer) -> None:
     """Add these commands to the command line."""
+    plan.register(app)
     jobs.register(app)
     parent.add_typer(app, name="cluster")
 

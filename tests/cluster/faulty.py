@@ -59,7 +59,7 @@ class Nodes:
     @property
     def address(self) -> str:
         """Of the head."""
-        return self.cluster.address
+        return str(self.cluster.address)
 
     def add(self) -> Any:
         """One more node."""
