@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import queue
 import secrets
 import socket
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,6 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_THRESHOLD_S": "10",
-    "RAY_BACKEND_LOG_LEVEL": "error",  # what the driver prints
 }
 
 _ANSWER_SECONDS = 8.0
@@ -103,11 +104,12 @@ def _knock(address: str) -> None:
     except OSError as error:
         raise ConnectionError(_nobody(address, str(error))) from None
     answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=lambda: answer.put(_asked(address)), daemon=True).start()
-    try:
-        told = answer.get(timeout=_ANSWER_SECONDS)
-    except queue.Empty:
-        told = TimeoutError("what listens there does not answer as one")
+    with _silence():
+        threading.Thread(target=lambda: answer.put(_asked(address)), daemon=True).start()
+        try:
+            told = answer.get(timeout=_ANSWER_SECONDS)
+        except queue.Empty:
+            told = TimeoutError("what listens there does not answer as one")
     if isinstance(told, Exception):
         if type(told).__name__ == "AuthenticationError":
             raise ConnectionError(
@@ -125,6 +127,20 @@ def _knock(address: str) -> None:
             f"the cluster at {address!r} runs Ray {there['ray']} on Python {there['python']}, this is Ray"
             f" {here['ray']} on Python {here['python']}: install the same here (or there)"
         )
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing is written to stderr: Ray's client logs there, past Python, what becomes one line here."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _asked(address: str) -> Any:

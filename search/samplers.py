@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from scipy.stats import qmc
 
 from search.budgets import ask_budgets
 from search.frontier import non_dominated
@@ -44,6 +43,8 @@ def ask_qmc(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tu
     if given:
         return ask_random(view, seed, given)
     longest = max(len(space.parameters) for space in view.spaces.values())
+    from scipy.stats import qmc  # seconds, which other samplers save
+
     sequence = qmc.Sobol(1 + longest, scramble=True, rng=view.spec.seed)
     if view.asked:
         sequence.fast_forward(view.asked)

@@ -59,7 +59,9 @@ class Training:
         if config.compiled and not network.regions():
             raise ValueError(f"compiled = True: {config.network} of {method.name} has no regions to compile")
         if config.compiled:
-            torch._dynamo.config.recompile_limit = 64  # blocks of all shapes share one compiled function
+            from torch import _dynamo as compiler  # late: it takes a process seconds
+
+            compiler.config.recompile_limit = 64  # blocks of all shapes share one compiled function
             for region in network.regions():
                 region.compile(dynamic=False)  # in place: names of parameters stay
         self.generator = torch.Generator(self.device).manual_seed(seed + 1)

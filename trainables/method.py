@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spaces.space import Space, nearest
 from trainables.network import RoutedNetwork, Task
+from trainables.optimisers import SGD, FusedAdam
 
 
 def require(good: bool, name: str, value: Any, rule: str) -> None:
@@ -102,9 +103,9 @@ class Optimiser:
         Raises `ValueError` for a kind that is not sgd or adam.
         """
         if self.kind == "adam":
-            return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+            return FusedAdam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         require(self.kind == "sgd", "kind", self.kind, "an optimiser is sgd or adam")
-        return torch.optim.SGD(
+        return SGD(
             parameters,
             lr=self.lr,
             momentum=self.momentum,

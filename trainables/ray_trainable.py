@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # optimisers import it in their first step, seconds that an idle worker has and a trial has not
 from ray import tune
 
 from trainables import checkpoints, stages

@@ -99,7 +99,7 @@ def _connects(address: str, **environment: str | None) -> tuple[str, float]:
         [sys.executable, "-c", code, address], cwd=ROOT, capture_output=True, text=True, timeout=60,
         env={name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
-    assert ran.returncode == 0 and len(ran.stdout.splitlines()) == 1, ran.stdout + ran.stderr
+    assert ran.returncode == 0 and len(ran.stdout.splitlines()) == 1 and not ran.stderr, ran.stdout + ran.stderr
     return ran.stdout.strip(), time.monotonic() - began
 
 
