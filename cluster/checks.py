@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -39,44 +38,58 @@ def look(marker: str, answer: str, paths: Sequence[str]) -> Seen:
     return Seen(reads, writes, tuple(path for path in paths if not Path(path).exists()), time.time())
 
 
-def survey(ray: Any, nodes: Sequence[Node], folder: Path, paths: Sequence[str] = ()) -> None:
-    """Look from every node that may run trials; raises `ValueError` with one line for the first thing that is wrong.
+class Survey:
+    """Looks from every node that may run trials; begun at once, so that others can work while the nodes do."""
 
-    What is written into `folder` for it is removed again.
-    """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    def __init__(self, ray: Any, nodes: Sequence[Node], folder: Path, paths: Sequence[str] = ()) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    name = f".reach-{secrets.token_hex(4)}"
-    marker = folder / name
-    marker.touch()
-    task = ray.remote(look)
-    asked = time.time()
-    try:
-        seen = {
+        self._ray, self._folder = ray, folder
+        self._marker = folder / f".reach-{secrets.token_hex(4)}"
+        self._marker.touch()
+        self._asked = time.time()
+        task = ray.remote(look)
+        self._seen = {
             node: task.options(
                 num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-            ).remote(str(marker), f"{marker}-{node.id[:12]}", list(paths))
+            ).remote(str(self._marker), self._answer(node), list(paths))
             for node in nodes
         }
-        ready, _ = ray.wait(list(seen.values()), num_returns=len(seen), timeout=ANSWER_SECONDS)
-        for node, found in seen.items():
-            if found not in ready:
-                raise ValueError(
-                    f"node {node.host} ({node.id[:8]}) did not answer within {ANSWER_SECONDS:.0f} s: is it overloaded?"
-                )
-            fault = wrong(node, ray.get(found), folder, asked, time.time())
-            if fault:
-                raise ValueError(fault)
-            if not os.path.exists(f"{marker}-{node.id[:12]}"):
-                raise ValueError(_elsewhere(node, folder))
-    finally:
-        for left in folder.glob(f"{name}*"):
-            left.unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Wait for all of them; raises `ValueError` with one line for the first thing that is wrong.
+
+        What was written into the folder for it is removed again.
+        """
+        ray = self._ray
+        try:
+            pending = list(self._seen.values())
+            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=ANSWER_SECONDS)
+            for node, found in self._seen.items():
+                if found not in ready:
+                    raise ValueError(f"{_place(node)} did not answer within {ANSWER_SECONDS:.0f} s: is it overloaded?")
+                try:
+                    seen = ray.get(found)
+                except ray.exceptions.RayError as error:
+                    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                    why = lines[-1][:160] if lines else "no reason given"
+                    raise ValueError(
+                        f"{_place(node)} cannot run routefront, which must be installed there as here: {why}"
+                    ) from None
+                fault = wrong(node, seen, self._folder, self._asked, time.time())
+                if fault or not Path(self._answer(node)).exists():
+                    raise ValueError(fault or _elsewhere(node, self._folder))
+        finally:
+            for left in self._folder.glob(f"{self._marker.name}*"):
+                left.unlink(missing_ok=True)
+
+    def _answer(self, node: Node) -> str:
+        return f"{self._marker}-{node.id[:12]}"
 
 
 def wrong(node: Node, seen: Seen, folder: Path, asked: float, answered: float) -> str:
     """One line: what hinders trials on a node; empty where nothing does. It was asked and answered at these times."""
-    place = f"node {node.host} ({node.id[:8]})"
+    place = _place(node)
     if not seen.reads:
         return _elsewhere(node, folder)
     if seen.writes:
@@ -89,8 +102,12 @@ def wrong(node: Node, seen: Seen, folder: Path, asked: float, answered: float) -
     return ""
 
 
+def _place(node: Node) -> str:
+    return f"node {node.host} ({node.id[:8]})"
+
+
 def _elsewhere(node: Node, folder: Path) -> str:
     return (
-        f"node {node.host} ({node.id[:8]}) does not see the study's folder {folder}: studies on a cluster lie in a"
+        f"{_place(node)} does not see the study's folder {folder}: studies on a cluster lie in a"
         " folder that all nodes share (--studies, or ROUTEFRONT_STUDIES)"
     )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.checks import survey
+from cluster.checks import Survey
 from cluster.connect import connect
 from cluster.resources import misfit, nodes_of, room
 from search.driver import Driver
@@ -29,7 +29,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     Raises `InputError` where the cluster cannot be reached or holds no trial, `RunError` where Tune
     itself fails.
     """
-    resources = driver.spec.resources
+    resources, survey = driver.spec.resources, None
     try:
         ray = connect(address, cpus=os.cpu_count() if address is None else None, preload=[_TRAINABLE])
         share = resources.cpus_per_trial, resources.gpus_per_trial
@@ -38,7 +38,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
         if not driver.workers:
             raise ValueError(misfit(nodes, *share))
         if address is not None:
-            survey(ray, [node for node in nodes if node.holds(*share)], driver.folder.path, data.folders)
+            survey = Survey(ray, [node for node in nodes if node.holds(*share)], driver.folder.path, data.folders)
     except (ConnectionError, ValueError) as error:
         raise InputError(str(error)) from None
     from ray import tune
@@ -46,6 +46,11 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     from search.rungs import RungScheduler
     from search.searcher import CurveSearcher, constants
 
+    if survey is not None:  # imports took as long as the nodes
+        try:
+            survey.settle()
+        except ValueError as error:
+            raise InputError(str(error)) from None
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the driver hands out no more than there is room for
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     with contextlib.suppress(FileNotFoundError):

@@ -24,7 +24,7 @@ from typing import Any
 DIED, SILENT, MEMORY, NODE, DRAINED, LEAK = "died", "silent", "memory", "node", "drained", "leak"
 COUNTED = (DIED, SILENT)
 MOST = 100
-NODE_SECONDS = 120.0
+NODE_SECONDS = 30.0
 """A worker that died so long before its node left the cluster died with it: Ray tells of workers first."""
 
 # Ray also tells of the system's OOM killer as one of many causes of any death

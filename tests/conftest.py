@@ -23,11 +23,10 @@ def story() -> type:
 
 # Files of few but long tests, which begin first, so that no worker is left with them at the end.
 LONG = (
+    "test_live_cluster.py",
     "test_upload_process.py",
     "test_server.py",
     "test_project.py",
-    "test_live_cluster.py",
-    "test_kills.py",
     "test_slurm_script.py",
     "test_stock_faults.py",
     "test_cli.py",

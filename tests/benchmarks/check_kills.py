@@ -24,8 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from search.spec import StudySpec
 from search.study import Study
-from tests.search.killing import drive, faults
-from tests.search.test_kills import SPEC
+from tests.search.killing import SPEC, drive, faults
 
 
 def main() -> None:

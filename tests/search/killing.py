@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+SPEC: dict[str, Any] = {
+    "name": "killed",
+    "data": {"name": "digits", "image_size": 8, "limit": 96},
+    "budget": {"trials": 5, "epochs": 3},
+    "rungs": {"epochs": [1], "grace": 0, "pause": True},
+    "sampler": {"startup": 2},
+    "stages": {"enabled": False},
+    "resources": {"workers": 2},
+    "diagnostics": False,
+    "methods": {"static": {"network": "resnet-8", "width": 0.25, "batch_size": 64}},
+}
+
 
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
