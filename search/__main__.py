@@ -48,15 +48,25 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted; `routefront resume STUDY` goes on from here")
         sys.exit(130)
-    except (RunError, OSError, RuntimeError) as error:
-        if debug:
+    except Exception as error:
+        # a database that fails says so in SQLAlchemy's words, which need not be imported to be known
+        known = isinstance(error, RunError | OSError | RuntimeError) or type(error).__module__.startswith("sqlalchemy.")
+        if debug or not known:
             raise
         _say(error)
         sys.exit(1)
 
 
+def said(error: BaseException) -> str:
+    """An error in one line; of a full disk also how to go on."""
+    text = " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__
+    if not isinstance(error, RunError) and ("No space left" in text or "disk is full" in text):
+        return f"{text}: free some space; `routefront resume STUDY` then goes on, nothing that was recorded is lost"
+    return text
+
+
 def _say(error: BaseException) -> None:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = said(error)
     err.print(f"[bold red]error:[/] {text}", markup=True, soft_wrap=True) if "[" not in text else err.print(
         f"error: {text}", markup=False, soft_wrap=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from search.decisions import limit_of
 from search.engine import Engine
@@ -135,3 +136,12 @@ def test_nodes_stragglers_setbacks_and_cost_are_seen(engine: Engine) -> None:
     assert said["cost"] == "0.00167 of 0.01 CPU-hours x 2" and said["workers"] == "1 of 4 busy, 1 trials wait"
     page = cluster_section(found)
     assert "&lt;two&gt;" in page and "<two>" not in page and "its node leaves" in page
+
+
+def test_a_full_disk_is_said_with_how_to_go_on() -> None:
+    from search.__main__ import said
+
+    full = OSError(28, "No space left on device")
+    assert said(full).startswith("[Errno 28] No space left on device: free some space; `routefront resume STUDY`")
+    database = OperationalError("insert", {}, Exception("database or disk is full"))
+    assert said(database).startswith("database or disk is full: free some space")
