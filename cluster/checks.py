@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.resources import Node
+from cluster.resources import Node, nodes_of
 
 ANSWER_SECONDS = 120.0
+LEAVING_SECONDS = 20.0
+"""Ray knows of a node's end so much later at most."""
 SKEW_SECONDS = 30.0
 """Clocks may differ by so much: leases of studies are compared by them, and run out after 30 s."""
 
@@ -71,6 +73,8 @@ class Survey:
                 try:
                     seen = ray.get(found)
                 except ray.exceptions.RayError as error:
+                    if self._left(node, error):
+                        continue
                     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                     why = lines[-1][:160] if lines else "no reason given"
                     raise ValueError(
@@ -82,6 +86,19 @@ class Survey:
         finally:
             for left in self._folder.glob(f"{self._marker.name}*"):
                 left.unlink(missing_ok=True)
+
+    def _left(self, node: Node, error: Exception) -> bool:
+        """Whether a node could not be asked because it is gone by now: the others go on without it."""
+        if isinstance(error, self._ray.exceptions.RayTaskError):
+            return False  # it ran there
+        if isinstance(error, self._ray.exceptions.TaskUnschedulableError):
+            return True  # a task that needs nothing fits every node that is there
+        end = time.monotonic() + LEAVING_SECONDS
+        while any(other.id == node.id for other in nodes_of(self._ray)):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.5)
+        return True
 
     def _answer(self, node: Node) -> str:
         return f"{self._marker}-{node.id[:12]}"

@@ -158,14 +158,14 @@ class Simulation:
         engine.replay(self.journal.events)
         return engine
 
-    def run(self, until: Callable[[Engine], bool] = lambda engine: False) -> StudyState:
-        """To the end of the budget, or until told; the state then."""
+    def run(self, until: Callable[[Engine], bool] = lambda engine: False, *, dies_at: int = 0) -> StudyState:
+        """To the end of the budget, or until told; the state then. A later run may die as well."""
         from search.rungs import RungScheduler
         from search.searcher import CurveSearcher, constants
 
         if self._begun:  # a driver before this one died
             self._before, self.cluster = self._clock(), None
-            self.journal.dies_at = 0
+            self.journal.dies_at = dies_at
             self.engine = self.again()
         self._begun = True
         engine = self.engine
@@ -179,6 +179,8 @@ class Simulation:
             faults=self.faults,
             seen=None if self._seen is None else lambda job, result: self._seen(engine, job, result),  # type: ignore[misc]
             started=lambda job: engine.started(job.config["trial"]),
+            lost=lambda job, kind: engine.setback(job.config["trial"], kind, f"{kind}, as simulated"),
+            sized=lambda workers: setattr(engine, "workers", workers),
         )
         try:
             self.cluster.run(lambda: until(engine))

@@ -121,11 +121,12 @@ def test_a_cluster_of_another_version_is_said_with_both(nodes: Nodes) -> None:
 
 
 def test_a_study_that_nodes_cannot_reach_is_refused_before_its_first_trial(nodes: Nodes, tmp_path: Path) -> None:
-    """`Survey` as `search.run` uses it, in a process of its own."""
+    """`Survey` as `search.run` uses it, in a process of its own; a node that has gone meanwhile hinders nobody."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom cluster.connect import connect\nfrom cluster.checks import Survey\n"
-        "from cluster.resources import nodes_of\nray = connect(sys.argv[1])\n"
-        "for path in sys.argv[3:]:\n    try:\n        Survey(ray, nodes_of(ray), Path(sys.argv[2]), [path]).settle()\n"
+        "from cluster.resources import Node, nodes_of\nray = connect(sys.argv[1])\n"
+        "nodes = [*nodes_of(ray), Node('ab' * 28, 'gone', 1, 0)]\n"
+        "for path in sys.argv[3:]:\n    try:\n        Survey(ray, nodes, Path(sys.argv[2]), [path]).settle()\n"
         "        print('well')\n    except ValueError as error:\n        print(error)"
     )
     missing = tmp_path / "no-images"
