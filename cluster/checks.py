@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -20,16 +21,23 @@ SKEW_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a node sees: whether the marker is there and one could be written beside it, missing paths, its clock."""
+    """What a node sees: whether the marker is there and one could be written beside it, missing paths, its clock.
+
+    `other`: the first file that is not as long as it should be, said with its lengths.
+    """
 
     reads: bool
     writes: str
     missing: tuple[str, ...]
     clock: float
+    other: str = ""
 
 
-def look(marker: str, answer: str, paths: Sequence[str]) -> Seen:
-    """Run on a node: `marker` was written by the driver, `answer` is to be written, `paths` are read by trials."""
+def look(marker: str, answer: str, paths: Sequence[str], files: Sequence[tuple[str, int]] = ()) -> Seen:
+    """Run on a node: `marker` was written by the driver, `answer` is to be written, `paths` are read by trials.
+
+    `files` are a sample of what lies there, with lengths in bytes.
+    """
     reads = Path(marker).exists()
     writes = ""
     try:
@@ -37,13 +45,30 @@ def look(marker: str, answer: str, paths: Sequence[str]) -> Seen:
             Path(answer).touch()
     except OSError as error:
         writes = error.strerror or str(error)
-    return Seen(reads, writes, tuple(path for path in paths if not Path(path).exists()), time.time())
+    missing = tuple(path for path in paths if not Path(path).exists())
+    other = "" if missing else next((said for path, length in files if (said := _other(path, length))), "")
+    return Seen(reads, writes, missing, time.time(), other)
+
+
+def _other(path: str, length: int) -> str:
+    try:
+        there = os.stat(path).st_size
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return "" if there == length else f"{path} has {there} bytes, not {length}"
 
 
 class Survey:
     """Looks from every node that may run trials; begun at once, so that others can work while the nodes do."""
 
-    def __init__(self, ray: Any, nodes: Sequence[Node], folder: Path, paths: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        ray: Any,
+        nodes: Sequence[Node],
+        folder: Path,
+        paths: Sequence[str] = (),
+        files: Sequence[tuple[str, int]] = (),
+    ) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._ray, self._folder = ray, folder
@@ -54,7 +79,7 @@ class Survey:
         self._seen = {
             node: task.options(
                 num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-            ).remote(str(self._marker), self._answer(node), list(paths))
+            ).remote(str(self._marker), self._answer(node), list(paths), list(files))
             for node in nodes
         }
 
@@ -113,6 +138,8 @@ def wrong(node: Node, seen: Seen, folder: Path, asked: float, answered: float) -
         return f"{place} cannot write the study's folder {folder}: {seen.writes}"
     if seen.missing:
         return f"{place} has no images at {seen.missing[0]}: copy them there, or name a folder that all nodes share"
+    if seen.other:
+        return f"{place} has other images than this machine ({seen.other}): copy them there anew"
     skew = max(asked - seen.clock, seen.clock - answered)
     if skew > SKEW_SECONDS:
         return f"the clock of {place} is {skew:.0f} s off: set the clocks of the nodes (chrony, ntpd)"

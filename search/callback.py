@@ -12,6 +12,7 @@ from cluster.resources import DRAINING, node_of, nodes_of, room
 from search.driver import Driver, driver_at
 from search.setbacks import DRAINED, SILENT
 from search.units import show_seconds
+from trainables.guard import ask_to_leave
 
 _EVERY_SECONDS = 1.0
 _LEAST_PATIENCE, _EPOCHS_PATIENCE = 600.0, 20.0
@@ -20,8 +21,9 @@ _LEAST_PATIENCE, _EPOCHS_PATIENCE = 600.0, 20.0
 class StudyCallback(tune.Callback):
     """Records starts, renews the lease, obeys a gentle stop, follows the cluster as nodes join and leave.
 
-    A worker that is silent for too long is ended, and one on a node that is being drained once its trial
-    has written a checkpoint: Ray then gives the trial another one.
+    A worker that is silent for too long is ended. One on a node that is being drained is asked to leave, which
+    it does behind a checkpoint in its epoch, and is ended where that epoch's report comes first. Ray then gives the
+    trial another one.
     """
 
     def __init__(self, folder: str) -> None:
@@ -79,6 +81,9 @@ class StudyCallback(tune.Callback):
         resources = driver.spec.resources
         nodes = nodes_of(ray)
         driver.draining = {node.id for node in nodes if node.state == DRAINING}
+        for trial in driver.state.live:
+            if trial.state == "running" and trial.node in driver.draining:
+                ask_to_leave(driver.folder.checkpoints / trial.id)
         driver.seen(nodes, room(ray, nodes, resources.cpus_per_trial, resources.gpus_per_trial, resources.workers))
         patience = resources.patience
         if patience is None and self._longest:

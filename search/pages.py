@@ -97,7 +97,7 @@ def _kept(study: Study, state: StudyState) -> dict[str, list[int]]:
     """By trial the epochs whose checkpoints are in the study's folder."""
     found: dict[str, list[int]] = {}
     for path in study.folder.checkpoints.glob("*/epoch-*"):
-        epoch = path.name.rpartition("-")[2]
+        epoch = path.name.removeprefix("epoch-")  # those in the middle of an epoch are passing
         if path.parent.name in state.trials and epoch.isdigit():
             found.setdefault(path.parent.name, []).append(int(epoch))
     return found

@@ -38,7 +38,8 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
         if not driver.workers:
             raise ValueError(misfit(nodes, *share))
         if address is not None:
-            survey = Survey(ray, [node for node in nodes if node.holds(*share)], driver.folder.path, data.folders)
+            able = [node for node in nodes if node.holds(*share)]
+            survey = Survey(ray, able, driver.folder.path, data.folders, data.sample())
     except (ConnectionError, ValueError) as error:
         raise InputError(str(error)) from None
     from ray import tune

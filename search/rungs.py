@@ -32,6 +32,9 @@ class RungScheduler(FIFOScheduler):
         super().__init__()
         self._folder = folder
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None first: Tune starts what is pending by itself, and need not look at all trials at every step."""
+
     def on_trial_add(self, tune_controller: Any, trial: RayTrial) -> None:
         """A trial is to get a worker, a new one where it lost the last: not where the driver has taken it back."""
         if not engine_at(self._folder).holds(trial.config["trial"], trial.config["attempt"]):

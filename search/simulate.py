@@ -137,9 +137,10 @@ class Simulation:
         dies_at: int = 0,
         after: bool = False,
         seen: Callable[[Engine, Job, Result], None] | None = None,
+        journal: type[MemoryJournal] = MemoryJournal,
     ) -> None:
         self.problem, self.spec, self.workers, self.faults = problem, spec, workers, faults
-        self.journal = MemoryJournal(self._clock, dies_at, after)
+        self.journal = journal(self._clock, dies_at, after)
         self.cluster: Cluster | None = None
         self._before = 0.0
         self._begun = False

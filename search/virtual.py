@@ -23,8 +23,9 @@ class Faults:
     `patience`. `straggle`: the chance that an epoch takes `slowdown` times as long.
     `delay`: results reach the driver up to so much later, drawn uniformly, so that they overtake
     each other. `node`: workers a node; every node fails once in `lives` on average, with all its
-    workers, and another takes its place after `repair`. `service`: the driver's time for a result or a
-    start; `own`: the measured time of searcher and scheduler is charged as well (which is not deterministic).
+    workers, and another takes its place after `repair`. `service`: the driver's time for a result, `start`:
+    for a trial's start; `own`: the measured time of searcher and scheduler is charged as well (which is
+    not deterministic).
     """
 
     crash: float = 0.0
@@ -38,6 +39,7 @@ class Faults:
     lives: float = float("inf")
     repair: float = 600.0
     service: float = 0.0
+    start: float = 0.0
     own: bool = False
 
 
@@ -52,6 +54,7 @@ class Job:
     status: str = "PENDING"
     step: tuple[float, Result] | None = None  # the running epoch, until it is reported
     again: bool = False
+    since: float = 0.0  # when that epoch began
     node: int = -1
     attempt: int = 0  # what is still to come of an earlier worker counts no more
 
@@ -67,9 +70,9 @@ class Cluster:
     `lost` when one loses it, and why: whether the trial gets another worker at once. `sized` hears how many
     workers there are when that changes.
 
-    Afterwards `useful` holds the workers' seconds in epochs that were reported, `held` the seconds that
-    workers were there, `driver` the seconds that the driver was at work, each up to `now` and, as
-    `at_last_start`, up to the last trial's start, where the end of the study leaves no worker idle yet.
+    Afterwards `held` holds the seconds that workers were there, `wasted` those of them in which they had no
+    trial, waited for the driver or did what was lost, `driver` the seconds that the driver was at work, each up
+    to `now` and, as `at_last_start`, up to the last trial's start: the end of a study leaves workers idle.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Cluster:
         lost: Callable[[Job, str], bool] | None = None,
         sized: Callable[[int], None] | None = None,
     ) -> None:
-        self.now = self.useful = self.held = self.driver = 0.0
+        self.now = self.wasted = self.held = self.driver = 0.0
         self.at_last_start = (0.0, 0.0, 0.0, 0.0)
         self.results = 0
         self.trials: dict[str, Job] = {}
@@ -116,12 +119,13 @@ class Cluster:
     def _to(self, moment: float) -> None:
         self.now = max(self.now, moment)
         self.held += (self.now - self._accounted) * self._there
+        self.wasted += (self.now - self._accounted) * len(self._free)
         self._accounted = self.now
 
-    def _serve(self) -> None:
-        """The driver takes one thing in: the clock moves on by what that costs."""
-        self.driver += self._faults.service
-        self._driver_free = max(self.now, self._driver_free) + self._faults.service
+    def _serve(self, seconds: float) -> None:
+        """The driver is at work for so long, after what it does already: the clock moves on."""
+        self.driver += seconds
+        self._driver_free = max(self.now, self._driver_free) + seconds
         self._to(self._driver_free)
 
     def _own(self, call: Callable[..., Any], *given: Any) -> Any:
@@ -129,10 +133,7 @@ class Cluster:
         began = time.perf_counter()
         found = call(*given)
         if self._faults.own:
-            taken = time.perf_counter() - began
-            self.driver += taken
-            self._driver_free = max(self.now, self._driver_free) + taken
-            self._to(self._driver_free)
+            self._serve(time.perf_counter() - began)
         return found
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
@@ -177,6 +178,7 @@ class Cluster:
         while self._free and self._waiting:
             job = self._waiting.popleft()
             self._place(job)
+            job.since = self.now  # it waited, not a worker
             self._begin(job)
         while self._free and not self._finished:
             name = f"sim{next(self._names):06d}"
@@ -184,12 +186,12 @@ class Cluster:
             if config is None or config == "FINISHED":
                 self._finished = config == "FINISHED"  # it is not asked again, as Tune does not
                 return
-            self._serve()
-            job = Job(name, config, self._runner(config))
+            self._serve(self._faults.service + self._faults.start)
+            job = Job(name, config, self._runner(config), since=self.now)
             self.trials[name] = job
             self._place(job)
             self._scheduler.on_trial_add(None, job)
-            self.at_last_start = (self.now, self.useful, self.held, self.driver)
+            self.at_last_start = (self.now, self.wasted, self.held, self.driver)
             self._begin(job)
 
     def _place(self, job: Job) -> None:
@@ -204,13 +206,14 @@ class Cluster:
             job.node = -1
 
     def _begin(self, job: Job) -> None:
+        self.wasted += self.now - job.since
         self._own(self._started, job)
         self._work(job)
 
     def _work(self, job: Job) -> None:
         """The next epoch of a trial, or its death."""
         faults, draw = self._faults, self._random.random
-        attempt = job.attempt
+        attempt, job.since = job.attempt, self.now
         if job.again:  # who came back reports once more
             spent, result = 0.0, job.last_result
         else:
@@ -231,6 +234,8 @@ class Cluster:
     def _goes_on(self, job: Job, kind: str) -> bool:
         """A trial lost its worker: whether it gets another one."""
         job.attempt += 1
+        self.wasted += self.now - job.since
+        job.since = self.now
         job.again = bool(job.last_result)
         job.status = "PENDING"
         if self._own(self._lost, job, kind):
@@ -246,16 +251,16 @@ class Cluster:
     def _report(self, job: Job, attempt: int, spent: float, result: Result) -> None:
         if attempt != job.attempt:
             return
-        self._serve()
+        self._serve(self._faults.service)
         self.results += 1
         if not job.again:
             job.step = None
-            self.useful += spent
         job.again = False
         job.last_result = result
         self._seen(job, result)
         done = bool(result.get("done"))
         action = "STOP" if done else self._own(self._scheduler.on_trial_result, None, job, result)
+        self.wasted += self.now - job.since - spent
         if action != "STOP":
             self._searcher.on_trial_result(job.trial_id, result)
             self._work(job)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -104,6 +105,14 @@ def augment(
     return padded.gather(2, pixels[:, None].expand(-1, channels, -1)).view(count, channels, size, size)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an epoch goes on: behind so many of its batches, with the generator's state there."""
+
+    done: int
+    generator: Tensor
+
+
 def batches(
     images: Images,
     labels: Tensor,
@@ -112,6 +121,7 @@ def batches(
     batch_size: int,
     views: int = 1,
     generator: torch.Generator | None = None,
+    place: Place | None = None,
 ) -> Iterator[Batch]:
     """One epoch of training: every image in `views` augmented copies, which are neighbours; shuffled.
 
@@ -121,7 +131,8 @@ def batches(
     copies, so that a batch has ``max(1, batch_size // views)`` different images. The last batch may
     be smaller; it is left out where it would hold a single image, of which batch-norm (and a loss
     over pairs of images) can make nothing. Nothing waits for the device, but for images in files
-    once an epoch. Raises `ValueError` where images in memory are to be cropped by area.
+    once an epoch. With `place` the generator is where it was when the epoch began, and the batches before
+    that place are left out. Raises `ValueError` where images in memory are to be cropped by area.
     """
     at = generator.device if generator is not None else images.device
     count = len(labels)
@@ -131,14 +142,18 @@ def batches(
         order = torch.randperm(count, generator=generator, device=at).to(images.device)
     step = max(1, batch_size // views)
     chunks = [chunk for chunk in order.split(step) if not len(chunk) == 1 < step]
-    how = data.augment
+    how, done = data.augment, place.done if place else 0
     if isinstance(images, LazyImages):
-        read = images.crops((chunk.cpu() for chunk in chunks), views=views, area=how.area, generator=generator)
+        indices = (chunk.cpu() for chunk in chunks)
+        read = images.crops(indices, views=views, area=how.area, generator=generator, done=done)
     elif how.area is not None:
         raise ValueError(f"area = {how.area}: images in memory have one size; only those in files are cropped by area")
     else:
-        read = (images[chunk.repeat_interleave(views)] for chunk in chunks)
-    for chunk, pixels in zip(chunks, read, strict=True):
+        read = (images[chunk.repeat_interleave(views)] for chunk in chunks[done:])
+    if place is not None:
+        assert generator is not None
+        generator.set_state(place.generator)
+    for chunk, pixels in zip(chunks[done:], read, strict=True):
         truth = labels[chunk.repeat_interleave(views)]
         inputs = normalise(augment(pixels, how, generator, truth), data)
         yield Batch(images=inputs, labels=truth, views=views, generator=generator)

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from trainables.augment import augment, normalise
+from trainables.augment import Place, augment, normalise
 from trainables.encoded import Images, LazyImages
 from trainables.fused import prepared
 from trainables.method import Batch
@@ -76,11 +76,11 @@ class FeatureCache:
         self.features = torch.cat(parts).unflatten(0, (views, len(labels)))
         """(V, n, F)"""
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+    def batches(self, batch_size: int, generator: torch.Generator, place: Place | None = None) -> Iterator[Batch]:
         """One epoch, shuffled: every image once, in a copy that is drawn; ``images`` of a batch are (B, F).
 
         Of data that is drawn with replacement, as many images as there are. A last batch of a single
-        image is left out, as in `augment.batches`.
+        image is left out, and with `place` what was done, as in `augment.batches`.
         """
         views, count = self.features.shape[:2]
         at = generator.device
@@ -89,7 +89,10 @@ class FeatureCache:
         else:
             order = torch.randperm(count, generator=generator, device=at).to(self.labels.device)
         drawn = torch.randint(views, (count,), generator=generator, device=at).to(order.device)
-        for index, view in zip(order.split(batch_size), drawn.split(batch_size), strict=True):
+        done = place.done if place else 0
+        if place is not None:
+            generator.set_state(place.generator)
+        for index, view in zip(order.split(batch_size)[done:], drawn.split(batch_size)[done:], strict=True):
             if len(index) == 1 < batch_size:
                 return
             yield Batch(images=self.features[view, index], labels=self.labels[index], generator=generator)

@@ -111,7 +111,7 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[Meth
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint ``epoch-NNNN`` of a trial's folder, or None."""
+    """The newest whole checkpoint of a trial's folder, ``epoch-NNNN`` or one in the middle of the next, or None."""
     for candidate in sorted(folder.glob("epoch-*"), reverse=True):
         try:
             read_record(candidate)
@@ -124,3 +124,8 @@ def newest(folder: Path) -> Path | None:
 def epoch_folder(folder: Path, epoch: int) -> Path:
     """Where a trial's checkpoint of one epoch lies."""
     return folder / f"epoch-{epoch:04d}"
+
+
+def partial_folder(folder: Path, epoch: int, steps: int) -> Path:
+    """Where a trial's checkpoint so many steps behind an epoch lies: its name comes after that epoch's."""
+    return folder / f"epoch-{epoch:04d}-{steps:06d}"

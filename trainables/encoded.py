@@ -157,19 +157,23 @@ class LazyImages:
         views: int = 1,
         area: tuple[float, float] | None,
         generator: torch.Generator | None,
+        done: int = 0,
     ) -> Iterator[Tensor]:
         """For each of the `chunks` (B,) of indices a batch (B V, 3, S, S), the views of an image being neighbours.
 
         `area` bounds the crops' share of an image; None takes the evaluated image, `views` times.
-        One number is drawn from `generator`, from which the draws of all batches follow.
+        One number is drawn from `generator`, from which the draws of all batches follow. The first `done` batches
+        are left out.
         """
         at = generator.device if generator is not None else "cpu"
         seed = int(torch.randint(2**62, (1,), generator=generator, device=at))
         random = torch.Generator().manual_seed(seed)
 
         def jobs() -> Iterator[list[tuple[int, np.ndarray | None]]]:
-            for chunk in chunks:
+            for number, chunk in enumerate(chunks):
                 draws = torch.rand(len(chunk), views, TRIES, 4, generator=random).numpy()
+                if number < done:
+                    continue
                 yield list(zip(chunk.tolist(), draws, strict=True))
 
         return self._batches(jobs(), area=area, views=views)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor
 
 from trainables import checkpoints
-from trainables.data import Data, batches, normalise, to_device
+from trainables.data import Data, normalise, to_device
 from trainables.diagnostics import Diagnostics, diagnose, usual_setting
+from trainables.epoch import Partial, train_epoch
 from trainables.evaluation import Curve, curve, latencies
-from trainables.method import Batch, Method, Phase, plan
+from trainables.method import Method, Phase, plan
 from trainables.networks.imagenet import load_pretrained
 
 Report = dict[str, Any]
@@ -30,6 +30,9 @@ class Training:
     report carries them too (`trainables.diagnostics`), with `latency` every point the milliseconds that
     one image takes alone. The same seed, data and configuration give
     the same reports on one thread of one machine.
+
+    `leaving` is asked after every step: where it says yes, `step` raises `epoch.Interrupted`, and `save`
+    then keeps the part of the epoch that is done (`partial`); whoever restores it ends with the same weights.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Training:
         self.epoch = 0
         self.cost_epochs = 0.0
         self.seconds = 0.0
+        self.leaving: Callable[[], bool] = lambda: False
+        self.partial: Partial | None = None
         self.phase: Phase | None = None
         self.cache: Any = None
         self.optimiser: torch.optim.Optimizer | None = None
@@ -107,13 +112,15 @@ class Training:
     def step(self) -> Report:
         """Train one epoch; the report of it.
 
-        Raises `FloatingPointError` naming the step and the term where a loss is not finite.
+        Raises `FloatingPointError` naming the step and the term where a loss is not finite, `Interrupted` where
+        `leaving` said so.
         """
         if self.done:
             raise RuntimeError(f"all {self.epochs} epochs are trained")
         started = time.perf_counter()
         epoch = self.epoch + 1
-        if self.epoch == 0 and getattr(self.config, "pretrained", ""):  # a restored network has its weights already
+        new = self.epoch == 0 and self.partial is None  # a restored network has its weights already
+        if new and getattr(self.config, "pretrained", ""):
             load_pretrained(self.network, self.config.pretrained)
         before = self.phase
         phase, first, last = self._enter(epoch)
@@ -121,7 +128,7 @@ class Training:
             with torch.no_grad():
                 self.method.begin(self.network, phase)
         views = self.method.views(self.config)
-        terms, rate = self._train_epoch(phase, epoch - first, last - first + 1, views)
+        terms, rate = train_epoch(self, phase, epoch - first, last - first + 1, views)
         self.epoch = epoch
         self.cost_epochs += views
         seconds = time.perf_counter() - started
@@ -143,53 +150,6 @@ class Training:
             report["diagnostics"] = self._diagnose()
         self.last_report = report
         return report
-
-    def _train_epoch(self, phase: Phase, epoch: int, epochs: int, views: int) -> tuple[dict[str, float], float]:
-        """One pass over the training images; mean loss terms and the last learning rate."""
-        assert self.optimiser is not None
-        size = phase.batch_size or self.config.batch_size
-        steps = math.ceil(len(self.labels) / max(1, size // views))
-        history: list[Tensor] = []
-        names: list[str] = []
-        rate = phase.optimiser.lr
-        for index, batch in enumerate(self._batches(phase, size, views)):
-            batch.share = (epoch + index / steps) / epochs
-            rate = phase.optimiser.lr_at(batch.share)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            if batch.images.dim() == 4:
-                batch.images = batch.images.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-                terms = self.method.objective(self.network, batch, phase)
-            self.optimiser.zero_grad(set_to_none=True)
-            torch.stack(list(terms.values())).sum().backward()
-            if self.method.adjust_gradients is not None:
-                self.method.adjust_gradients(self.network, batch)
-            self.optimiser.step()
-            names = list(terms)
-            history.append(torch.stack([term.detach() for term in terms.values()]))
-        if not history:
-            raise ValueError(f"batch_size = {size!r}: no batch can be made of {len(self.labels)} training images")
-        table = torch.stack(history).cpu()  # the only synchronisation with the device in an epoch
-        bad = (~table.isfinite()).nonzero()
-        if len(bad):
-            at, term = int(bad[0, 0]), names[int(bad[0, 1])]
-            raise FloatingPointError(
-                f"loss term {term} became {table[at, bad[0, 1]].item()} in step {at + 1} of epoch {self.epoch + 1}"
-            )
-        means = table.double().mean(dim=0).tolist()
-        return dict(zip(names, means, strict=True)), rate
-
-    def _batches(self, phase: Phase, size: int, views: int) -> Iterator[Batch]:
-        """One epoch of a phase, from images or from features that are computed in its first epoch here."""
-        if phase.source == "images":
-            return batches(self.images, self.labels, self.data, batch_size=size, views=views, generator=self.generator)
-        if self.method.features is None:
-            raise ValueError(f"phase {phase.name!r} reads {phase.source!r}, which {self.method.name} does not make")
-        if self.cache is None:  # its copies follow from the seed: a restored training makes the same
-            of = self.network, self.images, self.labels, self.data
-            self.cache = self.method.features(*of, views=phase.cached_views, seed=self.seed + 2)
-        return self.cache.batches(size, self.generator)
 
     def _evaluate(self) -> dict[str, Any]:
         with torch.compiler.set_stance("force_eager"):  # a sweep's batches have every size
@@ -223,7 +183,9 @@ class Training:
         trained = [n for n, p in self.network.named_parameters() if p.requires_grad]
         for index, state in self.optimiser.state_dict()["state"].items():
             training |= {f"{key}/{trained[index]}": value for key, value in state.items() if value is not None}
-        if self.last_curve is not None:
+        if self.partial is not None:
+            training |= self.partial.tensors()
+        elif self.last_curve is not None:
             # per-image correctness, one bit each: what comparisons of points near the front need later
             training["correct_bits"] = torch.from_numpy(np.packbits(self.last_curve.correct, axis=1))
         record = {
@@ -235,6 +197,7 @@ class Training:
             "cost_epochs": self.cost_epochs,
             "data": {"name": self.data.name, "hash": self.data.hash},
             "report": self.last_report,
+            **({"partial": self.partial.record()} if self.partial is not None else {}),
             **(extra or {}),
         }
         measured = self.last_diagnostics.arrays if self.last_diagnostics is not None else None
@@ -262,8 +225,9 @@ class Training:
         tensors = checkpoints.read_tensors(folder, checkpoints.TRAINING)
         self.epoch, self.seconds = record["epoch"], record["seconds"]
         self.cost_epochs, self.last_report = record["cost_epochs"], record["report"]
+        self.partial = Partial.taken(record.get("partial"), tensors)
         self.phase = None
-        self._enter(self.epoch)
+        self._enter(self.epoch + (self.partial is not None))
         assert self.optimiser is not None
         trained = [(n, p) for n, p in self.network.named_parameters() if p.requires_grad]
         state = self.optimiser.state_dict()

@@ -16,6 +16,8 @@ from pathlib import Path
 from trainables.machine import own_memory
 
 NOTE = "left.json"
+LEAVE = "leave"
+"""The file in a trial's folder by which the driver asks its worker to leave (`ray_trainable`)."""
 _EVERY_SECONDS = 0.25
 
 
@@ -65,6 +67,13 @@ def leave(folder: Path, kind: str, why: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / NOTE).write_text(json.dumps({"kind": kind, "why": why}))
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ask_to_leave(folder: Path) -> None:
+    """Ask the worker of the trial whose folder this is to keep what it has and to leave."""
+    with contextlib.suppress(OSError):  # a disk that is full: its next report ends it
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LEAVE).touch()
 
 
 def note_of(folder: Path) -> dict[str, str] | None:

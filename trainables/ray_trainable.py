@@ -10,7 +10,8 @@ stage stores it (`trainables.stages`); both only where the driver said so.
 
 A report of an error says whether memory ran out (`memory`: the trial is tried again when nothing else
 runs) or the disk is full (`full`: the study stops, nothing is lost). A process that takes more memory than
-a trial may have, or has not given that of its last trial back, ends itself (`trainables.guard`).
+a trial may have, or has not given that of its last trial back, ends itself (`trainables.guard`); so does one
+whose node is leaving, in the middle of an epoch, behind a checkpoint of it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import math
 import os
 import re
 import shutil
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -31,13 +33,15 @@ from ray import tune
 
 from trainables import checkpoints, stages
 from trainables.data import Data
+from trainables.epoch import Interrupted
 from trainables.fit import Training
-from trainables.guard import Guard, end_children, leave
+from trainables.guard import LEAVE, Guard, end_children, leave
 from trainables.machine import Meter, own_memory
 from trainables.registry import get_method
 
 _LEAK = 2e9
 """Bytes above those that a process held behind its first trial that it may keep: caches, fragments."""
+_LOOK_SECONDS = 1.0
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)  # as safetensors says it
 
@@ -78,6 +82,16 @@ class RoutedTrainable(tune.Trainable):
         self._lost = ""
         self._meter = Meter()
         self._guard.watch(self._folder, config.get("memory"))
+        self._looked = time.monotonic()
+        (self._folder / LEAVE).unlink(missing_ok=True)
+
+    def _leaving(self) -> bool:
+        """Whether the driver wants this worker to leave: asked of the file system once a second."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return False
+        self._looked = now
+        return (self._folder / LEAVE).exists()
 
     def step(self) -> dict[str, Any]:
         """One epoch's report; an exception becomes a report with `error`, which costs no retry.
@@ -97,13 +111,22 @@ class RoutedTrainable(tune.Trainable):
         if self._training is None:
             torch.set_num_threads(int(self._trial.get("threads", 1)))
             self._training = self._build()
+            self._training.leaving = self._leaving
             known = checkpoints.newest(self._folder)
             if known is not None:
                 self._training.restore(known)
-                return self._result(self._training.last_report or {}, known)
-            if self._trial.get("stage"):
+                if self._training.partial is None:
+                    return self._result(self._training.last_report or {}, known)
+            elif self._trial.get("stage"):
                 self._begin_behind(self._trial["stage"])
-        report = self._training.step()
+        try:
+            report = self._training.step()
+        except Interrupted as far:
+            assert self._training.partial is not None
+            folder = checkpoints.partial_folder(self._folder, self._training.epoch, self._training.partial.steps)
+            self._training.save(folder, {"trial": self._trial["trial"]})
+            leave(self._folder, "drained", f"its node is leaving the cluster; {far} and go on elsewhere")
+            raise
         report["machine"] = self._meter.read()
         folder = checkpoints.epoch_folder(self._folder, report["epoch"])
         self._training.save(folder, {"trial": self._trial["trial"]})
@@ -149,7 +172,12 @@ class RoutedTrainable(tune.Trainable):
         }
 
     def _drop_before(self, epoch: int) -> None:
-        """Remove the checkpoint before, unless its curve may stand on a front: the driver decides on those."""
+        """Remove the checkpoint before, unless its curve may stand on a front: the driver decides on those.
+
+        What was kept of the epoch while it was trained has served.
+        """
+        for part in self._folder.glob(f"epoch-{epoch - 1:04d}-*"):
+            shutil.rmtree(part, ignore_errors=True)
         before = checkpoints.epoch_folder(self._folder, epoch - 1)
         if epoch - 1 not in set(self._trial["evaluate_at"]):
             shutil.rmtree(before, ignore_errors=True)

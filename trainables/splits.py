@@ -6,6 +6,7 @@ Shape legend: n images, C channels, S pixels along an edge.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -116,6 +117,16 @@ class Data:
     def folders(self) -> tuple[str, ...]:
         """Where images lie that trials read when they need them: on every node."""
         return tuple(sorted({path for split in (self.train, self.validation, self.test) for path in split.folders}))
+
+    def sample(self, count: int = 64) -> tuple[tuple[str, int], ...]:
+        """At most `count` image files of every split and their lengths in bytes: whether a copy is the same set."""
+        found = []
+        for split in (self.train, self.validation, self.test):
+            if not isinstance(split.images, np.ndarray):
+                for index in np.linspace(0, len(split.images) - 1, min(count, len(split.images))).astype(int):
+                    path = os.path.join(split.images.folder, os.fsdecode(bytes(split.images.names[index])))
+                    found.append((path, int(split.images.lengths[index])))
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from search.study import Study, load_data
 REPORTS = 3
 
 
-def _spec(name: str, trials: int) -> StudySpec:
+def _spec(name: str, trials: int, workers: int) -> StudySpec:
     return StudySpec.parse(
         {
             "name": name,
@@ -40,7 +40,7 @@ def _spec(name: str, trials: int) -> StudySpec:
             "rungs": {"epochs": [1, 2], "reduction": 1.0001},  # decisions are taken, nobody is stopped
             "sampler": {"name": "random", "published": False},
             "stages": {"enabled": False},
-            "resources": {"workers": 2},
+            "resources": {"workers": workers},
             "diagnostics": False,
             "methods": {"static": {"network": "resnet-8"}, "skipnet": {"network": "resnet-8"}},
         }
@@ -79,13 +79,13 @@ def _noop() -> Any:
     return Noop
 
 
-def ours(root: Path, number: int, trials: int, tracking: str = "off") -> dict[str, float]:
+def ours(root: Path, number: int, trials: int, tracking: str = "off", workers: int = 2) -> dict[str, float]:
     """Seconds a trial of our search, and of the driver's own work for a report."""
     from search.driver import Driver
     from search.run import run
     from search.tracking import Tracker
 
-    study = Study.create(_spec(f"noop-{number}", trials), root=root)
+    study = Study.create(_spec(f"noop-{number}", trials, workers), root=root)
     data = load_data(study.spec)
     own: list[float] = []
     with study.driving() as driver:

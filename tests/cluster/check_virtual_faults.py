@@ -26,7 +26,7 @@ from tests.search.simulated import ALL, HOUR, Ill, wrong
 class Minutes(Analytic):
     """The analytic problem with trainings of 2 to 200 minutes, by the size of the network."""
 
-    def seconds(self, config: object) -> float:  # noqa: D102
+    def seconds(self, config: object) -> float:
         size = config["size"]  # type: ignore[index]
         return 120.0 * (size / 8) ** 2.37 / self.epochs
 

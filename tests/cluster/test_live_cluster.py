@@ -126,16 +126,23 @@ def test_a_study_that_nodes_cannot_reach_is_refused_before_its_first_trial(nodes
         "import sys\nfrom pathlib import Path\nfrom cluster.connect import connect\nfrom cluster.checks import Survey\n"
         "from cluster.resources import Node, nodes_of\nray = connect(sys.argv[1])\n"
         "nodes = [*nodes_of(ray), Node('ab' * 28, 'gone', 1, 0)]\n"
-        "for path in sys.argv[3:]:\n    try:\n        Survey(ray, nodes, Path(sys.argv[2]), [path]).settle()\n"
+        "for path in sys.argv[3:]:\n    try:\n"
+        "        Survey(ray, nodes, Path(sys.argv[2]), [path], [(path + '/../image', 3)]).settle()\n"
         "        print('well')\n    except ValueError as error:\n        print(error)"
     )
-    missing = tmp_path / "no-images"
-    command = [sys.executable, "-c", code, nodes.address, str(tmp_path), str(tmp_path), str(missing)]
+    missing, same, other = tmp_path / "no-images", tmp_path / "a" / "b", tmp_path / "c" / "d"
+    folder = tmp_path / "study"
+    for path in (folder, same, other):
+        path.mkdir(parents=True)
+    (same.parent / "image").write_text("abc")
+    (other.parent / "image").write_text("abcd")
+    command = [sys.executable, "-c", code, nodes.address, str(folder), str(same), str(missing), str(other)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
-    well, said = ran.stdout.splitlines()
+    well, said, differs = ran.stdout.splitlines()
     assert well == "well" and f"has no images at {missing}: copy them there" in said
-    assert list(tmp_path.iterdir()) == []
+    assert f"has other images than this machine ({other}/../image has 4 bytes, not 3)" in differs
+    assert list(folder.iterdir()) == []
 
 
 def test_what_a_node_sees_and_what_is_wrong_with_it(tmp_path: Path) -> None:

@@ -83,7 +83,9 @@ def wrong(study: Ill) -> list[str]:
     ends = Counter(e.trial for e in events if e.kind == "failed" or e.payload.get("action") in over)
     found += [f"{name} ended {count} times" for name, count in ends.items() if count != 1]
     shown = Counter((e.trial, e.payload["epoch"]) for e in events if e.kind == "report")
-    found += [f"epoch {epoch} of {name} was counted {count} times" for (name, epoch), count in shown.items() if count > 1]
+    found += [
+        f"epoch {epoch} of {name} was counted {count} times" for (name, epoch), count in shown.items() if count > 1
+    ]
     most = study.spec.budget.epochs
     for trial in state.trials.values():
         if sorted(trial.losses) != list(range(1, trial.epoch + 1)) or trial.epoch > most:

@@ -20,6 +20,7 @@ from trainables.copies import copy_of
 from trainables.data import Augment, Data, DataError, DataMissing
 from trainables.diagnostics import diagnose
 from trainables.encoded import TRIES, LazyImages, random_box
+from trainables.epoch import Interrupted
 from trainables.fit import Training
 from trainables.network import Task
 from trainables.registry import get_method
@@ -100,6 +101,12 @@ def test_the_hash_knows_names_lengths_labels_and_not_the_place(noise: Data, fold
     with (tmp_path / "copy" / "val" / "n02" / "n02_0.png").open("ab") as file:
         file.write(b"\0")
     assert datasets.load(f"imagenet:{tmp_path / 'copy'}", root=Path("nowhere")).hash != noise.hash
+
+
+def test_a_sample_of_its_files_tells_a_copy(noise: Data):
+    sample = noise.sample(3)
+    assert 3 < len(sample) <= 9 and all(Path(path).stat().st_size == length for path, length in sample)
+    assert noise.sample(1) and datasets.load("digits", root=Path("nowhere"), image_size=8).sample() == ()
 
 
 def test_evaluated_images_are_those_of_torchvision(noise: Data, folder: Path):
@@ -237,7 +244,12 @@ def test_a_restored_training_goes_on_as_if_nothing_had_happened(noise: Data, tmp
     first.step()
     first.save(tmp_path / "epoch")
     second.restore(tmp_path / "epoch")
-    assert second.step()["losses"] == reports[1]["losses"]
+    second.leaving = lambda: True
+    with pytest.raises(Interrupted, match=r"^1 of 3 steps of epoch 2 are done"):
+        second.step()
+    second.save(tmp_path / "part")
+    first.restore(tmp_path / "part")
+    assert first.step()["losses"] == reports[1]["losses"]
 
 
 def test_50_000_of_a_million_are_held_out():

@@ -13,6 +13,7 @@ import torch
 from trainables import checkpoints
 from trainables.checkpoints import CheckpointError
 from trainables.data import Data, default_root, load
+from trainables.epoch import Interrupted
 from trainables.fit import Training, fit
 from trainables.method import Optimiser, Phase, plan
 from trainables.network import RoutedNetwork, Task
@@ -65,8 +66,36 @@ def test_a_restored_training_goes_on_as_if_nothing_had_happened(name: str, digit
         assert second.last_report == json.loads(json.dumps(first.last_report))
         rest = [second.step() for _ in range(3 - cut)]
         assert [_without_seconds(r) for r in rest] == [_without_seconds(r) for r in reports[cut:]]
-    for a, b in zip(straight.network.state_dict().values(), second.network.state_dict().values(), strict=True):
+    _same(straight, second)
+
+
+def _same(one: Training, other: Training) -> None:
+    for a, b in zip(one.network.state_dict().values(), other.network.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "imta, cached"])
+def test_an_epoch_that_is_interrupted_ends_as_if_it_had_not_been(name: str, digits: Data, tmp_path: Path) -> None:
+    name, cached = name.partition(",")[::2]
+    changes = {"cached_views": 2} if cached else {}
+    straight = _training(name, digits, **changes)
+    reports = [straight.step() for _ in range(3)]
+    for cut in (0, 2):
+        first, asked = _training(name, digits, **changes), itertools.count(1)
+        for _ in range(cut):
+            first.step()
+        first.leaving = lambda asked=asked: next(asked) == 2
+        with pytest.raises(Interrupted, match=rf"^2 of . steps of epoch {cut + 1} are done"):
+            first.step()
+        assert first.epoch == cut
+        folder = checkpoints.partial_folder(tmp_path, cut, 2)
+        first.save(folder)
+        assert checkpoints.newest(tmp_path) == folder
+        second = _training(name, digits, **changes)
+        second.restore(folder)
+        rest = [second.step() for _ in range(3 - cut)]
+        assert [_without_seconds(r) for r in rest] == [_without_seconds(r) for r in reports[cut:]]
+        _same(straight, second)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
