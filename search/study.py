@@ -122,6 +122,7 @@ class Study:
         finished, stopped or interrupted. Trials that are over are never run again, those that were
         running go on from their last checkpoint.
         """
+        from search.mlflow_client import shown
         from search.run import run
         from search.tracking import Tracker
 
@@ -143,7 +144,10 @@ class Study:
             finally:
                 waiting = tracker.close(_DRAIN_SECONDS) if tracker else 0
         if waiting:
-            say(f"{waiting} events have not reached {tracking} yet; the next run or resume of the study replays them")
+            say(
+                f"{waiting} events have not reached {shown(tracking)} yet; the study's next session brings them, and so does:"
+                f" routefront track {self.spec.name} --to {shown(tracking)}"
+            )
         return why
 
     def check_data(self, state: StudyState, data: Data) -> None:

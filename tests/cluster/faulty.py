@@ -161,7 +161,8 @@ def main() -> None:
         yield
         print("digest", driver.digest(), flush=True)
 
-    print(study.launch(address=address, tracking=rest[0] if rest else "off", watch=watch), flush=True)
+    why = study.launch(address=address, tracking=rest[0] if rest else "off", watch=watch, say=print)
+    print(why, flush=True)
 
 
 def _with(make: Callable[..., Any], trainable: Any) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from search.state import StudyState
 from search.trial import Trial
 from search.virtual import Faults
 from tests.benchmarks.problems import PROFILES, Analytic
+from tests.search.simulated import ALL, Ill, wrong
 
 TROUBLE = Faults(crash=0.05, straggle=0.05, delay=15.0, service=0.01)
 
@@ -88,6 +90,32 @@ def test_scores_brought_up_to_date_are_those_computed_afresh() -> None:
     simulation.engine.listeners.append(listen)
     simulation.run()
     assert len(seen) > 30 and all(seen)
+
+
+def test_every_kind_of_fault_at_once_loses_and_doubles_nothing() -> None:
+    problem = Analytic("smooth", 2)
+    spec = _spec(problem, 120, sampler={"name": "random"}, resources={"retries": 3}, **PATIENT)
+    often = replace(ALL, crash=0.02, hang=0.01, patience=100.0, lives=400.0, repair=60.0, delay=10.0)
+    study = Ill(problem, spec, workers=20, faults=often, share=0.1)
+    state = study.endure(4)
+    assert wrong(study) == []
+    seen = {each["kind"] for trial in state.trials.values() for each in trial.setbacks}
+    assert seen == {"died", "silent", "node", "memory"} and set(study.met) == {"raises", "diverges", "memory", "driver"}
+
+
+def test_workers_that_fail_wait_or_repeat_are_counted_as_wasted() -> None:
+    problem = Analytic("smooth", 2)
+    spec = _spec(problem, 60, sampler={"name": "random"})
+    idle = _run(problem, spec, workers=4).cluster
+    slow = _run(problem, spec, workers=4, faults=Faults(service=2.0)).cluster
+    failing = _run(problem, spec, workers=4, faults=Faults(node=2, lives=100.0, repair=50.0)).cluster
+    assert idle and slow and failing
+    for cluster in (idle, slow, failing):
+        now, wasted, held, driver = cluster.at_last_start
+        assert -1e-6 < wasted < held <= cluster.held <= 4 * cluster.now + 1e-6 and driver <= now
+    assert abs(idle.at_last_start[1]) < 1e-6 and idle.held == pytest.approx(4 * idle.now)
+    assert failing.wasted > idle.wasted and failing.held < 4 * failing.now
+    assert slow.at_last_start[1] > slow.driver * 0.9  # a worker waits whenever the driver is at work for it
 
 
 def test_epochs_and_trials_are_budgets_that_thousands_of_workers_keep() -> None:
