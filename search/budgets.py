@@ -21,6 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,8 @@ def ask_budgets(view: View, seed: int, given: Mapping[str, Any] | None = None) -
     count = min(_GOOD_MOST, max(_GOOD_LEAST, math.ceil(_GOOD * len(own))))
     others = [trial for trial in (*view.trials.values(), *view.silent) if trial.method == method]
     worse = dict.fromkeys([*own[count:], *(trial for trial in others if trial.id not in values)])
-    config = favoured(view.spaces[method], [t.config for t in own[:count]], [t.config for t in worse], rng, given)
+    good, bad = [trial.config for trial in own[:count]], [trial.config for trial in worse]
+    config = favoured(view.spaces[method], good, bad, rng, given, view.rows.setdefault(method, {}))
     why = f"the best of {len(own)} {method} trials within {budget / 1e6:.3g} M MACs"
     return {"method": method, **config}, why
 
@@ -112,15 +114,13 @@ def _gains(steps: Sequence[tuple[str, float]]) -> Callable[[str], float]:
 
 
 def _value(trial: Trial, epoch: int, budget: float) -> float:
-    error, macs = trial.arrays(epoch)
-    counts = ~np.isnan(error)
-    if not counts.any():
+    macs, least = trial.steps(epoch)
+    if not macs:
         return _MISSES + trial.missed.get(epoch, 0.0)
-    error, macs = error[counts], macs[counts]
-    within = macs <= budget
-    if within.any():
-        return math.log(max(float(error[within].min()), 1e-6))
-    return 0.5 * math.log(float(macs.min()) / budget)
+    within = bisect_right(macs, budget)
+    if within:
+        return math.log(max(least[within - 1], 1e-6))
+    return 0.5 * math.log(macs[0] / budget)
 
 
 def _method(view: View, ranked: list[Trial], rng: random.Random) -> str:

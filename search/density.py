@@ -23,6 +23,11 @@ CANDIDATES = 48
 _WIDTH, _NARROWEST = 0.2, 0.03  # of a numeric kernel, in units of its range; Optuna's multivariate TPE has 0.2 too
 
 
+Row = list[tuple[int, float]]
+Rows = dict[int, tuple[Mapping[str, Any], Row]]
+"""(option, place) of every parameter, by the identity of a configuration that is kept beside it and does not change."""
+
+
 class Density:
     """The mean of kernels at `configs` and of the uniform draw of `space`.
 
@@ -30,9 +35,10 @@ class Density:
     with the number n of configurations; a number is normal around its value with the width
     0.2 n^(-1 / (d + 4)) of its range, cut off at the range's ends (d parameters); 0 of a range "or zero"
     counts as an option of its own. Where a parameter exists on one side only, it is as likely as in a uniform draw.
+    `rows` keeps what was found out about `configs` for other densities over the same space.
     """
 
-    def __init__(self, space: Space, configs: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, space: Space, configs: Sequence[Mapping[str, Any]], rows: Rows | None = None) -> None:
         self.space, self.configs = space, configs
         self._names = [name for name, parameter in space.parameters.items() if not isinstance(parameter, Fixed)]
         options = np.array([_options(space[name]) for name in self._names])
@@ -41,20 +47,28 @@ class Density:
         self._stay = (1 + 1 / (n + 1)) / (1 + options / (n + 1))  # of a kernel's own option
         self._leave = (1 / (n + 1)) / (1 + options / (n + 1))  # of each other one
         self._prior = -np.log(options)
-        self._option, self._place = self._coded(configs)
+        self._option, self._place = self._coded(configs, rows)
         inside = ndtr((1 - self._place) / self._width) - ndtr(-self._place / self._width)
         self._norm = np.log(inside * self._width * math.sqrt(2 * math.pi))
 
-    def _coded(self, configs: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    def _coded(self, configs: Sequence[Mapping[str, Any]], rows: Rows | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(option, -1 where a parameter is absent; place in [0, 1], NaN where it has none), each (n, d)."""
-        option = np.full((len(configs), len(self._names)), -1)
-        where = np.full(option.shape, np.nan)
-        for j, name in enumerate(self._names):
-            parameter = self.space[name]
-            for i, config in enumerate(configs):
-                if name in config:
-                    option[i, j], where[i, j] = _code(parameter, config[name])
-        return option, where
+        found = []
+        for config in configs:
+            known = rows.get(id(config)) if rows is not None else None
+            row = (
+                known[1]
+                if known
+                else [_code(self.space[n], config[n]) if n in config else _ABSENT for n in self._names]
+            )
+            if rows is not None:
+                rows[id(config)] = config, row
+            found.append(row)
+        table = np.array(found, dtype=float).reshape(len(configs), len(self._names), 2)
+        return table[..., 0], table[..., 1]
+
+    def _code(self, name: str, config: Mapping[str, Any]) -> tuple[int, float]:
+        return _code(self.space[name], config[name]) if name in config else _ABSENT
 
     def log(self, configs: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """The logarithm of the density at configurations, against the uniform measure of the space: (m,)."""
@@ -96,6 +110,9 @@ class Density:
         return placed(parameter, centre + step)
 
 
+_ABSENT = -1, math.nan
+
+
 def _options(parameter: Parameter) -> int:
     if isinstance(parameter, Choice):
         return len(parameter.options)
@@ -105,7 +122,7 @@ def _options(parameter: Parameter) -> int:
 def _code(parameter: Parameter, value: Any) -> tuple[int, float]:
     """(option, place) of a value; option -1 of one that the parameter cannot take."""
     if not parameter.contains(value):  # a trial of an earlier study with another space
-        return -1, math.nan
+        return _ABSENT
     if isinstance(parameter, Choice):
         return parameter.options.index(value), math.nan
     assert isinstance(parameter, Range)
@@ -120,11 +137,12 @@ def favoured(
     bad: Sequence[Mapping[str, Any]],
     rng: random.Random,
     given: Mapping[str, Any] | None = None,
+    rows: Rows | None = None,
 ) -> dict[str, Any]:
     """Of `CANDIDATES` draws from the density of the good configurations, the one that it favours most over the bad.
 
     Maximising good / bad maximises the expected improvement (Bergstra et al. 2011, section 4.1).
     """
-    likely = Density(space, good)
+    likely = Density(space, good, rows)
     candidates = [likely.draw(rng, given or {}) for _ in range(CANDIDATES)]
-    return candidates[int(np.argmax(likely.log(candidates) - Density(space, bad).log(candidates)))]
+    return candidates[int(np.argmax(likely.log(candidates) - Density(space, bad, rows).log(candidates)))]

@@ -10,7 +10,9 @@ A study may have any number of trials; what is compared stays bounded. At every 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from search.frontier import Archive, standings
 from search.state import StudyState
@@ -22,11 +24,53 @@ FAILED = -1.0
 """The score of a failed trial."""
 
 
+class _Ranking:
+    """The trials that are compared at a rung at some moment; who stands where is computed when it is asked for."""
+
+    def __init__(self, trials: Sequence[Trial], epoch: int, corner: tuple[float, float]) -> None:
+        self._names = [trial.id for trial in trials]
+        self._curves = [trial.arrays(epoch) for trial in trials]
+        self._missed = [trial.missed.get(epoch, 0.0) for trial in trials]
+        self._corner = corner
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    @cached_property
+    def standing(self) -> dict[str, float]:
+        values = standings(self._curves, self._corner, self._missed)
+        return dict(zip(self._names, values.tolist(), strict=True))
+
+
+class Scores(Mapping[str, float]):
+    """Score by trial as it was at one moment: names at once, a rung's standings when one of them is asked for."""
+
+    def __init__(self, rankings: Sequence[_Ranking], failed: Sequence[str]) -> None:
+        self._rankings = rankings
+        self._rung: dict[str, int | None] = {}
+        for index, ranking in enumerate(rankings):
+            self._rung.update(dict.fromkeys(ranking, index))
+        self._rung.update(dict.fromkeys(failed))
+
+    def __getitem__(self, name: str) -> float:
+        index = self._rung[name]
+        return FAILED if index is None else index + self._rankings[index].standing[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rung
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rung)
+
+    def __len__(self) -> int:
+        return len(self._rung)
+
+
 @dataclass(slots=True)
 class _Rung:
+    archive: Archive
     seen: int = 0
-    archive: Archive | None = None
-    standing: dict[str, float] = field(default_factory=dict)
+    ranking: _Ranking | None = None
 
 
 class Observations:
@@ -36,32 +80,20 @@ class Observations:
         self.window = window
         self._rungs: dict[int, _Rung] = {}
 
-    def scores(self, state: StudyState) -> dict[str, float]:
+    def scores(self, state: StudyState) -> Scores:
         """Score by trial, of those that have shown a comparable curve or failed and are not forgotten."""
-        found: dict[str, float] = {}
-        for index, epoch in enumerate(state.rung_epochs()):
-            for name, standing in self._standings(state, epoch).items():
-                found[name] = index + standing
-        failed = [trial.id for trial in state.failed[-self.window :]]
-        found.update(dict.fromkeys(failed, FAILED))
-        return found
+        rankings = [self._ranking(state, epoch) for epoch in state.rung_epochs()]
+        return Scores(rankings, [trial.id for trial in state.failed[-self.window :]])
 
-    def _standings(self, state: StudyState, epoch: int) -> dict[str, float]:
-        reference = state.created["reference"]
-        corner = (reference["error"], reference["macs"])
-        rung, trials = self._rungs.setdefault(epoch, _Rung()), state.rung(epoch)
-        if rung.seen == len(trials):
-            return rung.standing
-        if rung.archive is None:
-            rung.archive = Archive(corner)
-        for trial in trials[rung.seen :]:
-            error, macs = trial.arrays(epoch)
-            rung.archive.extend(error, macs, [trial] * len(error))
-        rung.seen = len(trials)
-        kept: dict[str, Trial] = {trial.id: trial for _, _, trial in rung.archive}
-        kept.update({trial.id: trial for trial in trials[-self.window :]})
-        ranked = list(kept.values())
-        missed = [trial.missed.get(epoch, 0.0) for trial in ranked]
-        values = standings([trial.arrays(epoch) for trial in ranked], corner, missed)
-        rung.standing = {trial.id: float(value) for trial, value in zip(ranked, values, strict=True)}
-        return rung.standing
+    def _ranking(self, state: StudyState, epoch: int) -> _Ranking:
+        corner = state.created["reference"]["error"], state.created["reference"]["macs"]
+        rung, trials = self._rungs.setdefault(epoch, _Rung(Archive(corner))), state.rung(epoch)
+        if rung.ranking is None or rung.seen != len(trials):
+            for trial in trials[rung.seen :]:
+                error, macs = trial.arrays(epoch)
+                rung.archive.extend(error, macs, [trial] * len(error))
+            rung.seen = len(trials)
+            kept: dict[str, Trial] = {trial.id: trial for _, _, trial in rung.archive}
+            kept.update({trial.id: trial for trial in trials[-self.window :]})
+            rung.ranking = _Ranking(list(kept.values()), epoch, corner)
+        return rung.ranking

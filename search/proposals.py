@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from search.density import Rows
 from search.observations import Observations
 from search.optuna_space import published
 from search.samplers import SAMPLERS
@@ -43,11 +44,12 @@ class Proposer:
         self.papers = papers_of(spaces) if papers is None else papers
         self.observations = Observations()
         self._frozen: dict[tuple[str, int], Any] = {}
+        self._rows: dict[str, Rows] = {}
         self._one_at_a_time = threading.Lock()
 
     def view(self, state: StudyState) -> View:
         """What there is to see of a state now."""
-        return View.of(self.spec, self.spaces, state, self.observations, self._frozen)
+        return View.of(self.spec, self.spaces, state, self.observations, self._frozen, self._rows)
 
     def propose(self, view: View, number: int) -> tuple[dict[str, Any], str]:
         """The configuration of ask `number` (0 is the first) and why it was proposed."""

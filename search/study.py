@@ -145,7 +145,7 @@ class Study:
                 waiting = tracker.close(_DRAIN_SECONDS) if tracker else 0
         if waiting:
             say(
-                f"{waiting} events have not reached {shown(tracking)} yet; the study's next session brings them, and so does:"
+                f"{waiting} events have not reached {shown(tracking)} yet; the next session brings them, and so does:"
                 f" routefront track {self.spec.name} --to {shown(tracking)}"
             )
         return why

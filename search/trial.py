@@ -68,6 +68,7 @@ class Trial:
     heard: float = 0.0
     diagnostics: dict[str, Any] | None = None
     _arrays: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+    _steps: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def method(self) -> str:
@@ -96,9 +97,18 @@ class Trial:
         """(error, macs) of the curve at an epoch; the error of a point that does not count is NaN."""
         return self._arrays[epoch]
 
+    def steps(self, epoch: int) -> tuple[list[float], list[float]]:
+        """(MACs in ascending order, least error within so many) of the points of that curve that count."""
+        if epoch not in self._steps:
+            error, macs = self._arrays[epoch]
+            counts = np.flatnonzero(~np.isnan(error))
+            order = counts[np.argsort(macs[counts], kind="stable")]
+            self._steps[epoch] = macs[order].tolist(), np.minimum.accumulate(error[order]).tolist()
+        return self._steps[epoch]
+
     def record(self) -> dict[str, Any]:
         """Everything that is known, as plain values."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "_arrays"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
         return values | {"behind": None if self.behind is None else asdict(self.behind)}
 
 

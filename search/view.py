@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.density import Rows
 from search.observations import Observations
 from search.optuna_space import record
 from search.spec import StudySpec
@@ -31,7 +32,7 @@ class View:
     thread. `asked`: how many trials were asked for; `scored`: how many showed something; `scores` of those
     that are not forgotten; `silent`: running ones without a score; `owners`: of the front's points;
     `rungs`: by epoch the trials that had a comparable curve there. `frozen` keeps Optuna's form of
-    trials between asks.
+    trials between asks, `rows` by method what `search.density` found out about their configurations.
     """
 
     spec: StudySpec
@@ -44,6 +45,7 @@ class View:
     owners: Sequence[Trial]
     rungs: Mapping[int, Sequence[Trial]]
     frozen: dict[tuple[str, int], FrozenTrial] = field(default_factory=dict)
+    rows: dict[str, Rows] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -53,6 +55,7 @@ class View:
         state: StudyState,
         observations: Observations,
         frozen: dict[tuple[str, int], FrozenTrial] | None = None,
+        rows: dict[str, Rows] | None = None,
     ) -> View:
         """The view of a state as it is now."""
         scores = observations.scores(state)
@@ -68,6 +71,7 @@ class View:
             owners=[state.trials[name] for name, _, _ in state.front()],
             rungs={epoch: _at_rung(state, epoch) for epoch in sorted({*state.rung_epochs(), *known})},
             frozen={} if frozen is None else frozen,
+            rows={} if rows is None else rows,
         )
 
     @property

@@ -1,16 +1,16 @@
 """How a search scales to thousands of GPUs: the real engine, searcher and rungs in virtual time, costs charged.
 
-    python tests/benchmarks/bench_scale.py [--gpus 8 64 512 4096] [--trials-each 6] [--sampler budgets] [--json FILE]
+    python tests/benchmarks/bench_scale.py [--gpus 8 64 512 4096] [--hours 8 4 2 0.75] [--sampler budgets] [--json FILE]
 
 First measured here, on a real Ray: the driver's processor time for a result and for a trial's start of bare
 Ray Tune (a class trainable, actors reused), and how long `ray.wait` takes with so many trials running. Then simulated:
 trials of 2 to 200 minutes (`Minutes`), 8 GPUs a node, a node fails every 100 hours, 3 % of the epochs take
 four times as long. Ray's share is charged for every result and start, our own (searcher, rungs, state, an
 SQLite journal on this disk) is measured call by call and charged too, proposals in full although the real driver
-prepares them beside its other work. Each size runs in a process of its own.
+prepares them beside its other work. Each size runs in a process of its own, for as many (virtual) hours as given.
 
 Utilisation: seconds that workers spent in epochs that were reported, of all seconds that workers were there;
-up to the last trial's start (afterwards the budget leaves nothing to do), and with the end.
+up to the last trial's start (then the time is over and nothing new begins), and with the end.
 """
 
 from __future__ import annotations
@@ -37,18 +37,10 @@ from search.frontier import Archive
 from search.journal import Journal, sqlite_address
 from search.simulate import MemoryJournal, Simulation, study_spec
 from search.virtual import Faults
-from tests.benchmarks.problems import Analytic
+from tests.benchmarks.problems import Minutes
 
 HOUR = 3600.0
-SHOWN = (0.5, 1, 2, 4, 8, 16)  # hours
-
-
-class Minutes(Analytic):
-    """The analytic problem with trainings of 2 to 200 minutes, by the size of the network."""
-
-    def seconds(self, config: Any) -> float:
-        """Of one epoch: 2 minutes for the smallest network, 200 for the largest, a power of its size between."""
-        return 120.0 * (config["size"] / 8) ** 2.37 / self.epochs
+SHOWN = (0.25, 0.5, 1, 2, 4, 8)  # hours
 
 
 class Kept(MemoryJournal):
@@ -75,11 +67,15 @@ class Kept(MemoryJournal):
         return event
 
 
-def simulated(gpus: int, trials: int, sampler: str, service: float, start: float, seed: int) -> dict[str, Any]:
+def simulated(gpus: int, hours: float, sampler: str, service: float, start: float, seed: int) -> dict[str, Any]:
     """One size, in this process."""
     problem = Minutes("smooth", seed)
     spec = study_spec(
-        problem, seed=seed, budget={"trials": trials}, sampler={"name": sampler}, rungs={"epochs": [1, 3, 9]}
+        problem,
+        seed=seed,
+        budget={"trials": 10**7, "time": f"{hours}h"},
+        sampler={"name": sampler},
+        rungs={"epochs": [1, 3, 9]},
     )
     faults = Faults(
         node=8, lives=100 * HOUR, repair=600.0, straggle=0.03, slowdown=4.0, service=service, start=start, own=True
@@ -97,14 +93,15 @@ def simulated(gpus: int, trials: int, sampler: str, service: float, start: float
     starts = len(cluster.trials)
     own = cluster.driver - service * (cluster.results + starts) - start * starts
     archive, volumes, at = Archive(problem.reference), {}, 0
-    for hours in SHOWN:
-        while at < len(journal.shown) and journal.shown[at][0] <= hours * HOUR:
+    for hour in SHOWN:
+        while at < len(journal.shown) and journal.shown[at][0] <= hour * HOUR:
             for error, macs in journal.shown[at][1]:
                 archive.add(error, macs)
             at += 1
-        volumes[hours] = archive.hypervolume / problem.ideal if hours * HOUR <= cluster.now else None
+        volumes[hour] = archive.hypervolume / problem.ideal if hour * HOUR <= cluster.now else None
     return {
-        "gpus": gpus, "trials": trials, "hours": cluster.now / HOUR, "until_last_start": now / HOUR,
+        "gpus": gpus, "trials": len(simulation.engine.state.trials),
+        "hours": cluster.now / HOUR, "until": now / HOUR,
         "utilisation": 1 - wasted / held, "with_end": 1 - cluster.wasted / cluster.held,
         "driver": driver / now, "own_ms": 1000 * own / (cluster.results + starts), "results": cluster.results,
         "results_a_second": cluster.results / cluster.now, "starts_a_second": starts / now,
@@ -187,7 +184,7 @@ def ray_costs(gpus: list[int]) -> tuple[float, float, dict[int, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512, 4096])
-    parser.add_argument("--trials-each", type=int, default=6, help="trials a GPU, at least 2000 in all")
+    parser.add_argument("--hours", type=float, nargs="+", default=[8, 4, 2, 0.75], help="budget.time of each size")
     parser.add_argument("--sampler", default="budgets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ray", type=float, nargs=2, help="ms for a result and a start, instead of measuring")
@@ -195,25 +192,24 @@ def main() -> None:
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.child:
-        gpus, trials, service, start = int(a.child[0]), int(a.child[1]), float(a.child[2]), float(a.child[3])
-        print(json.dumps(simulated(gpus, trials, a.sampler, service, start, a.seed)))
+        gpus, hours, service, start = int(a.child[0]), *map(float, a.child[1:])
+        print(json.dumps(simulated(gpus, hours, a.sampler, service, start, a.seed)))
         return
     result, start, waits = (*a.ray, dict.fromkeys(a.gpus, 0.0)) if a.ray else ray_costs(sorted(a.gpus))
     print(f"Ray Tune, driver's processor: {result:.2f} ms a result, {start:.2f} ms a start")
     print("ray.wait, trials running: " + ", ".join(f"{n}: {ms:.2f} ms" for n, ms in waits.items()))
     print(
-        "\n| GPUs | trials | hours | utilisation | with the end | driver busy | own, ms | results/s | starts/s"
-        " | trials off failed nodes | MiB | KB/s written | s here |\n" + "|--" * 13 + "|"
+        "\n| GPUs | trials | hours until the last start | utilisation | with the end | driver busy | own, ms"
+        " | results/s | starts/s | trials off failed nodes | MiB | KB/s written | s here |\n" + "|--" * 13 + "|"
     )
     found = []
-    for gpus in a.gpus:
-        trials = max(2000, a.trials_each * gpus)
+    for gpus, hours in zip(a.gpus, a.hours, strict=True):
         command = [sys.executable, __file__, "--sampler", a.sampler, "--seed", str(a.seed), "--child"]
-        command += [str(gpus), str(trials), str((result + waits[gpus]) / 1000), str(start / 1000)]
+        command += [str(gpus), str(hours), str((result + waits[gpus]) / 1000), str(start / 1000)]
         r = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         found.append(r)
         print(
-            f"| {gpus} | {trials} | {r['hours']:.1f} | {r['utilisation']:.1%} | {r['with_end']:.1%} | {r['driver']:.1%}"
+            f"| {gpus} | {r['trials']} | {r['until']:.2f} | {r['utilisation']:.1%} | {r['with_end']:.1%} | {r['driver']:.1%}"
             f" | {r['own_ms']:.1f} | {r['results_a_second']:.2f} | {r['starts_a_second']:.2f}"
             f" | {r['lost']} | {r['memory']:.0f} | {r['bytes_a_second'] / 1000:.1f} | {r['here']:.0f} |",
             flush=True,

@@ -157,6 +157,14 @@ class Analytic:
         return _ideal(self.profile, self.seed)
 
 
+class Minutes(Analytic):
+    """The analytic problem with trainings of 2 to 200 minutes, by the size of the network."""
+
+    def seconds(self, config: Any) -> float:
+        """Of one epoch: 2 minutes for the smallest network, 200 for the largest, a power of its size between."""
+        return 120.0 * (config["size"] / 8) ** 2.37 / self.epochs
+
+
 @lru_cache(maxsize=64)
 def _ideal(profile: str, seed: int) -> float:
     from search.frontier import Archive

@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.cluster.faulty import ROOT, Driven, Nodes, create, setbacks, worker_of
+from tests.cluster.faulty import ROOT, SPEC, Driven, Nodes, create, setbacks, worker_of
 from tests.postgres import INSTALLED, Postgres
 from tests.search.killing import faults
 
@@ -110,22 +110,22 @@ def node_added(case: Case) -> list[str]:
 
 
 def node_drained(case: Case) -> list[str]:
-    driven = case.begin("node-drained", HELD)
+    long = {**SPEC["methods"], "static": {**SPEC["methods"]["static"], "batch_size": 2}}
+    driven = case.begin("node-drained", {}, methods=long)  # epochs of several seconds: it leaves in the middle of one
     driven.until(lambda state: state.cost_epochs >= 2)
     leaving = case.nodes.nodes[0]
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", case.nodes.address, "--node-id"]
     command += [leaving.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     subprocess.run([*command, "--deadline-remaining-seconds", "60"], check=True, capture_output=True)
     case.times = 1
-    time.sleep(3)  # the driver looks once a second
-    case.go(driven)
     driven.until(lambda state: setbacks(state)["drained"] or setbacks(state)["node"])
     case.nodes.add()
     found = case.finish(driven)
-    case.said = f"{dict(setbacks(driven.study.state()))}"
+    state = driven.study.state()
+    case.said = "; ".join(each["why"] for trial in state.trials.values() for each in trial.setbacks)
     with contextlib.suppress(Exception):
         case.nodes.kill(leaving)
-    return found
+    return found if "steps of epoch" in case.said else [*found, "the epoch was not kept in its middle"]
 
 
 def node_paused(case: Case) -> list[str]:
@@ -181,10 +181,11 @@ def head_killed(case: Case) -> list[str]:
         case.nodes.cluster.head_node.kill_raylet(check_alive=False)
         case.times = 1
         with contextlib.suppress(subprocess.TimeoutExpired):
-            driven.process.wait(60)
+            driven.process.wait(180)
         ended = driven.process.poll()
         driven.kill()
-        case.said = f"the driver ended {'by itself' if ended is not None else 'when it was told'}"
+        how = "when it was told" if ended is None else f"by itself with {ended}: {driven.said().strip()[-160:]}"
+        case.said = f"the driver ended {how}"
         with contextlib.suppress(Exception):
             case.nodes.shutdown()
         case.nodes = Nodes(2)

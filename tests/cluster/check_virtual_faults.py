@@ -19,16 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from search.simulate import study_spec
-from tests.benchmarks.problems import Analytic
+from tests.benchmarks.problems import Minutes
 from tests.search.simulated import ALL, HOUR, Ill, wrong
-
-
-class Minutes(Analytic):
-    """The analytic problem with trainings of 2 to 200 minutes, by the size of the network."""
-
-    def seconds(self, config: object) -> float:
-        size = config["size"]  # type: ignore[index]
-        return 120.0 * (size / 8) ** 2.37 / self.epochs
 
 
 def main() -> None:

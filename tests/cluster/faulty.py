@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,8 +162,14 @@ def main() -> None:
         yield
         print("digest", driver.digest(), flush=True)
 
-    why = study.launch(address=address, tracking=rest[0] if rest else "off", watch=watch, say=print)
-    print(why, flush=True)
+    try:
+        print(study.launch(address=address, tracking=rest[0] if rest else "off", watch=watch, say=print), flush=True)
+    except Exception as error:
+        from search.__main__ import said
+
+        traceback.print_exc()
+        print(said(error))  # as the command line does
+        sys.exit(1)
 
 
 def _with(make: Callable[..., Any], trainable: Any) -> Callable[..., Any]:
