@@ -209,8 +209,8 @@ def main() -> None:
         r = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         found.append(r)
         print(
-            f"| {gpus} | {r['trials']} | {r['until']:.2f} | {r['utilisation']:.1%} | {r['with_end']:.1%} | {r['driver']:.1%}"
-            f" | {r['own_ms']:.1f} | {r['results_a_second']:.2f} | {r['starts_a_second']:.2f}"
+            f"| {gpus} | {r['trials']} | {r['until']:.2f} | {r['utilisation']:.1%} | {r['with_end']:.1%}"
+            f" | {r['driver']:.1%} | {r['own_ms']:.1f} | {r['results_a_second']:.2f} | {r['starts_a_second']:.2f}"
             f" | {r['lost']} | {r['memory']:.0f} | {r['bytes_a_second'] / 1000:.1f} | {r['here']:.0f} |",
             flush=True,
         )

@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_study(profile: str) -> None:
 
 def test_crashes_stragglers_and_late_reports_lose_nothing() -> None:
     problem = Analytic("smooth", 2)
-    state = _run(problem, _spec(problem, 40), workers=8, faults=TROUBLE).engine.state
+    state = _run(problem, _spec(problem, 40, resources={"retries": 50}), workers=8, faults=TROUBLE).engine.state
     assert state.count()["total"] == 40 and not state.live and not state.failed
     assert any(trial.starts > 1 for trial in state.trials.values())  # crashes did happen
     for trial in state.trials.values():
@@ -127,7 +127,8 @@ def test_epochs_and_trials_are_budgets_that_thousands_of_workers_keep() -> None:
 
 def test_paused_trials_go_on_when_they_are_among_the_best_and_end_with_the_study() -> None:
     problem = Analytic("misleading", 6)
-    simulation = _run(problem, _spec(problem, 60, **PATIENT), workers=4, faults=TROUBLE)
+    spec = _spec(problem, 60, resources={"retries": 50}, **PATIENT)
+    simulation = _run(problem, spec, workers=4, faults=TROUBLE)
     state = simulation.engine.state
     assert state.count()["total"] == 60 and not state.live and not state.paused
     actions = [(e.payload["action"], e.trial) for e in simulation.journal.events if e.kind == "decision"]
