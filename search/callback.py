@@ -78,6 +78,7 @@ class StudyCallback(tune.Callback):
         driver.journal.renew()
         if not driver.stopping and driver.folder.stop.exists():
             driver.stopping = "stopped"
+        driver.take_budget()
         resources = driver.spec.resources
         nodes = nodes_of(ray)
         driver.draining = {node.id for node in nodes if node.state == DRAINING}

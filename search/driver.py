@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,10 +23,12 @@ from search.setbacks import DIED, MEMORY, NODE, is_out_of_memory, last_line
 from search.spec import StudySpec
 from search.stages import SharedStages
 from search.state import StudyState
+from search.toml import read_toml
 from search.trial import Trial
 from trainables.guard import note_of
 
 _FLUSH_ROWS = 500
+_log = logging.getLogger("routefront.search")
 
 
 class Driver(Engine):
@@ -54,6 +57,7 @@ class Driver(Engine):
         self.notes: dict[str, tuple[str, str]] = {}
         self.nodes: Callable[[], Sequence[Node]] = tuple
         self.stages = SharedStages(folder, self.proposer, self.state)
+        self._spec_text = ""
         self._rows: list[dict[str, Any]] = []
 
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
@@ -83,6 +87,25 @@ class Driver(Engine):
         if (records, workers) != (self.state.nodes, self.state.workers):
             self.workers = workers
             self.record("nodes", {"nodes": records, "workers": workers})
+
+    def take_budget(self) -> None:
+        """Take up other limits that were written into the study's folder since the last look (`Study.extend`)."""
+        try:
+            text = self.folder.spec.read_text()
+            before, self._spec_text = self._spec_text, text
+            if text == before:
+                return
+            budget = StudySpec.parse(read_toml(self.folder.spec), str(self.folder.spec), trusted=True).budget
+        except FileNotFoundError:
+            return
+        except (InputError, OSError) as error:  # somebody's editor; the limits stay what they are
+            _log.warning("the study's file cannot be read: %s", error)
+            return
+        limits = {name: getattr(budget, name) for name in ("trials", "time", "cost")}
+        if budget != self.spec.budget.model_copy(update={"epochs": budget.epochs}):
+            self.spec = self.spec.model_copy(update={"budget": self.spec.budget.model_copy(update=limits)})
+            self.record("budget", limits)
+            _log.warning("the study's limits are now: %s", ", ".join(f"{k} {v}" for k, v in limits.items() if v))
 
     def lost(self, name: str, attempt: int, error: str) -> None:
         """A trial's worker is gone: find out why, and whether the trial is tried again (`Engine.setback`)."""

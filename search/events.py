@@ -13,6 +13,7 @@ ask        number, config {method, ...}, seed, why, seen (last event the proposa
 start      node: a worker took the trial up
 setback    kind, why, epoch, node: a trial lost its worker and is tried again (`search.setbacks`)
 nodes      nodes {id, host, cpus, gpus, memory, state}, workers: the cluster is another one from here on
+budget     trials, time, cost: the study's limits are others from here on
 report     what `fit` reports (epoch, losses, curve ...), checkpoint (name of its folder), stage (the
            key of the first stage that this epoch ended and that is stored now)
 stage      key, action (lost: the trial trains it again; dropped: its checkpoint was removed), why

@@ -2,14 +2,12 @@
 
 A member is its checkpoint, prepared for inference as it is served (`trainables.fused.prepared`), with
 its knobs, on the study's validation images: real ones, since their paths decide what is computed. The
-figure is the median over passes of wall time divided by the batch; the images are drawn with a fixed
+figure is `trainables.latency.milliseconds`; the images are drawn with a fixed
 seed and are the same for all members. It holds for this machine and its load now, and for no other.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,13 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from search.study import Study
-    from trainables.network import RoutedNetwork
 
 BATCHES = (1, 64)
-PASSES = 30
-SECONDS = 0.5
-"""A figure is the median of `PASSES` passes, or of as many as fit into so many seconds, at least five."""
-_LEAST = 5
 
 
 def measured(
@@ -82,7 +75,7 @@ def _images(study: Study) -> Tensor:
 
 def _of_point(study: Study, point: FrontPoint, images: Tensor) -> tuple[float, float]:
     from trainables.checkpoints import CheckpointError, load_network
-    from trainables.fused import prepared
+    from trainables.latency import milliseconds
 
     path = study.folder.checkpoints / point.checkpoint
     try:
@@ -91,26 +84,8 @@ def _of_point(study: Study, point: FrontPoint, images: Tensor) -> tuple[float, f
         raise InputError(f"point {point.point_id} cannot be measured: {error}") from None
     if (record.get("trial", point.trial), record.get("epoch")) != (point.trial, point.epoch):
         raise InputError(f"checkpoint {path} is of trial {record.get('trial')} at epoch {record.get('epoch')}")
-    network = prepared(network)
-    return _milliseconds(network, point, images, 1), _milliseconds(network, point, images, 64)
-
-
-def _milliseconds(network: RoutedNetwork, point: FrontPoint, images: Tensor, size: int) -> float:
-    """Median milliseconds per image of passes over batches of a size, different images from pass to pass."""
-    import torch
-
-    batches = [images[start : start + size].contiguous() for start in range(0, len(images) - size + 1, size)]
-    batches = batches or [images]
-    taken: list[float] = []
-    with torch.inference_mode():
-        network.infer(batches[0], point.knobs)  # what is built at the first call is not the network's time
-        began = time.perf_counter()
-        while len(taken) < PASSES and (len(taken) < _LEAST or time.perf_counter() - began < SECONDS):
-            batch = batches[len(taken) % len(batches)]
-            started = time.perf_counter()
-            network.infer(batch, point.knobs)
-            taken.append(1e3 * (time.perf_counter() - started) / len(batch))
-    return statistics.median(taken)
+    alone, batched = (milliseconds(network, images, [point.knobs], size)[0] for size in BATCHES)
+    return alone, batched
 
 
 def by_latency(points: Sequence[FrontPoint], batch: int = 1) -> list[FrontPoint]:

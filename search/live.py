@@ -33,6 +33,8 @@ _LINE_SECONDS = 15.0
 
 def time_left(spec: StudySpec, state: StudyState) -> float | None:
     """Seconds that the study will still run, as far as can be told: by its time and by its trials."""
+    if state.ended:
+        return None
     elapsed = state.elapsed_now()
     guesses: list[float] = []
     if spec.budget.time is not None:

@@ -10,7 +10,6 @@ import math
 import os
 import platform
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,14 +26,13 @@ from search.units import show_count, show_share
 from trainables.checkpoints import NETWORK, CheckpointError, load_network, read_record
 from trainables.data import Data, normalise, to_device
 from trainables.evaluation import evaluate
-from trainables.fused import prepared
+from trainables.latency import milliseconds
 from trainables.macs import counted
 from trainables.method import Method, config_dict
 from trainables.network import RoutedNetwork
 from trainables.registry import get_method
 
 _IMAGES = 32  # how many images MACs are counted on and both passes are compared on
-_SECONDS = 0.4  # of timing for each batch size
 _CLOSE = 1e-5  # of the largest logit: the contract of `trainables.network`
 _BYTES = 64  # a checkpoint's bytes per learned parameter, generously; what is larger is no such network
 _LUCK = 3.0  # standard deviations that a seed may be better than its repeats
@@ -182,27 +180,13 @@ def both_passes(network: RoutedNetwork, images: Tensor, knobs: Mapping[str, Any]
     return [macs, forward]
 
 
-@torch.inference_mode()
 def latency(network: RoutedNetwork, images: Tensor, knobs: Mapping[str, Any], most: float | None) -> Gate:
     """Gate `latency`: median milliseconds per image of the prepared network, one by one and in batches of 64.
 
     Measured on this machine, with as many threads as torch uses here. `most`: seconds that one image
     may take by itself; without it nothing can fail.
     """
-    fast = prepared(network)
-    figures = {}
-    for size in (1, 64):
-        whole = images if len(images) >= size else images.repeat(-(-size // len(images)), 1, 1, 1)
-        batches = [batch for batch in whole.split(size) if len(batch) == size]
-        times: list[float] = []
-        ending = time.perf_counter() + _SECONDS
-        while len(times) < 5 or (time.perf_counter() < ending and len(times) < 200):
-            batch = batches[len(times) % len(batches)]
-            generator = torch.Generator(batch.device).manual_seed(int(knobs.get("seed", 0)))
-            begun = time.perf_counter()
-            fast.infer(batch, knobs, generator=generator)
-            times.append((time.perf_counter() - begun) / size)
-        figures[f"batch_{size}_ms"] = round(1000 * statistics.median(times[1:]), 4)  # the first one warms up
+    figures = {f"batch_{size}_ms": round(milliseconds(network, images, [knobs], size)[0], 4) for size in (1, 64)}
     alone = figures["batch_1_ms"]
     says = f"{alone:.3g} ms alone, {figures['batch_64_ms']:.3g} ms in batches of 64"
     if most is not None:

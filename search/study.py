@@ -19,7 +19,7 @@ from search.front import FrontPoint
 from search.journal import Journal, journal_address
 from search.spec import StudySpec, studies_root
 from search.state import StudyState
-from search.toml import read_toml
+from search.toml import merge, read_toml, to_toml
 from spaces.space import nearest
 
 if TYPE_CHECKING:  # torch, Ray and Optuna are only needed to launch; looking at a study is quick without
@@ -91,6 +91,23 @@ class Study:
 
     # -- writing -------------------------------------------------------------------------------
 
+    def extend(self, *, trials: int | None = None, time: float | None = None, cost: float | None = None) -> Study:
+        """The study with other limits (of trials, seconds, cost, in all), written into its folder.
+
+        A driver that is at work takes them up within seconds, a later one begins with them. Raises `InputError`
+        where a limit is not one.
+        """
+        limits = {"budget.trials": trials, "budget.time": time, "budget.cost": cost}
+        spec = StudySpec.parse(merge(self.spec.model_dump(exclude_none=True), limits), "extend")
+        found = Study(spec, self.folder)
+        found._write()
+        return found
+
+    def _write(self) -> None:
+        part = self.folder.spec.with_suffix(".part")
+        part.write_text(to_toml(self.spec.model_dump(mode="json", exclude_none=True)))
+        part.replace(self.folder.spec)
+
     @contextlib.contextmanager
     def driving(self) -> Iterator[Driver]:
         """Hold the lease and write: yields the driver, closed at the end whatever happens."""
@@ -101,6 +118,8 @@ class Study:
         driver = Driver(self.folder, self.spec, journal)
         try:
             driver.replay(journal.events())
+            if Study.load(self.folder.path).spec.budget != self.spec.budget:  # `resume` with other limits
+                self._write()
             yield driver
         finally:
             driver.release()

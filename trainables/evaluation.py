@@ -5,7 +5,6 @@ Shape legend: K exits, n images, C classes, S settings.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -187,33 +186,3 @@ def evaluate(
         network.train(training)
     point = tally.point({}, knobs, len(network.exits))
     return Curve([point], torch.cat(tally.correct)[None].numpy(), {}, time.perf_counter() - started)
-
-
-@torch.inference_mode()
-def latencies(network: RoutedNetwork, images: Images, knobs: Sequence[Knobs], *, count: int = 15) -> list[float]:
-    """Median milliseconds of one image alone under each of several knobs, on this machine as busy as it is.
-
-    The first `count` images pass one by one through the prepared network, all knobs in turn for each, so
-    that whatever else runs disturbs them alike; a first image warms up and is not counted.
-    """
-    training = network.training
-    network.eval()
-    fast = prepared(network)
-    network.train(training)
-    taken: list[list[float]] = [[] for _ in knobs]
-    batches = list(itertools.islice(_batches(images, 1), count + 1))
-    for number, image in enumerate(batches):
-        for times, each in zip(taken, knobs, strict=True):
-            generator = torch.Generator(image.device).manual_seed(int(each.get("seed", 0)))
-            _wait_for(image.device)
-            started = time.perf_counter()
-            fast.infer(image, each, generator=generator)
-            _wait_for(image.device)
-            if number or len(batches) == 1:
-                times.append(1000 * (time.perf_counter() - started))
-    return [float(np.median(times)) for times in taken]
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

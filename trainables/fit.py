@@ -15,7 +15,8 @@ from trainables import checkpoints
 from trainables.data import Data, normalise, to_device
 from trainables.diagnostics import Diagnostics, diagnose, usual_setting
 from trainables.epoch import Partial, train_epoch
-from trainables.evaluation import Curve, curve, latencies
+from trainables.evaluation import Curve, curve
+from trainables.latency import milliseconds
 from trainables.method import Method, Phase, plan
 from trainables.networks.imagenet import load_pretrained
 
@@ -156,9 +157,9 @@ class Training:
             self.last_curve = curve(self.method, self.network, self.validation, self.validation_labels)
         if self.latency:
             points = self.last_curve.points
-            measured = latencies(self.network, self.validation, [point["knobs"] for point in points])
-            for point, milliseconds in zip(points, measured, strict=True):
-                point["latency_ms"] = milliseconds
+            measured = milliseconds(self.network, self.validation, [point["knobs"] for point in points], passes=15)
+            for point, alone in zip(points, measured, strict=True):
+                point["latency_ms"] = alone
         self.seconds += self.last_curve.seconds
         return {
             "points": self.last_curve.points,

@@ -1,4 +1,4 @@
-"""Commands that look at studies, and stop them: list, status, stop."""
+"""Commands that look at studies, and change how long they run: list, status, stop, extend."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from search.commands.common import Json, Studies, err, out, print_json
 from search.errors import InputError
+from search.units import parse_seconds, show_seconds
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_studies)
     app.command("status")(status)
     app.command("stop")(stop)
+    app.command("extend")(extend)
 
 
 def failures(state: Any) -> None:
@@ -90,12 +92,13 @@ def status(
     from search.seeing import cluster_record, cluster_table
     from search.study import Study
 
-    found = Study.load(study, root=studies)
     if trial is not None:
+        found = Study.load(study, root=studies)
         story = trial_story(found, trial)
         print_json(story) if as_json else _print_story(story)
         return
     while True:
+        found = Study.load(study, root=studies)  # its limits may have been extended
         state = found.state()
         record = status_record(found, state)
         cluster = cluster_record(found.spec, state, time.time())
@@ -139,3 +142,32 @@ def stop(study: Name, studies: Studies = None, as_json: Json = False) -> None:
         out.print(
             f"study {found.spec.name} stops after the epochs that run; go on with: routefront resume {found.spec.name}"
         )
+
+
+def extend(
+    study: Name,
+    trials: Annotated[int | None, typer.Option(help="A new number of trials in all.")] = None,
+    time_limit: Annotated[str | None, typer.Option("--time", help="A new limit of wall time in all.")] = None,
+    cost: Annotated[float | None, typer.Option(help="A new limit of cost in all.")] = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Give a study another budget, also while it runs.
+
+    Example: routefront extend digits --trials 200 --time 12h
+    """
+    from search.study import Study
+
+    if trials is time_limit is cost is None:
+        raise InputError("say which limit is to be another one: --trials, --time, --cost")
+    found = Study.load(study, root=studies)
+    found = found.extend(trials=trials, time=parse_seconds(time_limit) if time_limit else None, cost=cost)
+    budget, running = found.spec.budget, found.status() == "running"
+    if as_json:
+        print_json({"study": found.spec.name, "budget": budget.model_dump(mode="json"), "running": running})
+        return
+    limits = [f"{budget.trials} trials"]
+    limits += [show_seconds(budget.time)] if budget.time is not None else []
+    limits += [f"cost {budget.cost:g}"] if budget.cost is not None else []
+    then = "the search that runs takes it up within seconds" if running else f"now: routefront resume {found.spec.name}"
+    out.print(f"study {found.spec.name}: at most {', '.join(limits)}; {then}", soft_wrap=True)

@@ -73,6 +73,31 @@ def test_a_fork_begins_with_the_front_and_knows_what_was_seen(tmp_path: Path) ->
     assert [[t.id for t in view.rungs[epoch]] for epoch in (1, 3, 9)] == [["old/t0000"]] * 3
 
 
+def test_limits_are_extended_while_a_driver_is_at_work(tmp_path: Path, cli: Run) -> None:  # noqa: F811
+    study = _told(tmp_path, budget={"trials": 4, "epochs": 9})
+    with study.driving() as driver:
+        driver.record("failed", {"reason": "worn out"}, "t0003")
+        driver.take_budget()
+        assert driver.exhausted and driver.spec.budget == study.spec.budget
+        code, said, _ = cli("extend", "old", "--trials", "5", "--time", "2h", "--studies", str(tmp_path))
+        assert code == 0 and "at most 5 trials, 2h 00m; the search that runs takes it up within seconds" in said
+        driver.take_budget()
+        assert not driver.exhausted and driver.spec.budget.time == 7200
+        driver.take_budget()
+        study.folder.spec.write_text("trials = ")
+        driver.take_budget()  # an editor that has not finished
+        assert driver.spec.budget.trials == 5 and driver.state.seq == driver.journal.last()
+    assert [e.payload for e in study.journal().events() if e.kind == "budget"] == [
+        {"trials": 5, "time": 7200.0, "cost": None}
+    ]
+    study._write()
+    with Study(driver.spec, study.folder).driving():  # `resume --trials`
+        assert Study.load("old", root=tmp_path).spec.budget.trials == 5
+    for words, says in (((), "say which limit"), (("--trials", "0"), "budget.trials"), (("--time", "soon"), "soon")):
+        code, _, error = cli("extend", "old", *words, "--studies", str(tmp_path))
+        assert code == 2 and says in error and len(error.splitlines()) == 1
+
+
 def test_another_length_of_training_only_lends_its_front(tmp_path: Path) -> None:
     _told(tmp_path)
     changed = {**SPEC, "name": "new", "budget": {"trials": 4, "epochs": 5}, "warm_start": {"studies": ["old"]}}
