@@ -180,6 +180,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     nodes, found = Nodes(2), Found()
+    import ray
+
     try:
         for _ in range(arguments.rounds):
             with tempfile.TemporaryDirectory(prefix="routefront-bench-") as folder:
@@ -193,6 +195,7 @@ def main() -> None:
                     data(nodes, found)
             print({name: round(values[-1], 2) for name, values in found.items()}, flush=True)
     finally:
+        ray.shutdown()
         nodes.shutdown()
     print(f"\n{arguments.rounds} rounds; throughput: {arguments.trials} trials of {REPORTS} reports\n")
     print("| what | median | least | most |\n|--|--|--|--|")
