@@ -6,7 +6,7 @@ First measured here, on a real Ray: the driver's processor time for a result and
 Ray Tune (a class trainable, actors reused), and how long `ray.wait` takes with so many trials running. Then simulated:
 trials of 2 to 200 minutes (`Minutes`), 8 GPUs a node, a node fails every 100 hours, 3 % of the epochs take
 four times as long. Ray's share is charged for every result and start, our own (searcher, rungs, state, an
-SQLite journal on this disk) is measured call by call and charged too, proposals in full although the real driver
+SQLite journal on this disk) is measured call by call, in processor time, and charged too, proposals in full although the real driver
 prepares them beside its other work. Each size runs in a process of its own, for as many (virtual) hours as given.
 
 Utilisation: seconds that workers spent in epochs that were reported, of all seconds that workers were there;
@@ -75,7 +75,6 @@ def simulated(gpus: int, hours: float, sampler: str, service: float, start: floa
         seed=seed,
         budget={"trials": 10**7, "time": f"{hours}h"},
         sampler={"name": sampler},
-        rungs={"epochs": [1, 3, 9]},
     )
     faults = Faults(
         node=8, lives=100 * HOUR, repair=600.0, straggle=0.03, slowdown=4.0, service=service, start=start, own=True
