@@ -1,16 +1,17 @@
 """How a search scales to thousands of GPUs: the real engine, searcher and rungs in virtual time, costs charged.
 
-    python tests/benchmarks/bench_scale.py [--gpus 8 64 512 4096] [--hours 8 4 2 0.75] [--sampler budgets] [--json FILE]
+    python tests/benchmarks/bench_scale.py [--gpus 8 64 512 4096] [--hours 8 4 2 0.5] [--sampler budgets] [--json FILE]
 
 First measured here, on a real Ray: the driver's processor time for a result and for a trial's start of bare
 Ray Tune (a class trainable, actors reused), and how long `ray.wait` takes with so many trials running. Then simulated:
 trials of 2 to 200 minutes (`Minutes`), 8 GPUs a node, a node fails every 100 hours, 3 % of the epochs take
 four times as long. Ray's share is charged for every result and start, our own (searcher, rungs, state, an
-SQLite journal on this disk) is measured call by call, in processor time, and charged too, proposals in full although the real driver
-prepares them beside its other work. Each size runs in a process of its own, for as many (virtual) hours as given.
+SQLite journal on this disk) is measured call by call, in processor time, and charged too, proposals in full
+although the real driver prepares them beside its other work. Each size runs in a process of its own, for as many
+(virtual) hours as given.
 
-Utilisation: seconds that workers spent in epochs that were reported, of all seconds that workers were there;
-up to the last trial's start (then the time is over and nothing new begins), and with the end.
+Utilisation: 1 - the share of the workers' seconds in which they had no trial, waited for the driver or did what
+was lost; up to the last trial's start (then the time is over and nothing new begins), and with the end.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def ray_costs(gpus: list[int]) -> tuple[float, float, dict[int, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512, 4096])
-    parser.add_argument("--hours", type=float, nargs="+", default=[8, 4, 2, 0.75], help="budget.time of each size")
+    parser.add_argument("--hours", type=float, nargs="+", default=[8, 4, 2, 0.5], help="budget.time of each size")
     parser.add_argument("--sampler", default="budgets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ray", type=float, nargs=2, help="ms for a result and a start, instead of measuring")
