@@ -11,7 +11,8 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ QUIET = {
 }
 
 _ANSWER_SECONDS = 8.0
+HEAD_SECONDS = 45.0
+"""Ray itself ends a process whose head was away for a minute, with a screenful of its own words."""
 
 
 def prepare_environment(*, local: bool, preload: Sequence[str] = ()) -> None:
@@ -76,6 +79,31 @@ def _hushed(ray: Any) -> Any:
     """`ray` without its many lines about every worker and node that dies: a study's journal tells of them."""
     ray._private.worker._worker_logs_enabled = False
     return ray
+
+
+def watch_head(ray: Any, lost: Callable[[str], None], *, every: float = 5.0) -> None:
+    """Tell `lost` in one line, from a thread, when nobody has listened at the head's address for `HEAD_SECONDS`.
+
+    A head that comes back sooner (one that keeps its tables elsewhere) is forgiven, by Ray as well.
+    """
+    address = str(ray.get_runtime_context().gcs_address)
+    host, _, port = address.rpartition(":")
+
+    def look() -> None:
+        heard = time.monotonic()
+        while ray.is_initialized():
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+                heard = time.monotonic()
+            except OSError as error:
+                away = time.monotonic() - heard
+                if away > HEAD_SECONDS:
+                    why = error.strerror or error
+                    lost(f"the head of the cluster at {address} has been away for {away:.0f} s ({why})")
+                    return
+            time.sleep(every)
+
+    threading.Thread(target=look, daemon=True, name="head").start()
 
 
 def _nobody(address: str, why: str) -> str:

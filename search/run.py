@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from cluster.checks import Survey
-from cluster.connect import connect
+from cluster.connect import connect, watch_head
 from cluster.resources import misfit, nodes_of, room
 from search.driver import Driver
 from search.errors import InputError, RunError
@@ -61,6 +62,8 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     driver.seen(nodes, driver.workers)
     driver.recover_points()
     driver.stages.tidy()
+    if address is not None:
+        watch_head(ray, lambda why: _end(driver, why))
     folder = str(driver.folder.path)
     tuner = tune.Tuner(
         _trainable(tune, driver, data, trainable),
@@ -93,6 +96,14 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
             f" routefront resume {driver.spec.name}"
         )
     return _ending(driver)
+
+
+def _end(driver: Driver, why: str) -> None:
+    """End this process, whose threads hang in calls of Ray; the journal knows all that was reported."""
+    show = "\x1b[?25h" if sys.stderr.isatty() else ""  # a live display hides the cursor
+    sys.stderr.write(f"{show}error: {why}; when there is one again: routefront resume {driver.spec.name}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _ending(driver: Driver) -> str:

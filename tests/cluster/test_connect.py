@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import queue
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from cluster import connect as connecting
 from cluster.connect import prepare_environment
 from cluster.resources import DRAINING, Node, misfit, slots
 
@@ -64,6 +68,41 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("no Ray cluster answers at '127.0.0.1:9'"), done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_head_that_stays_away_is_said_once_and_one_that_comes_back_is_forgiven(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connecting, "HEAD_SECONDS", 1.0)
+    head = socket.create_server(("127.0.0.1", 0))
+    port = head.getsockname()[1]
+
+    class Ray:
+        gcs_address = f"127.0.0.1:{port}"
+        connected = True
+
+        def get_runtime_context(self) -> Ray:
+            return self
+
+        def is_initialized(self) -> bool:
+            return self.connected
+
+    ray, said = Ray(), queue.SimpleQueue[str]()
+    connecting.watch_head(ray, said.put, every=0.05)
+    for _ in range(2):
+        time.sleep(0.3)
+        head.close()
+        time.sleep(0.3)
+        head = socket.create_server(("127.0.0.1", port))
+    assert said.empty()
+    head.close()
+    line = said.get(timeout=30)
+    assert line.startswith(f"the head of the cluster at 127.0.0.1:{port} has been away for 1 s (") and said.empty()
+    other = queue.SimpleQueue[str]()
+    connecting.watch_head(ray, other.put, every=0.05)
+    ray.connected = False  # the study is over, then the head may go
+    time.sleep(1.5)
+    assert other.empty()
 
 
 def test_the_doctor_finds_everything_working_though_ray_was_imported_first(tmp_path: Path) -> None:
