@@ -81,17 +81,19 @@ def _hushed(ray: Any) -> Any:
     return ray
 
 
-def watch_head(ray: Any, lost: Callable[[str], None], *, every: float = 5.0) -> None:
+@contextlib.contextmanager
+def watched_head(ray: Any, lost: Callable[[str], None], *, every: float = 5.0) -> Iterator[None]:
     """Tell `lost` in one line, from a thread, when nobody has listened at the head's address for `HEAD_SECONDS`.
 
     A head that comes back sooner (one that keeps its tables elsewhere) is forgiven, by Ray as well.
     """
+    over = threading.Event()
     address = str(ray.get_runtime_context().gcs_address)
     host, _, port = address.rpartition(":")
 
     def look() -> None:
         heard = time.monotonic()
-        while ray.is_initialized():
+        while not over.wait(every):
             try:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
                 heard = time.monotonic()
@@ -101,9 +103,12 @@ def watch_head(ray: Any, lost: Callable[[str], None], *, every: float = 5.0) -> 
                     why = error.strerror or error
                     lost(f"the head of the cluster at {address} has been away for {away:.0f} s ({why})")
                     return
-            time.sleep(every)
 
     threading.Thread(target=look, daemon=True, name="head").start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _nobody(address: str, why: str) -> str:

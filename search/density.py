@@ -56,19 +56,13 @@ class Density:
         found = []
         for config in configs:
             known = rows.get(id(config)) if rows is not None else None
-            row = (
-                known[1]
-                if known
-                else [_code(self.space[n], config[n]) if n in config else _ABSENT for n in self._names]
-            )
-            if rows is not None:
-                rows[id(config)] = config, row
-            found.append(row)
+            if known is None:
+                known = config, [_code(self.space[n], config[n]) if n in config else _ABSENT for n in self._names]
+                if rows is not None:
+                    rows[id(config)] = known
+            found.append(known[1])
         table = np.array(found, dtype=float).reshape(len(configs), len(self._names), 2)
         return table[..., 0], table[..., 1]
-
-    def _code(self, name: str, config: Mapping[str, Any]) -> tuple[int, float]:
-        return _code(self.space[name], config[name]) if name in config else _ABSENT
 
     def log(self, configs: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """The logarithm of the density at configurations, against the uniform measure of the space: (m,)."""

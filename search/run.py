@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.checks import Survey
-from cluster.connect import connect, watch_head
+from cluster.connect import connect, watched_head
 from cluster.resources import misfit, nodes_of, room
 from search.driver import Driver
 from search.errors import InputError, RunError
@@ -62,8 +62,6 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     driver.seen(nodes, driver.workers)
     driver.recover_points()
     driver.stages.tidy()
-    if address is not None:
-        watch_head(ray, lambda why: _end(driver, why))
     folder = str(driver.folder.path)
     tuner = tune.Tuner(
         _trainable(tune, driver, data, trainable),
@@ -83,7 +81,11 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
         ),
     )
     try:
-        with watch(driver) if watch else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if address is not None:
+                stack.enter_context(watched_head(ray, lambda why: _end(driver, why)))
+            if watch:
+                stack.enter_context(watch(driver))
             tuner.fit()
     except LeaseLostError:
         raise

@@ -79,30 +79,25 @@ def test_a_head_that_stays_away_is_said_once_and_one_that_comes_back_is_forgiven
 
     class Ray:
         gcs_address = f"127.0.0.1:{port}"
-        connected = True
 
         def get_runtime_context(self) -> Ray:
             return self
 
-        def is_initialized(self) -> bool:
-            return self.connected
-
     ray, said = Ray(), queue.SimpleQueue[str]()
-    connecting.watch_head(ray, said.put, every=0.05)
-    for _ in range(2):
-        time.sleep(0.3)
+    with connecting.watched_head(ray, said.put, every=0.05):
+        for _ in range(2):
+            time.sleep(0.3)
+            head.close()
+            time.sleep(0.3)
+            head = socket.create_server(("127.0.0.1", port))
+        assert said.empty()
         head.close()
-        time.sleep(0.3)
-        head = socket.create_server(("127.0.0.1", port))
-    assert said.empty()
-    head.close()
-    line = said.get(timeout=30)
+        line = said.get(timeout=30)
     assert line.startswith(f"the head of the cluster at 127.0.0.1:{port} has been away for 1 s (") and said.empty()
-    other = queue.SimpleQueue[str]()
-    connecting.watch_head(ray, other.put, every=0.05)
-    ray.connected = False  # the study is over, then the head may go
+    with connecting.watched_head(ray, said.put, every=0.05):
+        pass  # the study is over: then the head may go
     time.sleep(1.5)
-    assert other.empty()
+    assert said.empty()
 
 
 def test_the_doctor_finds_everything_working_though_ray_was_imported_first(tmp_path: Path) -> None:
