@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.resources import Node, nodes_of
 
@@ -21,7 +21,7 @@ SKEW_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a node sees: whether the marker is there and one could be written beside it, missing paths, its clock.
+    """What a node sees: whether the marker is there, what hindered an answer beside it, missing paths, its clock.
 
     `other`: the first file that is not as long as it should be, said with its lengths.
     """
@@ -33,18 +33,65 @@ class Seen:
     other: str = ""
 
 
-def look(marker: str, answer: str, paths: Sequence[str], files: Sequence[tuple[str, int]] = ()) -> Seen:
-    """Run on a node: `marker` was written by the driver, `answer` is to be written, `paths` are read by trials.
+class Marker(Protocol):
+    """A file that the driver sets where a study lies, and beside which every node answers. `str`: the place."""
+
+    def set(self) -> None:
+        """Write it."""
+        ...
+
+    def answer(self, node: str) -> tuple[bool, str]:
+        """Run on a node: whether it finds the marker, and what hinders it to answer."""
+        ...
+
+    def answered(self, node: str) -> bool:
+        """Whether a node's answer is there."""
+        ...
+
+    def clear(self, nodes: Iterable[str]) -> None:
+        """Remove it and the answers."""
+        ...
+
+
+class FolderMarker:
+    """A marker in a folder that all nodes share."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._name = folder, f".reach-{secrets.token_hex(4)}"
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def set(self) -> None:
+        """Write it."""
+        (self._folder / self._name).touch()
+
+    def answer(self, node: str) -> tuple[bool, str]:
+        """Run on a node: whether it finds the marker, and what hinders it to answer."""
+        if not (self._folder / self._name).exists():
+            return False, ""
+        try:
+            (self._folder / f"{self._name}-{node}").touch()
+        except OSError as error:
+            return True, error.strerror or str(error)
+        return True, ""
+
+    def answered(self, node: str) -> bool:
+        """Whether a node's answer is there."""
+        return (self._folder / f"{self._name}-{node}").exists()
+
+    def clear(self, nodes: Iterable[str]) -> None:
+        """Remove it and the answers."""
+        for left in self._folder.glob(f"{self._name}*"):
+            left.unlink(missing_ok=True)
+
+
+def look(marker: Marker, node: str, paths: Sequence[str], files: Sequence[tuple[str, int]] = ()) -> Seen:
+    """Run on a node: `marker` was set by the driver and is to be answered, `paths` are read by trials.
 
     `files` are a sample of what lies there, with lengths in bytes.
     """
-    reads = Path(marker).exists()
-    writes = ""
-    try:
-        if reads:
-            Path(answer).touch()
-    except OSError as error:
-        writes = error.strerror or str(error)
+    reads, writes = marker.answer(node)
     missing = tuple(path for path in paths if not Path(path).exists())
     other = "" if missing else next((said for path, length in files if (said := _other(path, length))), "")
     return Seen(reads, writes, missing, time.time(), other)
@@ -65,28 +112,27 @@ class Survey:
         self,
         ray: Any,
         nodes: Sequence[Node],
-        folder: Path,
+        marker: Marker,
         paths: Sequence[str] = (),
         files: Sequence[tuple[str, int]] = (),
     ) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._ray, self._folder = ray, folder
-        self._marker = folder / f".reach-{secrets.token_hex(4)}"
-        self._marker.touch()
+        self._ray, self._marker = ray, marker
+        marker.set()
         self._asked = time.time()
         task = ray.remote(look)
         self._seen = {
             node: task.options(
                 num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-            ).remote(str(self._marker), self._answer(node), list(paths), list(files))
+            ).remote(marker, node.id[:12], list(paths), list(files))
             for node in nodes
         }
 
     def settle(self) -> None:
         """Wait for all of them; raises `ValueError` with one line for the first thing that is wrong.
 
-        What was written into the folder for it is removed again.
+        What was written for it is removed again.
         """
         ray = self._ray
         try:
@@ -105,12 +151,11 @@ class Survey:
                     raise ValueError(
                         f"{_place(node)} cannot run routefront, which must be installed there as here: {why}"
                     ) from None
-                fault = wrong(node, seen, self._folder, self._asked, time.time())
-                if fault or not Path(self._answer(node)).exists():
-                    raise ValueError(fault or _elsewhere(node, self._folder))
+                fault = wrong(node, seen, str(self._marker), self._asked, time.time())
+                if fault or not self._marker.answered(node.id[:12]):
+                    raise ValueError(fault or _elsewhere(node, str(self._marker)))
         finally:
-            for left in self._folder.glob(f"{self._marker.name}*"):
-                left.unlink(missing_ok=True)
+            self._marker.clear(node.id[:12] for node in self._seen)
 
     def _left(self, node: Node, error: Exception) -> bool:
         """Whether a node could not be asked because it is gone by now: the others go on without it."""
@@ -125,11 +170,8 @@ class Survey:
             time.sleep(0.5)
         return True
 
-    def _answer(self, node: Node) -> str:
-        return f"{self._marker}-{node.id[:12]}"
 
-
-def wrong(node: Node, seen: Seen, folder: Path, asked: float, answered: float) -> str:
+def wrong(node: Node, seen: Seen, folder: str, asked: float, answered: float) -> str:
     """One line: what hinders trials on a node; empty where nothing does. It was asked and answered at these times."""
     place = _place(node)
     if not seen.reads:
@@ -150,7 +192,7 @@ def _place(node: Node) -> str:
     return f"node {node.host} ({node.id[:8]})"
 
 
-def _elsewhere(node: Node, folder: Path) -> str:
+def _elsewhere(node: Node, folder: str) -> str:
     return (
         f"{_place(node)} does not see the study's folder {folder}: studies on a cluster lie in a"
         " folder that all nodes share (--studies, or ROUTEFRONT_STUDIES)"

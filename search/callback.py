@@ -12,7 +12,6 @@ from cluster.resources import DRAINING, node_of, nodes_of, room
 from search.driver import Driver, driver_at
 from search.setbacks import DRAINED, SILENT
 from search.units import show_seconds
-from trainables.guard import ask_to_leave
 
 _EVERY_SECONDS = 1.0
 _LEAST_PATIENCE, _EPOCHS_PATIENCE = 600.0, 20.0
@@ -84,7 +83,7 @@ class StudyCallback(tune.Callback):
         driver.draining = {node.id for node in nodes if node.state == DRAINING}
         for trial in driver.state.live:
             if trial.state == "running" and trial.node in driver.draining:
-                ask_to_leave(driver.folder.checkpoints / trial.id)
+                driver.courier.ask_to_leave(trial.id)
         driver.seen(nodes, room(ray, nodes, resources.cpus_per_trial, resources.gpus_per_trial, resources.workers))
         patience = resources.patience
         if patience is None and self._longest:

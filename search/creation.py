@@ -13,6 +13,7 @@ from search.errors import InputError
 from search.folder import StudyFolder
 from search.journal import Journal, journal_address
 from search.spec import StudySpec, corners
+from search.storage import shown, write_spec
 from search.toml import to_toml
 from search.view import drawn
 from search.warm import taught
@@ -48,6 +49,7 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
         "code_version": code_version(),
     }
     first = [("created", created), *taught(spec, data.hash, root)]
+    _reach(spec, folder)
     fresh = not folder.path.exists()
     try:
         for path in (folder.points, folder.checkpoints, folder.ray):
@@ -66,13 +68,31 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
                 journal.append(kind, payload)
         finally:
             journal.close()
-        folder.spec.write_text(to_toml(spec.model_dump(mode="json", exclude_none=True)))
+        write_spec(folder, to_toml(spec.model_dump(mode="json", exclude_none=True)))
     except OSError as error:
         raise InputError(f"study folder {folder.path} cannot be written: {error.strerror or error}") from None
     except InputError:
         if fresh:
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
+
+
+def _reach(spec: StudySpec, folder: StudyFolder) -> None:
+    """Raise `InputError` where a study in object storage has no place for its journal, or its storage refuses."""
+    if folder.storage is None:
+        return
+    if spec.journal is None or spec.journal.startswith("sqlite"):
+        raise InputError(
+            f"studies in {shown(folder.path.parent)} need a journal in PostgreSQL: SQLite cannot lie in object storage;"
+            ' write journal = "postgresql+psycopg://HOST/DATABASE" into the study file'
+        )
+    remote = folder.remote
+    try:
+        if remote is not None:
+            remote.write(".reach", "")
+            remote.remove([".reach"])
+    except OSError as error:
+        raise InputError(str(error)) from None
 
 
 def reference(spaces: Mapping[str, Space], task: Task, constraints: Constraints | None = None) -> dict[str, float]:

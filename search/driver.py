@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from cluster.resources import Node
 from search import points
 from search.engine import Engine, engine_at
 from search.errors import InputError
-from search.folder import StudyFolder
+from search.folder import DRIVER_PATIENCE, StudyFolder
 from search.frontier import front_layers
 from search.journal import Journal
 from search.paths import chosen
@@ -23,9 +23,9 @@ from search.setbacks import DIED, MEMORY, NODE, is_out_of_memory, last_line
 from search.spec import StudySpec
 from search.stages import SharedStages
 from search.state import StudyState
+from search.storage import Courier
 from search.toml import read_toml
 from search.trial import Trial
-from trainables.guard import note_of
 
 _FLUSH_ROWS = 500
 _log = logging.getLogger("routefront.search")
@@ -52,11 +52,13 @@ class Driver(Engine):
             clock=journal.now,
             background=True,
         )
+        folder = replace(folder, patience=DRIVER_PATIENCE)
         self.folder = folder
         self.draining: set[str] = set()
         self.notes: dict[str, tuple[str, str]] = {}
         self.nodes: Callable[[], Sequence[Node]] = tuple
         self.stages = SharedStages(folder, self.proposer, self.state)
+        self.courier = Courier(folder)
         self._spec_text = ""
         self._rows: list[dict[str, Any]] = []
 
@@ -76,7 +78,7 @@ class Driver(Engine):
             self.flush()
 
     def _ended(self, trial: Trial) -> None:
-        self.prune(trial)
+        self.prune()
         if trial.state != "failed":
             self._drop_stages()
             self.flush()
@@ -111,7 +113,7 @@ class Driver(Engine):
         """A trial's worker is gone: find out why, and whether the trial is tried again (`Engine.setback`)."""
         if not self.holds(name, attempt):
             return
-        trial, note = self.state.trials[name], note_of(self.folder.checkpoints / name)
+        trial, note = self.state.trials[name], self.courier.note_of(name)
         if name in self.notes:
             kind, why = self.notes.pop(name)
         elif note is not None:
@@ -130,6 +132,7 @@ class Driver(Engine):
             if self._rows:
                 points.write(self._rows, self.folder.points)
                 self._rows = []
+                self.courier.points()
 
     def recover_points(self) -> None:
         """Write the points of the journal that an interrupted session had not flushed."""
@@ -142,29 +145,26 @@ class Driver(Engine):
                     self._rows += [row for row in rows if row["point_id"] not in written]
             self.flush()
 
-    def prune(self, trial: Trial) -> None:
-        """Keep of a trial that is over only checkpoints in the first two fronts, promoted ones and reported ones."""
-        keep = kept_checkpoints(self.state)
-        for other in self.state.trials.values():
-            if other.over:
-                for folder in (self.folder.checkpoints / other.id).glob("epoch-*"):
-                    if f"{other.id}/{folder.name}" not in keep:
-                        shutil.rmtree(folder, ignore_errors=True)
+    def prune(self) -> None:
+        """Keep of trials that are over only checkpoints in the first two fronts, promoted ones and reported ones."""
+        self.courier.tidy((t.id for t in self.state.trials.values() if t.over), kept_checkpoints(self.state))
 
     def _drop_stages(self) -> None:
         for stage in self.stages.surplus():
             why = f"not among the best {self.spec.stages.keep}"
             self.record("stage", {"key": stage.key, "action": "dropped", "why": why}, stage.trial)
-            self.stages.remove(stage.key)
+            self.courier.remove_stage(stage.key)
 
     def end(self, why: str) -> None:
         """Say why the session ends; the points of many small files become one."""
         self.flush()
         points.compact(self.folder.points)
+        self.courier.points()
         self.record("ended", {"why": why})
 
     def release(self) -> None:
         """Give the lease back and close the journal; what was not said is found at the next start."""
+        self.courier.close()
         self.journal.close()
         self.close()
 

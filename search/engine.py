@@ -221,9 +221,10 @@ class Engine:
             trial = self.state.trials[name]
             if trial.over:
                 return "stop"
-            if result.get("full"):
-                self.stopping, self.trouble = "full", result["error"]
-                return "stop"
+            for trouble in ("full", "away"):  # the disk, the storage
+                if result.get(trouble):
+                    self.stopping, self.trouble = trouble, result["error"]
+                    return "stop"
             if result.get("memory"):
                 self.setback(name, MEMORY, result["error"])
                 return "stop"

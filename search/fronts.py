@@ -224,7 +224,7 @@ def _stored_bits(study: Study, checkpoint: str) -> np.ndarray | None:
     """`correct_bits` (settings, bytes) of a checkpoint, without reading its weights; None where it is gone."""
     from safetensors import SafetensorError, safe_open
 
-    path = study.folder.checkpoints / checkpoint / "training.safetensors"
+    path = study.folder.checkpoint(checkpoint) / "training.safetensors"
     if not checkpoint or ".." in path.parts or not path.is_file():
         return None
     try:

@@ -53,7 +53,7 @@ def measured(
 
 
 def _folder(study: Study, point: FrontPoint) -> str | None:
-    path = study.folder.checkpoints / point.checkpoint
+    path = study.folder.checkpoint(point.checkpoint)
     inside = path.resolve().is_relative_to(study.folder.checkpoints.resolve())
     return str(path) if point.checkpoint and inside and (path / "state.json").is_file() else None
 

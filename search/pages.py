@@ -88,18 +88,19 @@ def _facts(study: Study, state: StudyState) -> dict[str, Any]:
 def _more(study: Study) -> str:
     """The option without which a command here would not find the study."""
     from search.spec import studies_root
+    from search.storage import shown
 
     root = study.folder.path.parent
-    return "" if root == studies_root(None).resolve() else f" --studies {shlex.quote(str(root))}"
+    return "" if root == studies_root() else f" --studies {shlex.quote(shown(root))}"
 
 
 def _kept(study: Study, state: StudyState) -> dict[str, list[int]]:
     """By trial the epochs whose checkpoints are in the study's folder."""
     found: dict[str, list[int]] = {}
-    for path in study.folder.checkpoints.glob("*/epoch-*"):
-        epoch = path.name.removeprefix("epoch-")  # those in the middle of an epoch are passing
-        if path.parent.name in state.trials and epoch.isdigit():
-            found.setdefault(path.parent.name, []).append(int(epoch))
+    for name in study.folder.kept():
+        trial, _, epoch = name.partition("/epoch-")  # those in the middle of an epoch are passing
+        if trial in state.trials and epoch.isdigit():
+            found.setdefault(trial, []).append(int(epoch))
     return found
 
 

@@ -107,7 +107,7 @@ def _read(study: Study, trial: Trial) -> TrialPaths:
     assert trial.diagnostics is not None
     arrays: dict[str, np.ndarray] = {}
     try:
-        folder = study.folder.checkpoints / (trial.checkpoint or "none")
+        folder = study.folder.checkpoint(trial.checkpoint or "none")
         if checkpoints.DIAGNOSTICS in checkpoints.read_record(folder)["files"]:
             tensors = checkpoints.read_tensors(folder, checkpoints.DIAGNOSTICS)
             path = unpacked(tensors, len(trial.diagnostics["blocks"]))

@@ -53,16 +53,17 @@ def choose(
     if not best:
         raise InputError(unmet(state, max_macs, min_accuracy))
     fitting: list[FrontPoint] = []
+    kept = folder.kept()
     for trial in state.trials.values():
         for epoch, name in trial.checkpoints.items():
-            if (method is None or trial.method == method) and (folder.checkpoints / name / "state.json").exists():
+            if (method is None or trial.method == method) and name in kept:
                 counts = [i for i, error in enumerate(trial.arrays(epoch)[0].tolist()) if error == error]
                 points = [front_point(state, (trial.id, epoch, i)) for i in counts]
                 fitting += [p for p in points if _fits(p, max_macs, min_accuracy)]
     if not fitting:
         raise InputError(
             f"{len(best)} operating point(s) fit, such as {best[-1].point_id}, but none has its checkpoint in"
-            f" {folder.checkpoints} (kept are those of the study's first two fronts)"
+            f" {folder.stored_checkpoints or folder.checkpoints} (kept are those of the study's first two fronts)"
         )
     if Budget(max_macs, min_accuracy).cheapest:
         return min(fitting, key=lambda p: (p.macs, -p.accuracy))

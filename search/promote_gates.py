@@ -99,7 +99,7 @@ def _inside(folder: StudyFolder, point: FrontPoint) -> Path:
     path = folder.checkpoints / point.checkpoint
     if not path.resolve().is_relative_to(folder.checkpoints.resolve()):
         raise InputError(f"checkpoint {point.checkpoint!r} leads out of {folder.checkpoints}")
-    return path
+    return folder.checkpoint(point.checkpoint)
 
 
 def _expected(state: StudyState, point: FrontPoint) -> dict[str, Any]:

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.checks import Survey
+from cluster.checks import FolderMarker, Marker, Survey
 from cluster.connect import connect, watched_head
 from cluster.resources import misfit, nodes_of, room
 from search.driver import Driver
 from search.errors import InputError, RunError
 from search.journal import LeaseLostError
+from search.storage import StoredMarker
 from trainables.data import Data
+from trainables.remote import StorageError
 
 _TRAINABLE = "trainables.ray_trainable"
 Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
@@ -40,8 +42,8 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
             raise ValueError(misfit(nodes, *share))
         if address is not None:
             able = [node for node in nodes if node.holds(*share)]
-            survey = Survey(ray, able, driver.folder.path, data.folders, data.sample())
-    except (ConnectionError, ValueError) as error:
+            survey = Survey(ray, able, _marker(driver), data.folders, data.sample())
+    except (ConnectionError, StorageError, ValueError) as error:
         raise InputError(str(error)) from None
     from ray import tune
 
@@ -51,12 +53,11 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     if survey is not None:  # imports took as long as the nodes
         try:
             survey.settle()
-        except ValueError as error:
+        except (StorageError, ValueError) as error:
             raise InputError(str(error)) from None
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the driver hands out no more than there is room for
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    with contextlib.suppress(FileNotFoundError):
-        driver.folder.stop.unlink()
+    driver.folder.remove(["stop"])
     driver.record("session", {"host": os.uname().nodename, "pid": os.getpid(), "workers": driver.workers})
     driver.nodes = lambda: nodes_of(ray)
     driver.seen(nodes, driver.workers)
@@ -66,7 +67,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     tuner = tune.Tuner(
         _trainable(tune, driver, data, trainable),
         tune_config=tune.TuneConfig(
-            search_alg=CurveSearcher(folder, constants(driver.spec)),
+            search_alg=CurveSearcher(folder, constants(driver.spec) | {"storage": driver.folder.stored_checkpoints}),
             scheduler=RungScheduler(folder),
             num_samples=-1,
             reuse_actors=True,
@@ -97,7 +98,15 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
             f"the disk under {driver.folder.path} is full ({driver.trouble}); free some space, then:"
             f" routefront resume {driver.spec.name}"
         )
+    if driver.stopping == "away":
+        raise RunError(f"{driver.trouble.partition(': ')[2]}; when it can: routefront resume {driver.spec.name}")
     return _ending(driver)
+
+
+def _marker(driver: Driver) -> Marker:
+    """What nodes look for to see whether they see the study."""
+    address = driver.folder.storage
+    return FolderMarker(driver.folder.path) if address is None else StoredMarker(address, f".reach-{os.getpid()}")
 
 
 def _end(driver: Driver, why: str) -> None:

@@ -30,6 +30,7 @@ from search.spec_parts import (
     TrackingSpec,
     WarmSpec,
 )
+from search.storage import cache_of
 from search.toml import merge, read_toml
 from spaces.space import Choice, Fixed, Range, Space, nearest
 from spaces.written import narrowed
@@ -191,5 +192,13 @@ def _first(error: ValidationError) -> str:
 
 
 def studies_root(given: Path | None = None) -> Path:
-    """Where study folders lie: `given`, else ``$ROUTEFRONT_STUDIES``, else ``./studies``."""
-    return (given or Path(os.environ.get("ROUTEFRONT_STUDIES", "studies"))).resolve()
+    """Where study folders lie: `given`, else ``$ROUTEFRONT_STUDIES``, else ``./studies``.
+
+    The variable may hold an address of object storage; the folder that caches it is returned (`search.storage`).
+    """
+    return given.resolve() if given is not None else root_of(os.environ.get("ROUTEFRONT_STUDIES", "studies"))
+
+
+def root_of(text: str) -> Path:
+    """The folder of studies that a person names: a path, or an address such as ``s3://BUCKET/FOLDER``."""
+    return cache_of(text) if "://" in text else Path(text).resolve()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ from search.trial import Stage, Trial
 from search.view import View
 from spaces.space import Fixed, Space
 from trainables import stages
-from trainables.checkpoints import CheckpointError
+from trainables.checkpoints import STATE, CheckpointError
 from trainables.registry import get_method
 
 _DRAWS = 4  # until a pair of stages is found that was not trained together yet
@@ -151,10 +150,14 @@ class SharedStages:
         behind = trial.behind
         if behind is None or trial.stage_lost or trial.epoch:
             return ""
-        if any((self._folder.checkpoints / trial.id).glob("epoch-*")):
+        if self._folder.kept_of(trial.id):
             return ""  # it has begun, its report was lost on the way
         if stage_key(self._spec, self._state, trial.config, trial.seed) != behind.key:
             return f"first stage {behind.key[:12]} was trained by other code"
+        remote = self._folder.remote
+        if remote is not None:  # its worker compares it with its digests
+            there = remote.exists(f"checkpoints/{stages.FOLDER}/{behind.key}/{STATE}")
+            return "" if there else f"first stage {behind.key[:12]} is not in {self._folder.storage}"
         try:
             stages.check(self._folder.stages / behind.key)
         except CheckpointError as error:
@@ -169,12 +172,7 @@ class SharedStages:
         keep |= {trial.behind.key for trial in self._state.live if trial.behind}
         return [stage for stage in self._state.stages.values() if stage.key not in keep]
 
-    def remove(self, key: str) -> None:
-        """Remove a stage's checkpoint."""
-        shutil.rmtree(self._folder.stages / key, ignore_errors=True)
-
     def tidy(self) -> None:
         """Remove what a killed worker left half-written and what the state does not know."""
-        for path in self._folder.stages.glob("*"):
-            if path.name not in self._state.stages:
-                shutil.rmtree(path, ignore_errors=True)
+        known = self._state.stages
+        self._folder.remove(f"checkpoints/stages/{key}" for key in self._folder.stored_stages() if key not in known)

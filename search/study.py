@@ -19,6 +19,7 @@ from search.front import FrontPoint
 from search.journal import Journal, journal_address
 from search.spec import StudySpec, studies_root
 from search.state import StudyState
+from search.storage import bring, shown, stored_names, write_spec
 from search.toml import merge, read_toml, to_toml
 from spaces.space import nearest
 
@@ -49,6 +50,7 @@ class Study:
         from search.creation import create, same
 
         folder = StudyFolder(studies_root(root) / spec.name)
+        bring(folder)
         if folder.spec.exists():
             same(cls.load(spec.name, root=root).spec, spec)
         else:
@@ -61,10 +63,11 @@ class Study:
         base = studies_root(root)
         path = Path(name) if Path(name).joinpath("study.toml").exists() else base / str(name)
         folder = StudyFolder(path.resolve())
+        bring(folder)
         if not folder.spec.exists():
-            known = sorted(p.parent.name for p in base.glob("*/study.toml"))
+            known = sorted({p.parent.name for p in base.glob("*/study.toml")} | set(stored_names(base)))
             hint = nearest(str(name), known) if known else "; there is no study yet (routefront search starts one)"
-            raise InputError(f"no study {str(name)!r} in {base}{hint}")
+            raise InputError(f"no study {str(name)!r} in {shown(base)}{hint}")
         return cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec), trusted=True), folder)
 
     def journal(self) -> Journal:
@@ -104,9 +107,7 @@ class Study:
         return found
 
     def _write(self) -> None:
-        part = self.folder.spec.with_suffix(".part")
-        part.write_text(to_toml(self.spec.model_dump(mode="json", exclude_none=True)))
-        part.replace(self.folder.spec)
+        write_spec(self.folder, to_toml(self.spec.model_dump(mode="json", exclude_none=True)))
 
     @contextlib.contextmanager
     def driving(self) -> Iterator[Driver]:
@@ -178,20 +179,19 @@ class Study:
                 f"(digest {before['hash'][:12]}, now {data.hash[:12]}); start a study of another name"
             )
 
-    def reclaimable(self) -> list[Path]:
-        """Folders that nothing needs any more: checkpoints, first stages, Ray's scratch of earlier sessions."""
+    def reclaimable(self) -> list[str]:
+        """Folders, relative to the study's, that nothing needs any more: checkpoints, first stages, Ray's scratch."""
         from search.driver import kept_checkpoints
 
         state = self.state()
         keep = kept_checkpoints(state)
         found = [
-            path
-            for path in self.folder.checkpoints.glob("t*/epoch-*")
-            if f"{path.parent.name}/{path.name}" not in keep
-            and (path.parent.name not in state.trials or state.trials[path.parent.name].over)
+            f"checkpoints/{name}"
+            for name in sorted(self.folder.kept())
+            if name not in keep and ((trial := name.split("/")[0]) not in state.trials or state.trials[trial].over)
         ]
-        found += [path for path in self.folder.stages.glob("*") if path.name not in state.stages]
-        return found + list(self.folder.ray.glob("session-*"))
+        found += [f"checkpoints/stages/{key}" for key in self.folder.stored_stages() if key not in state.stages]
+        return found + [f"ray/{path.name}" for path in self.folder.ray.glob("session-*")]
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -241,6 +241,8 @@ def load_data(spec: StudySpec) -> Data:
 def all_studies(root: Path | None = None) -> list[Study]:
     """Every study under a root, oldest first; folders that cannot be read are left out."""
     found = []
+    for name in stored_names(studies_root(root)):
+        bring(StudyFolder(studies_root(root) / name))
     for path in sorted(studies_root(root).glob("*/study.toml"), key=lambda p: p.stat().st_mtime):
         with contextlib.suppress(InputError):
             found.append(Study.load(path.parent))

@@ -1,24 +1,25 @@
 """A worker that takes more memory than its trial may have ends itself, and says so.
 
-What it says is a note in the trial's folder, which the driver reads when it hears that the worker is gone:
-a process that the system kills for its memory could say nothing.
+What it says is a note beside the trial's checkpoints (`trainables.shelf`), which the driver reads when it hears that
+the worker is gone: a process that the system kills for its memory could say nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from trainables.machine import own_memory
 
-NOTE = "left.json"
-LEAVE = "leave"
-"""The file in a trial's folder by which the driver asks its worker to leave (`ray_trainable`)."""
 _EVERY_SECONDS = 0.25
+
+
+def _nobody(kind: str, why: str) -> None:
+    """Nobody is told."""
 
 
 class Guard:
@@ -26,12 +27,12 @@ class Guard:
 
     def __init__(self) -> None:
         self._limit: float | None = None
-        self._folder = Path()
+        self._note: Callable[[str, str], None] = _nobody
         self._thread: threading.Thread | None = None
 
-    def watch(self, folder: Path, limit: float | None) -> None:
-        """The trial whose folder this is may have so much from here on."""
-        self._folder, self._limit = folder, limit
+    def watch(self, note: Callable[[str, str], None], limit: float | None) -> None:
+        """The trial of which `note` leaves word may have so much from here on."""
+        self._note, self._limit = note, limit
         if limit is not None and self._thread is None:
             self._thread = threading.Thread(target=self._look, daemon=True, name="guard")
             self._thread.start()
@@ -41,7 +42,7 @@ class Guard:
         while not pause.wait(_EVERY_SECONDS):
             limit, used = self._limit, own_memory()
             if limit is not None and used > limit:
-                leave(self._folder, "memory", f"{used / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB of a trial")
+                leave(self._note, "memory", f"{used / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB of a trial")
 
 
 def end_children() -> None:
@@ -60,28 +61,8 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def leave(folder: Path, kind: str, why: str) -> None:
-    """Write the note and end this process at once: nothing of it can be trusted to end in order."""
+def leave(note: Callable[[str, str], None], kind: str, why: str) -> None:
+    """Leave the note and end this process at once: nothing of it can be trusted to end in order."""
     end_children()
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / NOTE).write_text(json.dumps({"kind": kind, "why": why}))
+    note(kind, why)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def ask_to_leave(folder: Path) -> None:
-    """Ask the worker of the trial whose folder this is to keep what it has and to leave."""
-    with contextlib.suppress(OSError):  # a disk that is full: its next report ends it
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / LEAVE).touch()
-
-
-def note_of(folder: Path) -> dict[str, str] | None:
-    """What the last worker of a trial said when it left, once; None where it said nothing."""
-    path = folder / NOTE
-    try:
-        note = json.loads(path.read_text())
-        path.unlink()
-    except (OSError, ValueError):
-        return None
-    return note if isinstance(note, dict) and {"kind", "why"} <= note.keys() else None

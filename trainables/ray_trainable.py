@@ -9,9 +9,9 @@ A trial that was given a finished first stage begins behind it, and one that end
 stage stores it (`trainables.stages`); both only where the driver said so.
 
 A report of an error says whether memory ran out (`memory`: the trial is tried again when nothing else
-runs) or the disk is full (`full`: the study stops, nothing is lost). A process that takes more memory than
-a trial may have, or has not given that of its last trial back, ends itself (`trainables.guard`); so does one
-whose node is leaving, in the middle of an epoch, behind a checkpoint of it.
+runs), the disk is full or the storage away (`full`, `away`: the study stops, nothing is lost). A process
+that takes more memory than a trial may have, or has not given that of its last trial back, ends itself
+(`trainables.guard`); so does one whose node is leaving, in the middle of an epoch, behind a checkpoint of it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ import json
 import math
 import os
 import re
-import shutil
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -35,13 +33,14 @@ from trainables import checkpoints, stages
 from trainables.data import Data
 from trainables.epoch import Interrupted
 from trainables.fit import Training
-from trainables.guard import LEAVE, Guard, end_children, leave
+from trainables.guard import Guard, end_children, leave
 from trainables.machine import Meter, own_memory
 from trainables.registry import get_method
+from trainables.remote import StorageError
+from trainables.shelf import Shelf
 
 _LEAK = 2e9
 """Bytes above those that a process held behind its first trial that it may keep: caches, fragments."""
-_LOOK_SECONDS = 1.0
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)  # as safetensors says it
 
@@ -49,9 +48,9 @@ _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE
 class RoutedTrainable(tune.Trainable):
     """One trial. `config`: trial, method, config, seed, epochs, evaluate_at, checkpoints, threads, device.
 
-    Also `diagnostics`, whether its last epoch measures its paths; `latency`, whether curves measure theirs;
-    `stage`, the key of a first stage to begin behind, and `publish`, whether to store its own; `memory`,
-    bytes that the trial may have for itself.
+    Also `storage`, the address of checkpoints that lie in no folder of all nodes; `diagnostics`, whether its
+    last epoch measures its paths; `latency`, whether curves measure theirs; `stage`, the key of a first stage to
+    begin behind, and `publish`, whether to store its own; `memory`, bytes that the trial may have for itself.
     """
 
     _fresh: int | None = None
@@ -66,6 +65,7 @@ class RoutedTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in the same process (`reuse_actors`)."""
+        self._shelf.clear()
         self._begin(new_config)
         gc.collect()
         held = own_memory()
@@ -77,21 +77,10 @@ class RoutedTrainable(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._trial = config
         self._training: Training | None = None
-        self._folder = Path(config["checkpoints"]) / config["trial"]
-        self._stages = Path(config["checkpoints"]) / stages.FOLDER
+        self._shelf = Shelf(config["checkpoints"], config["trial"], config.get("storage"))
         self._lost = ""
         self._meter = Meter()
-        self._guard.watch(self._folder, config.get("memory"))
-        self._looked = time.monotonic()
-        (self._folder / LEAVE).unlink(missing_ok=True)
-
-    def _leaving(self) -> bool:
-        """Whether the driver wants this worker to leave: asked of the file system once a second."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
-            return False
-        self._looked = now
-        return (self._folder / LEAVE).exists()
+        self._guard.watch(self._shelf.note, config.get("memory"))
 
     def step(self) -> dict[str, Any]:
         """One epoch's report; an exception becomes a report with `error`, which costs no retry.
@@ -107,12 +96,12 @@ class RoutedTrainable(tune.Trainable):
 
     def _step(self) -> dict[str, Any]:
         if self._leak:
-            leave(self._folder, "leak", self._leak)
+            leave(self._shelf.note, "leak", self._leak)
         if self._training is None:
             torch.set_num_threads(int(self._trial.get("threads", 1)))
             self._training = self._build()
-            self._training.leaving = self._leaving
-            known = checkpoints.newest(self._folder)
+            self._training.leaving = self._shelf.leaving
+            known = self._shelf.newest()
             if known is not None:
                 self._training.restore(known)
                 if self._training.partial is None:
@@ -123,14 +112,16 @@ class RoutedTrainable(tune.Trainable):
             report = self._training.step()
         except Interrupted as far:
             assert self._training.partial is not None
-            folder = checkpoints.partial_folder(self._folder, self._training.epoch, self._training.partial.steps)
-            self._training.save(folder, {"trial": self._trial["trial"]})
-            leave(self._folder, "drained", f"its node is leaving the cluster; {far} and go on elsewhere")
+            steps = self._training.partial.steps
+            folder = checkpoints.partial_folder(self._shelf.folder, self._training.epoch, steps)
+            self._shelf.keep(self._training, folder)
+            leave(self._shelf.note, "drained", f"its node is leaving the cluster; {far} and go on elsewhere")
             raise
         report["machine"] = self._meter.read()
-        folder = checkpoints.epoch_folder(self._folder, report["epoch"])
-        self._training.save(folder, {"trial": self._trial["trial"]})
-        self._drop_before(report["epoch"])
+        folder = checkpoints.epoch_folder(self._shelf.folder, report["epoch"])
+        self._shelf.keep(self._training, folder)
+        # the driver decides on checkpoints whose curves may stand on a front
+        self._shelf.drop_before(report["epoch"], kept=report["epoch"] - 1 in set(self._trial["evaluate_at"]))
         return self._result(report, folder)
 
     def _build(self) -> Training:
@@ -151,7 +142,7 @@ class RoutedTrainable(tune.Trainable):
         """Take a finished first stage over; where it cannot be, train it and say why in the next report."""
         assert self._training is not None
         try:
-            stages.restore(self._training, self._stages / stage)
+            self._shelf.behind(self._training, stage)
         except checkpoints.CheckpointError as error:
             self._lost = str(error)
             self._training = self._build()
@@ -161,7 +152,7 @@ class RoutedTrainable(tune.Trainable):
         network = self._training.network
         more: dict[str, Any] = {"stage_lost": self._lost} if self._lost else {}
         if self._trial.get("publish") and stages.ends(self._training):
-            more["stage"] = stages.publish(self._training, self._stages, self._trial["trial"])
+            more["stage"] = self._shelf.publish(self._training)
         return {
             **report,
             **more,
@@ -171,25 +162,17 @@ class RoutedTrainable(tune.Trainable):
             "worker": os.getpid(),
         }
 
-    def _drop_before(self, epoch: int) -> None:
-        """Remove the checkpoint before, unless its curve may stand on a front: the driver decides on those.
-
-        What was kept of the epoch while it was trained has served.
-        """
-        for part in self._folder.glob(f"epoch-{epoch - 1:04d}-*"):
-            shutil.rmtree(part, ignore_errors=True)
-        before = checkpoints.epoch_folder(self._folder, epoch - 1)
-        if epoch - 1 not in set(self._trial["evaluate_at"]):
-            shutil.rmtree(before, ignore_errors=True)
-
     def cleanup(self) -> None:
         """Let go of the network, and of what trials may have started and left behind."""
         self._training = None
+        self._shelf.clear()
         end_children()
 
 
 def _trouble(error: BaseException) -> dict[str, bool]:
     """What an error says of the machine, not of the trial."""
+    if isinstance(error, StorageError):
+        return {"away": True}
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
         return {"memory": True}

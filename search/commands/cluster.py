@@ -83,11 +83,6 @@ def study_file(cluster: Description, folder: Path) -> StudyFile:
     from search.spec import StudySpec
     from search.toml import merge, preset, read_toml, to_toml
 
-    if cluster.storage.remote:
-        raise InputError(
-            f"storage.path = {cluster.storage.path!r}: studies lie in a folder that all nodes share,"
-            " for example '/mnt/routefront'"
-        )
     path = preset(cluster.preset) if cluster.preset else folder / str(cluster.study)
     changes: dict[str, Any] = {"journal": cluster.journal.address if cluster.journal else None}
     values = merge(read_toml(path), changes)

@@ -18,10 +18,21 @@ def _width(stream: TextIO) -> int | None:
 out = Console(highlight=False, width=_width(sys.stdout))
 err = Console(highlight=False, width=_width(sys.stderr), stderr=True)
 
+
+def _root(text: str) -> Path:
+    from search.spec import root_of
+
+    return root_of(text)
+
+
 Studies = Annotated[
     Path | None,
     typer.Option(
-        "--studies", help="Folder of studies [default: $ROUTEFRONT_STUDIES or ./studies].", show_default=False
+        "--studies",
+        parser=_root,
+        metavar="PLACE",
+        help="Folder of studies, or an address of object storage [default: $ROUTEFRONT_STUDIES or ./studies].",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; logs go to stderr.")]

@@ -49,7 +49,10 @@ def submit(
     file: Annotated[Path, typer.Argument(help="A study file (TOML).", show_default=False)],
     address: Address,
     studies: Annotated[
-        str, typer.Option("--studies", help="Folder of studies on the cluster, on a disk that all of its nodes share.")
+        str,
+        typer.Option(
+            "--studies", help="Folder of studies on a disk that all nodes share, or an address of object storage."
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show what it prints until it ends.")] = False,
@@ -68,8 +71,11 @@ def submit(
 
     values = merge(read_toml(file), {"name": name})
     spec = StudySpec.parse(values, str(file))
-    if not Path(studies).is_absolute():
-        raise InputError(f"--studies {studies!r} must be a whole path on the cluster, for example /mnt/studies")
+    if "://" not in studies and not Path(studies).is_absolute():
+        raise InputError(
+            f"--studies {studies!r} must be a whole path on the cluster, for example /mnt/studies, or an address,"
+            " for example s3://BUCKET/studies"
+        )
     command = ["routefront", "search", "study.toml", "--address", "auto", "--studies", studies]
     with _answered():
         found = Jobs(address)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,7 +127,7 @@ def delete(
     found = Study.load(study, root=studies)
     if found.status() == "running":
         raise InputError(f"study {found.spec.name!r} is running; stop it first: routefront stop {found.spec.name}")
-    size = _size(found.folder.path)
+    size = found.folder.size("")
     if not yes and not typer.confirm(f"remove {found.folder.path} ({show_bytes(size)}) and its journal?", err=True):
         raise InputError("nothing was removed")
     if found.spec.journal:
@@ -138,7 +137,7 @@ def delete(
             journal.delete()
         finally:
             journal.close()
-    shutil.rmtree(found.folder.path)
+    found.folder.remove([""])
     record = {"study": found.spec.name, "removed": str(found.folder.path), "bytes": size}
     print_json(record) if as_json else out.print(f"removed {found.spec.name} ({show_bytes(size)})", soft_wrap=True)
 
@@ -162,21 +161,16 @@ def gc(
             if study:
                 raise InputError(f"study {found.spec.name!r} is running; it reclaims by itself what it no longer needs")
             continue
-        paths = found.reclaimable()
-        size = sum(map(_size, paths))
+        names = found.reclaimable()
+        size = sum(map(found.folder.size, names))
         if not dry_run:
             with found.driving() as driver:  # refuses where a driver began in between
-                for path in paths:
-                    shutil.rmtree(path, ignore_errors=True)
+                driver.folder.remove(names)
                 driver.flush()
-        records.append({"study": found.spec.name, "folders": len(paths), "bytes": size})
+        records.append({"study": found.spec.name, "folders": len(names), "bytes": size})
     if as_json:
         print_json(records)
         return
     word = "would go" if dry_run else "removed"
     for record in records:
         out.print(f"{record['study']}: {record['folders']} folders, {show_bytes(record['bytes'])} {word}")
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -135,7 +135,7 @@ def stop(study: Name, studies: Studies = None, as_json: Json = False) -> None:
     found = Study.load(study, root=studies)
     if found.status() != "running":
         raise InputError(f"study {found.spec.name!r} is not running; `routefront status {found.spec.name}` shows it")
-    found.folder.stop.touch()
+    found.folder.ask_to_stop()
     if as_json:
         print_json({"study": found.spec.name, "stopping": True})
     else:

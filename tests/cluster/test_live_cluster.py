@@ -123,11 +123,12 @@ def test_a_cluster_of_another_version_is_said_with_both(nodes: Nodes) -> None:
 def test_a_study_that_nodes_cannot_reach_is_refused_before_its_first_trial(nodes: Nodes, tmp_path: Path) -> None:
     """`Survey` as `search.run` uses it, in a process of its own; a node that has gone meanwhile hinders nobody."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom cluster.connect import connect\nfrom cluster.checks import Survey\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from cluster.checks import FolderMarker, Survey\nfrom cluster.connect import connect\n"
         "from cluster.resources import Node, nodes_of\nray = connect(sys.argv[1])\n"
         "nodes = [*nodes_of(ray), Node('ab' * 28, 'gone', 1, 0)]\n"
         "for path in sys.argv[3:]:\n    try:\n"
-        "        Survey(ray, nodes, Path(sys.argv[2]), [path], [(path + '/../image', 3)]).settle()\n"
+        "        Survey(ray, nodes, FolderMarker(Path(sys.argv[2])), [path], [(path + '/../image', 3)]).settle()\n"
         "        print('well')\n    except ValueError as error:\n        print(error)"
     )
     missing, same, other = tmp_path / "no-images", tmp_path / "a" / "b", tmp_path / "c" / "d"
@@ -145,11 +146,12 @@ def test_a_study_that_nodes_cannot_reach_is_refused_before_its_first_trial(nodes
     assert list(folder.iterdir()) == []
 
 
-def test_what_a_node_sees_and_what_is_wrong_with_it(tmp_path: Path) -> None:
+def test_what_a_node_sees_and_what_is_wrong_with_it() -> None:
+    place = "/mnt/studies/night"
     node = Node("ab" * 8, "gpu-7", 8, 1)
-    assert wrong(node, Seen(True, "", (), 105.0), tmp_path, 100, 110) == ""
-    assert "does not see the study's folder" in wrong(node, Seen(False, "", (), 105.0), tmp_path, 100, 110)
-    denied = wrong(node, Seen(True, "Permission denied", (), 105.0), tmp_path, 100, 110)
-    assert denied == f"node gpu-7 (abababab) cannot write the study's folder {tmp_path}: Permission denied"
-    assert "the clock of node gpu-7 (abababab) is 60 s off" in wrong(node, Seen(True, "", (), 40.0), tmp_path, 100, 110)
-    assert "is 45 s off" in wrong(node, Seen(True, "", (), 155.0), tmp_path, 100, 110)
+    assert wrong(node, Seen(True, "", (), 105.0), place, 100, 110) == ""
+    assert "does not see the study's folder" in wrong(node, Seen(False, "", (), 105.0), place, 100, 110)
+    denied = wrong(node, Seen(True, "Permission denied", (), 105.0), place, 100, 110)
+    assert denied == f"node gpu-7 (abababab) cannot write the study's folder {place}: Permission denied"
+    assert "the clock of node gpu-7 (abababab) is 60 s off" in wrong(node, Seen(True, "", (), 40.0), place, 100, 110)
+    assert "is 45 s off" in wrong(node, Seen(True, "", (), 155.0), place, 100, 110)

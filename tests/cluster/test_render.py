@@ -53,6 +53,17 @@ def written(folder: Path, study: dict[str, Any] = STUDY, /, **changes: Any) -> P
     return path
 
 
+def test_a_cluster_with_object_storage(cli: Run, tmp_path: Path) -> None:
+    path = written(tmp_path, storage={"path": "s3://bucket/x", "secret": "keys"})
+    code, printed, said = cli("cluster", "render", path, "--to", "kuberay")
+    assert code == 0, said
+    _, job = yaml.safe_load_all(printed)
+    assert "--address auto --studies s3://bucket/x/studies" in job["spec"]["entrypoint"]
+    for group in (job["spec"]["rayClusterSpec"]["headGroupSpec"], *job["spec"]["rayClusterSpec"]["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert {"secretRef": {"name": "keys"}} in container["envFrom"]
+
+
 def test_all_at_once_into_a_folder(cli: Run, tmp_path: Path) -> None:
     out = tmp_path / "made" / "here"
     code, printed, said = cli("cluster", "render", written(tmp_path), "--out", out)
@@ -102,7 +113,6 @@ def test_what_is_worth_a_line_goes_to_stderr(cli: Run, tmp_path: Path) -> None:
         ({}, {"methods": {"statik": {}}}, ("--to", "kuberay"), "unknown method 'statik'; did you mean 'static'?"),
         ({}, {"tracking": {"uri": "http://me:hush@mlflow"}}, ("--to", "kuberay"), "carries a password"),
         ({"journal": ...}, {"journal": "postgresql://me:hush@db/x"}, ("--to", "kuberay"), "carries a password"),
-        ({"storage__path": "s3://bucket/x"}, {}, ("--to", "kuberay"), "studies lie in a folder that all nodes share"),
         ({"slurm": ..., "cloud": ..., "storage__claim": ...}, {}, ("--out", "made"), "describes no way to start it"),
         ({}, {}, ("--to", "slurm", "--out", "cluster.toml/slurm.sh"), "cannot be written"),
     ],

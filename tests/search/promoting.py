@@ -44,7 +44,7 @@ def spec(name: str = "tiny", **changes: Any) -> StudySpec:
 def train(study: Study, images: Data) -> None:
     """Run a study here and now, as `search.run` does on Ray, and track it beside it."""
     with study.driving() as driver:
-        driver.prune = lambda trial: None  # every method's checkpoint is wanted here
+        driver.prune = lambda: None  # every method's checkpoint is wanted here
         while (trial := driver.ask()) is not None:
             driver.started(trial.id)
             method = get_method(trial.method)

@@ -335,7 +335,9 @@ def test_an_address_names_a_point(story, tmp_path):
     one.report(trial, 3, [(0.93, 1e6), (0.97, 2e6)])
     one.decide(trial, 3, "stop", EVIL)
     study = keep(one, tmp_path, "named")
-    (study.folder.checkpoints / trial / "epoch-0003").mkdir(parents=True)
+    kept = study.folder.checkpoints / trial / "epoch-0003"
+    kept.mkdir(parents=True)
+    (kept / "state.json").touch()
     report.report_html(read_report(study, paths=False), tmp_path / "page.html")
     shown = browse((tmp_path / "page.html").as_uri() + f"#{trial}-3-1", width=500)
     assert f"Point {trial}-3-1" in shown and f"--point {trial}-3-1 --model NAME" in shown

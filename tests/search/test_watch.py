@@ -24,7 +24,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     trial = one.ask(0, "static", variant="<img src=x onerror=alert(1)>")
     one.report(trial, 1, [(0.9, 1e6), (0.95, 2e6)])
     study = keep(one, tmp_path_factory.mktemp("studies"), "live")
-    (study.folder.checkpoints / trial / "epoch-0001").mkdir(parents=True)
+    kept = study.folder.checkpoints / trial / "epoch-0001"
+    kept.mkdir(parents=True)
+    (kept / "state.json").touch()
     server = Watch(study)
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from trainables import checkpoints
 from trainables.data import default_root, load
 from trainables.fit import Training
-from trainables.guard import LEAVE, ask_to_leave, note_of
 from trainables.registry import get_method
+from trainables.shelf import LEAVE, Shelf, ask_to_leave, note_of, own_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES: dict[str, Any] = {"network": "resnet-8", "width": 0.25, "batch_size": 2}
@@ -33,10 +35,14 @@ for _ in range(2):
 """
 
 
-def test_it_keeps_the_steps_that_are_done_and_another_one_ends_the_epoch_as_if_nothing_had_been(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [False, True], ids=["in a folder", "in a storage"])
+def test_it_keeps_the_steps_that_are_done_and_another_one_ends_the_epoch_as_if_nothing_had_been(
+    tmp_path: Path, stored: bool
+) -> None:
     config = {
         "trial": "t0000", "method": "static", "config": VALUES, "seed": 5, "epochs": 2, "evaluate_at": [2],
-        "checkpoints": str(tmp_path), "threads": 1, "device": "cpu", "diagnostics": False,
+        "checkpoints": "/nowhere" if stored else str(tmp_path), "storage": tmp_path.as_uri() if stored else None,
+        "threads": 1, "device": "cpu", "diagnostics": False,
     }  # fmt: skip
     folder = tmp_path / "t0000"
     ask_to_leave(folder)  # of the worker before, which is gone
@@ -58,6 +64,11 @@ def test_it_keeps_the_steps_that_are_done_and_another_one_ends_the_epoch_as_if_n
         Training(method, method.configure(VALUES), data, epochs=2, seed=5, evaluate_at=[2]) for _ in range(2)
     )
     assert straight.step()["losses"] == first
+    if stored:
+        assert not list(own_folder().parent.glob(f"{process.pid}/**/epoch-*"))  # it cleared its working place
+        shelf = Shelf("/nowhere", "t0000", tmp_path.as_uri())
+        kept = shelf.newest()
+        assert kept is not None and kept.is_relative_to(own_folder())
     other.restore(kept)
     assert other.partial is not None and other.epoch == 1
     assert other.step()["losses"] == straight.step()["losses"]

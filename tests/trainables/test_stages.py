@@ -16,6 +16,7 @@ from trainables.data import Data, default_root, load
 from trainables.fit import Training
 from trainables.method import config_dict
 from trainables.registry import all_methods, get_method
+from trainables.shelf import Shelf, own_folder
 
 EPOCHS = 4
 SMALL = {"network": "resnet-8", "width": 0.25, "batch_size": 32, "views": 2, "stage2_share": 0.5}
@@ -231,3 +232,21 @@ def test_only_the_last_epoch_of_a_first_stage_is_stored(digits: Data, tmp_path: 
             with pytest.raises(RuntimeError, match="does not end the first of several stages"):
                 stages.publish(training, tmp_path, "t0000")
     assert ends == [False, True, False, False] and not list(tmp_path.iterdir())
+
+
+def test_a_stage_in_a_storage_is_shared_by_workers_of_different_machines(digits: Data, tmp_path: Path) -> None:
+    first, second = (Shelf("/nowhere", trial, tmp_path.as_uri()) for trial in ("t0000", "t0001"))
+    training = _training(digits, stage2_lr=0.01)
+    while not stages.ends(training):
+        training.step()
+    key = first.publish(training)
+    assert stages.check(tmp_path / "stages" / key)["trial"] == "t0000"
+    assert not list(own_folder().glob("**/*.safetensors"))
+    other = _training(digits, stage2_lr=0.03)
+    second.behind(other, key)
+    assert other.epoch == 2 and _told(other.step()) != {}
+    (tmp_path / "stages" / key / "network.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=r"network.safetensors was cut off or changed"):
+        second.behind(_training(digits), key)
+    with pytest.raises(CheckpointError, match="is missing"):
+        second.behind(_training(digits), "0" * 64)
