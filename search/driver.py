@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.resources import Node
+from cluster.resources import ALIVE, Node
 from search import points
 from search.engine import Engine, engine_at
 from search.errors import InputError
@@ -85,6 +85,8 @@ class Driver(Engine):
 
     def seen(self, nodes: Sequence[Node], workers: int) -> None:
         """Follow the cluster: what joins or leaves is an event."""
+        share = self.spec.resources.cpus_per_trial, self.spec.resources.gpus_per_trial
+        self.alone.fit([node.holds(*share) for node in nodes if node.state == ALIVE and node.holds(*share)], workers)
         records = [node.record() for node in nodes]
         if (records, workers) != (self.state.nodes, self.state.workers):
             self.workers = workers

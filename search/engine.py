@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from search.ahead import Ahead
+from search.alone import Alone
 from search.decisions import Decision, decide, limit_of, promotable
 from search.errors import InputError
 from search.events import REPORT_KEYS, Event, Events
@@ -36,12 +37,11 @@ ENGINES: dict[str, Engine] = {}
 class Engine:
     """Which trial comes next and what becomes of a report.
 
-    `spaces` are the methods' spaces, `papers` their published settings. `name` finds the engine
-    again (`engine_at`); `clock` is the time in seconds; with `background` proposals are prepared in a
-    thread of their own. Calls may come from several threads of this
-    process. `listeners` hear every event after it was folded in. `stopping` says why no trial is asked for any
-    more, `trouble` which error made it so. A subclass overrides what is done
-    beside the events: `orders`, `_waits`, `_loss`, `_took`, `_ended`.
+    `spaces` are the methods' spaces, `papers` their published settings. `name` finds the engine again
+    (`engine_at`); `clock` is the time in seconds; with `background` proposals are prepared in a thread.
+    Calls may come from several threads of this process. `listeners` hear every event after it was folded in.
+    `stopping` says why no trial is asked for any more, `trouble` which error made it so. A subclass overrides
+    what is done beside the events: `orders`, `_waits`, `_loss`, `_took`, `_ended`.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Engine:
         self.spaces, self.clock = dict(spaces), clock
         self.proposer = Proposer(spec, self.spaces, papers)
         self.listeners: list[Listener] = []
-        self.stopping = ""
-        self.trouble = ""
+        self.stopping, self.trouble = "", ""
+        self.alone = Alone()
         self._lock = threading.RLock()
         self._handed: dict[str, Trial] = {}
         self._attempts: dict[str, int] = {}
@@ -83,8 +83,8 @@ class Engine:
     def digest(self) -> str:
         """SHA-256 over the state, what the sampler is told of it, and the proposals that are prepared."""
         scores = sorted(self.proposer.observations.scores(self.state).items())
-        content = json.dumps([self.state.digest(), scores, self.ahead.prepared()], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        told = json.dumps([self.state.digest(), scores, self.ahead.prepared()], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
 
     # -- events --------------------------------------------------------------------------------
 
@@ -102,28 +102,29 @@ class Engine:
     def ask(self) -> Trial | None:
         """The next trial to run; None when there is none at the moment (see `exhausted`).
 
-        Unfinished trials of an earlier session come first, each with its checkpoint; one whose first
-        stage another trial is just training again lets a new one go first. Then those that waited at
-        a rung and are among its best by now, then what was planned, then what is proposed; those that need
-        the memory for themselves when nothing else runs.
+        Unfinished trials of an earlier session come first, each with its checkpoint; one whose first stage
+        another trial is just training again lets a new one go first. Then those that waited at a rung and are
+        among its best by now, then what was planned, then what is proposed; last those that need the memory of
+        a whole node, as many at once as there are nodes (`search.alone`).
         """
         with self._lock:
             self._handed = {name: trial for name, trial in self._handed.items() if trial.state in ("asked", "running")}
-            if self.stopping or len(self._handed) >= self.workers or any(t.alone for t in self._handed.values()):
+            alone = any(t.alone for t in self._handed.values())
+            if self.stopping or len(self._handed) >= (self.alone.single if alone else self.workers):
                 return None
             for trial in self.state.live:
-                if trial.id not in self._handed and not trial.alone and not self._waits(trial):
+                if trial.id not in self._handed and trial.alone == alone and not self._waits(trial):
                     return self._hand(trial)
-            promoted = None if self.limit else promotable(self.spec, self.state)
+            promoted = None if alone or self.limit else promotable(self.spec, self.state)
             if promoted:
                 trial, why = promoted
                 self.record("decision", {"epoch": trial.epoch, "action": "promote", "why": why}, trial.id)
                 return self._hand(trial)
-            if not self._spent:
+            if not alone and not self._spent:
                 return self._hand(self._planned() if self.state.planned else self._proposed())
             if not self._handed:
-                for trial in self.state.live:
-                    return self._hand(trial)
+                if self.state.live:
+                    return self._hand(self.state.live[0])
                 for trial in self.state.paused:
                     self._decided(trial, trial.epoch, Decision("stop", "never among the best of its rung"))
             return None
@@ -210,6 +211,7 @@ class Engine:
         """A trial that was handed out is to be handed out again."""
         with self._lock:
             self._handed.pop(name, None)
+            self.alone.forget(name)
 
     def report(self, name: str, result: Mapping[str, Any]) -> str:
         """Take a report in and answer with the action: continue, pause, stop or finish.

@@ -127,9 +127,13 @@ def _ending(driver: Driver) -> str:
 def _trainable(tune: Any, driver: Driver, data: Data, other: Any) -> Any:
     from trainables.ray_trainable import RoutedTrainable
 
-    resources = driver.spec.resources
-    share = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
-    return tune.with_resources(tune.with_parameters(other or RoutedTrainable, data=data), share)
+    cpus, gpus = driver.spec.resources.cpus_per_trial, driver.spec.resources.gpus_per_trial
+
+    def asked(config: dict[str, Any]) -> Any:
+        bundle = {"CPU": cpus * config["share"], "GPU": gpus * config["share"]}
+        return tune.PlacementGroupFactory([{kind: amount for kind, amount in bundle.items() if amount}])
+
+    return tune.with_resources(tune.with_parameters(other or RoutedTrainable, data=data), asked)
 
 
 def _callback(tune: Any, folder: str) -> Any:

@@ -33,7 +33,16 @@ class RungScheduler(FIFOScheduler):
         self._folder = folder
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None first: Tune starts what is pending by itself, and need not look at all trials at every step."""
+        """None first: Tune starts what is pending by itself, and need not look at all trials at every step.
+
+        A trial that waits for a node as large as one that is gone is handed out anew, for one that is there.
+        """
+        engine = engine_at(self._folder)
+        for name in engine.alone.homeless(engine.state.trials):
+            for trial in tune_controller.get_trials():
+                if trial.config["trial"] == name and trial.status == RayTrial.PENDING:
+                    engine.take_back(name)
+                    tune_controller.stop_trial(trial)
 
     def on_trial_add(self, tune_controller: Any, trial: RayTrial) -> None:
         """A trial is to get a worker, a new one where it lost the last: not where the driver has taken it back."""

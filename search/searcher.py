@@ -48,12 +48,12 @@ class CurveSearcher(Searcher):
             return Searcher.FINISHED if engine.exhausted else None
         values = {k: v for k, v in trial.config.items() if k != "method"}
         memory = self._constants["memory"]
-        if trial.alone and memory is not None:
-            memory *= max(1, engine.workers)  # nothing else runs
+        share = engine.alone.give(trial.id) if trial.alone else 1
         return {
             **self._constants,
             **engine.orders(trial, self._constants["evaluate_at"]),
-            "memory": memory,
+            "memory": memory and memory * share,
+            "share": share,
             "attempt": engine.attempt(trial.id),
             "trial": trial.id,
             "method": trial.method,

@@ -89,7 +89,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, str]:
         "workers": f"{record['running']} of {record['workers']} busy, {record['waiting']} trials wait",
     }
     if record["alone"]:
-        said["workers"] += f", {record['alone']} of them until nothing else runs (memory)"
+        said["workers"] += f", {record['alone']} of them for a node of their own (memory)"
     if record["stragglers"]:
         said["stragglers"] = ", ".join(
             f"{each['trial']} silent for {show_seconds(each['silent'])} (an epoch of {each['method']}:"

@@ -5,7 +5,7 @@ kind     what happened                                                         c
 ======== ===================================================================== =============
 died     the worker died, nobody knows why                                     yes
 silent   it did not report within ``resources.patience``                       yes
-memory   memory ran out; the trial goes on when nothing else runs              once
+memory   memory ran out; the trial goes on with a node for itself, at the end   once
 node     its node left the cluster                                             no
 drained  its node was told to leave; the trial went on elsewhere               no
 leak     the process had not given the memory of its last trial back           no

@@ -121,6 +121,13 @@ def trial_reports(problem: Problem, config: Mapping[str, Any]) -> Iterator[tuple
         yield seconds, {"report": json.dumps(report)}
 
 
+def _size(engine: Engine, workers: int, faults: Faults | None) -> None:
+    """So many workers are there, on one node where nodes do not fail."""
+    node = faults.node if faults and faults.node else workers
+    engine.workers = workers
+    engine.alone.fit([node] * (workers // max(1, node)), workers)
+
+
 class Simulation:
     """A study of a problem in virtual time, with the real engine, searcher and scheduler.
 
@@ -170,6 +177,7 @@ class Simulation:
             self.engine = self.again()
         self._begun = True
         engine = self.engine
+        _size(engine, self.workers, self.faults)
         engine.record("session", {"host": "simulated", "pid": 0, "workers": self.workers})
         self.cluster = Cluster(
             CurveSearcher(engine.name, constants(self.spec)),
@@ -181,7 +189,7 @@ class Simulation:
             seen=None if self._seen is None else lambda job, result: self._seen(engine, job, result),  # type: ignore[misc]
             started=lambda job: engine.started(job.config["trial"]),
             lost=lambda job, kind: engine.setback(job.config["trial"], kind, f"{kind}, as simulated"),
-            sized=lambda workers: setattr(engine, "workers", workers),
+            sized=lambda workers: _size(engine, workers, self.faults),
         )
         try:
             self.cluster.run(lambda: until(engine))

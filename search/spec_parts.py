@@ -134,8 +134,8 @@ class WarmSpec(Part):
 class ResourceSpec(Part):
     """What a trial gets, and how many run at once (0: as many as fit, also when nodes join or leave).
 
-    `memory`: what one trial may have for itself (``"4GB"``); above it the trial is ended, tried once more while
-    nothing else runs, and is infeasible then. `patience`: how long a trial may be silent before its worker is
+    `memory`: what one trial may have for itself (``"4GB"``); above it the trial is ended, tried once more with a
+    whole node, and is infeasible then. `patience`: how long a trial may be silent before its worker is
     taken for hung (``"30m"``; where it is left out, ten minutes and twenty times the longest epoch so far).
     `retries`: how often a trial may lose its worker. `price` of an hour of a GPU, or of a CPU where trials
     take no GPU, for ``budget.cost``.

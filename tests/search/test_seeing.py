@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from search.alone import Alone
 from search.decisions import limit_of
 from search.engine import Engine
 from search.events import Event
@@ -73,6 +74,43 @@ def test_a_trial_that_ran_out_of_memory_goes_on_when_nothing_else_runs(engine: E
     assert engine.ask() is None  # and others wait for it
     assert not engine.setback(first.id, "memory", "9 GB")
     assert first.infeasible and first.reason == "out of memory although nothing else ran: 9 GB" and engine.exhausted
+
+
+def test_trials_that_ran_out_of_memory_get_a_node_each(engine: Engine) -> None:
+    engine.workers = 4
+    engine.alone.fit([2, 2, 1], 5)
+    trials = [engine.ask() for _ in range(3)]
+    assert engine.ask() is None
+    for trial in trials:
+        assert trial is not None
+        engine.started(trial.id, "aa" * 8)
+        engine.report(trial.id, {"error": "OutOfMemoryError: CUDA", "memory": True})
+    assert [engine.ask(), engine.ask(), engine.ask()] == [trials[0], trials[1], None]
+    given = [engine.alone.give(trial.id) for trial in trials[:2] if trial]
+    assert given == [2, 2] and not engine.alone.homeless(engine.state.trials)
+    engine.alone.fit([1], 1)  # the nodes that they wait for are gone
+    assert engine.alone.homeless(engine.state.trials) == ["t0000", "t0001"]
+    engine.take_back("t0000")
+    engine.report("t0001", _report(9))
+    assert engine.alone.homeless(engine.state.trials) == [] and engine.ask() is trials[0]
+    assert engine.alone.give("t0000") == 1 and engine.ask() is None
+
+
+@pytest.mark.parametrize(
+    ("rooms", "workers", "single", "whole"),
+    [
+        ([4, 4, 4], 12, 3, 4),
+        ([8, 4, 4], 16, 1, 8),
+        ([4, 4], 3, 1, 3),  # the study takes a part of them only
+        ([64], 2, 1, 2),
+        ([1, 1], 8, 2, 1),  # an autoscaler will bring more
+        ([], 0, 1, 1),
+    ],
+)
+def test_how_much_of_how_many_nodes(rooms: list[int], workers: int, single: int, whole: int) -> None:
+    alone = Alone()
+    alone.fit(rooms, workers)
+    assert (alone.single, alone.whole) == (single, whole)
 
 
 def test_what_is_not_a_trials_fault_is_not_counted(engine: Engine) -> None:
