@@ -22,7 +22,7 @@ class StudyCallback(tune.Callback):
 
     A worker that is silent for too long is ended. One on a node that is being drained is asked to leave, which
     it does behind a checkpoint in its epoch, and is ended where that epoch's report comes first. Ray then gives the
-    trial another one.
+    trial another one. A gentle stop asks all of them.
     """
 
     def __init__(self, folder: str) -> None:
@@ -82,7 +82,7 @@ class StudyCallback(tune.Callback):
         nodes = nodes_of(ray)
         driver.draining = {node.id for node in nodes if node.state == DRAINING}
         for trial in driver.state.live:
-            if trial.state == "running" and trial.node in driver.draining:
+            if trial.state == "running" and (driver.stopping == "stopped" or trial.node in driver.draining):
                 driver.courier.ask_to_leave(trial.id)
         driver.seen(nodes, room(ray, nodes, resources.cpus_per_trial, resources.gpus_per_trial, resources.workers))
         patience = resources.patience

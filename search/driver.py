@@ -116,6 +116,9 @@ class Driver(Engine):
         if not self.holds(name, attempt):
             return
         trial, note = self.state.trials[name], self.courier.note_of(name)
+        if self.stopping:  # it was asked to leave, or would have been
+            self.take_back(name)
+            return
         if name in self.notes:
             kind, why = self.notes.pop(name)
         elif note is not None:

@@ -115,7 +115,7 @@ class RoutedTrainable(tune.Trainable):
             steps = self._training.partial.steps
             folder = checkpoints.partial_folder(self._shelf.folder, self._training.epoch, steps)
             self._shelf.keep(self._training, folder)
-            leave(self._shelf.note, "drained", f"its node is leaving the cluster; {far} and go on elsewhere")
+            leave(self._shelf.note, "drained", f"its node is leaving the cluster or the study stops; {far}, and go on")
             raise
         report["machine"] = self._meter.read()
         folder = checkpoints.epoch_folder(self._shelf.folder, report["epoch"])

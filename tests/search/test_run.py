@@ -88,6 +88,23 @@ def test_the_same_seed_with_one_worker_gives_the_same_trials_even_through_a_stop
     assert _told(halted) == _told(straight)
 
 
+def test_a_stop_does_not_wait_for_the_end_of_an_epoch(ray_address: str, tmp_path: Path) -> None:
+    methods = {"static": {"network": "resnet-8", "width": 0.25, "batch_size": 2}}
+    long = {"budget": {"trials": 1, "epochs": 2}, "data": {"name": "digits", "image_size": 8}, "methods": methods}
+    study = Study.create(_spec("long", **long), root=tmp_path)
+
+    def stop(driver: Any, event: Any, state: Any) -> None:
+        if event.kind == "report" and not driver.stopping:
+            driver.folder.ask_to_stop()
+
+    assert _launch(study, ray_address, stop) == "stopped"
+    (kept,) = study.folder.checkpoints.glob("t0000/epoch-0001-*")
+    (trial,) = study.state().live
+    assert trial.epoch == 1 and trial.setbacks == []
+    assert _launch(study, ray_address) == "finished"
+    assert not kept.exists() and study.state().trials["t0000"].epoch == 2
+
+
 def test_another_spec_under_the_same_name_is_refused(tmp_path: Path) -> None:
     Study.create(_spec("same"), root=tmp_path)
     Study.create(_spec("same", budget={"trials": 9, "epochs": 3}), root=tmp_path)  # only longer
