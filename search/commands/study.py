@@ -140,7 +140,9 @@ def stop(study: Name, studies: Studies = None, as_json: Json = False) -> None:
         print_json({"study": found.spec.name, "stopping": True})
     else:
         out.print(
-            f"study {found.spec.name} stops within seconds, what runs is checkpointed; go on with: routefront resume {found.spec.name}"
+            f"study {found.spec.name} stops within seconds, what runs is checkpointed;"
+            f" go on with: routefront resume {found.spec.name}",
+            soft_wrap=True,
         )
 
 
