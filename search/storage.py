@@ -98,6 +98,8 @@ def stored_names(root: Path) -> list[str]:
 
 def bring(folder: StudyFolder) -> None:
     """Write the study's file of the storage into its cache; nothing is done where the study is no cached one."""
+    if folder.storage is None:
+        return
     from trainables.remote import StorageError
 
     try:
@@ -132,32 +134,39 @@ class Courier:
         self._held: set[str] = set()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._spec_text = ""
+        self._closing, self._spec_text = False, ""
         self._asked: dict[str, float] = {}
         if folder.storage is not None:
             self._thread = threading.Thread(target=self._run, daemon=True, name="courier")
             self._thread.start()
 
     def _run(self) -> None:
-        look = time.monotonic()
-        while True:
-            try:
-                work = self._work.get(timeout=max(0.0, look - time.monotonic()))
-            except queue.Empty:
-                work, look = self._look, time.monotonic() + _LOOK_SECONDS
+        look, away = time.monotonic(), False
+        while not (away and self._closing):
+            work: Callable[[], None] | None = self._look
+            if time.monotonic() < look:
+                try:
+                    work = self._work.get(timeout=max(0.0, look - time.monotonic()))
+                except queue.Empty:
+                    continue
+            else:
+                look = time.monotonic() + _LOOK_SECONDS
             if work is None:
                 return
             try:
                 work()
+                away = False
             except OSError as error:
+                away = True
                 _log.warning("%s", error)
 
     def _do(self, work: Callable[[], None]) -> None:
         self._work.put(work) if self._thread is not None else work()
 
     def close(self) -> None:
-        """Wait until everything is done."""
+        """Wait until everything is done, unless the storage is away."""
         if self._thread is not None:
+            self._closing = True
             self._work.put(None)
             self._thread.join()
             self._thread = None
