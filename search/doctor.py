@@ -68,8 +68,11 @@ def _devices() -> str:
 
 def _studies() -> str:
     from search.spec import studies_root
+    from search.storage import shown, stored_names
 
     root = studies_root()
+    if shown(root) != str(root):
+        return f"{shown(root)} ({len(stored_names(root))} studies), cached in {root}"
     base = root if root.exists() else next(p for p in root.parents if p.exists())
     if not os.access(base, os.W_OK):
         raise PermissionError(f"{base} cannot be written; set ROUTEFRONT_STUDIES to a folder that can")
