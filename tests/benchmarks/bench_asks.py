@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--asks", type=int, default=60)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--pause", type=float, default=0.1)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -129,6 +130,7 @@ def main() -> None:
         return
     print("| trials | resume s | MiB | ask ms, median | p95 | in a burst | events behind, at most |")
     print("|--|--|--|--|--|--|--|")
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for trials in arguments.trials:
             file = Path(folder) / f"{trials}.db"
@@ -136,11 +138,14 @@ def main() -> None:
             command = [sys.executable, __file__, *sys.argv[1:], "--child", str(file), str(trials)]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             f = json.loads(out.splitlines()[-1])
+            rows.append({"trials": trials, **f})
             print(
                 f"| {trials} | {f['resume']:.1f} | {f['memory']:.0f} | {f['median']:.1f} | {f['p95']:.1f}"
                 f" | {f['burst']:.1f} | {f['behind']} |",
                 flush=True,
             )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--function-trials", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tracking", action="store_true")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
     arguments = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     from cluster.connect import connect, prepare_environment
@@ -199,6 +200,8 @@ def main() -> None:
     print(f"\n{arguments.trials} trials of {REPORTS} reports, {arguments.rounds} rounds, medians\n\n| | |\n|--|--|")
     for name, values in found.items():
         print(f"| {name} | {statistics.median(values):.2f} |")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
