@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from search.frontier import front_layers
 from search.journal import Journal
 from search.paths import chosen
 from search.proposals import papers_of
-from search.rows import point_rows
+from search.rows import PointRows
 from search.setbacks import DIED, MEMORY, NODE, is_out_of_memory, last_line
 from search.spec import StudySpec
 from search.stages import SharedStages
@@ -28,6 +29,8 @@ from search.toml import read_toml
 from search.trial import Trial
 
 _FLUSH_ROWS = 500
+FLUSH_SECONDS = 5.0
+"""Operating points of a running study are at most so much older in its files than in its journal, which is asked."""
 _log = logging.getLogger("routefront.search")
 
 
@@ -61,6 +64,8 @@ class Driver(Engine):
         self.courier = Courier(folder)
         self._spec_text = ""
         self._rows: list[dict[str, Any]] = []
+        self._made = PointRows(self.state, spec.name)
+        self._flushed = time.monotonic()
 
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
         """See `SharedStages.orders`."""
@@ -73,15 +78,14 @@ class Driver(Engine):
         return self.stages.loss(trial)
 
     def _took(self, trial: Trial, epoch: int) -> None:
-        self._rows += point_rows(self.state, trial, epoch, self.spec)
-        if len(self._rows) >= _FLUSH_ROWS:
+        self._rows += self._made.of(trial, epoch)
+        if len(self._rows) >= _FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
     def _ended(self, trial: Trial) -> None:
         self.prune()
         if trial.state != "failed":
             self._drop_stages()
-            self.flush()
 
     def seen(self, nodes: Sequence[Node], workers: int) -> None:
         """Follow the cluster: what joins or leaves is an event."""
@@ -136,7 +140,7 @@ class Driver(Engine):
         with self._lock:
             if self._rows:
                 points.write(self._rows, self.folder.points)
-                self._rows = []
+                self._rows, self._flushed = [], time.monotonic()
                 self.courier.points()
 
     def recover_points(self) -> None:
@@ -146,7 +150,7 @@ class Driver(Engine):
             written = set(table.column("point_id").to_pylist())
             for trial in self.state.trials.values():
                 for epoch in trial.curves:
-                    rows = point_rows(self.state, trial, epoch, self.spec)
+                    rows = self._made.of(trial, epoch)
                     self._rows += [row for row in rows if row["point_id"] not in written]
             self.flush()
 

@@ -196,6 +196,9 @@ def main() -> None:
                 bare(root / "function", arguments.function_trials, True)
             )
             print({name: round(values[-1], 2) for name, values in found.items()}, flush=True)
+    import ray
+
+    ray.shutdown()
     cluster.shutdown()
     print(f"\n{arguments.trials} trials of {REPORTS} reports, {arguments.rounds} rounds, medians\n\n| | |\n|--|--|")
     for name, values in found.items():

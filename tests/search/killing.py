@@ -42,7 +42,7 @@ def _die() -> None:
 
 def arm(kind: str, number: int, when: str) -> None:
     """Make this process die at the moment that is meant."""
-    from search import engine, points
+    from search import driver, engine, points
     from search.journal import Journal
 
     left = [number]
@@ -78,6 +78,7 @@ def arm(kind: str, number: int, when: str) -> None:
         return found
 
     if kind == "flush":
+        driver.FLUSH_SECONDS = 0.0
         points.write = dying_write
     else:
         Journal.append = dying_append  # type: ignore[method-assign]
