@@ -61,13 +61,14 @@ def connect(address: str | None = None, *, cpus: int | None = None, preload: Seq
     prepare_environment(local=address is None, preload=preload)
     import ray
 
+    if address is not None:
+        _knock(address)
     if ray.is_initialized():
         return ray
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)  # never a stranger's cluster
         return _hushed(ray)
-    _knock(address)
     try:
         ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:

@@ -117,7 +117,7 @@ def write_spec(folder: StudyFolder, text: str, *, away: bool = True) -> None:
     if remote is not None:
         remote.write("study.toml", text)
     folder.path.mkdir(parents=True, exist_ok=True)
-    part = folder.spec.with_suffix(".part")
+    part = folder.path / f".study-{os.getpid()}-{threading.get_ident()}.part"  # a driver's courier may write it, too
     part.write_text(text)
     part.replace(folder.spec)
 

@@ -27,6 +27,7 @@ LONG = (
     "test_upload_process.py",
     "test_server.py",
     "test_project.py",
+    "test_storage.py",
     "test_slurm_script.py",
     "test_stock_faults.py",
     "test_cli.py",
