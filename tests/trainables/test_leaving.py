@@ -22,8 +22,11 @@ VALUES: dict[str, Any] = {"network": "resnet-8", "width": 0.25, "batch_size": 2}
 
 WORKER = """
 import json, sys
+from trainables import shelf
 from trainables.data import default_root, load
 from trainables.ray_trainable import RoutedTrainable
+
+shelf._LOOK_SECONDS = shelf._LOOK_FAR_SECONDS = 0.2  # an epoch takes a few seconds
 
 class Here(RoutedTrainable):
     def setup(self, config):
