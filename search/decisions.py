@@ -120,7 +120,7 @@ def trust(spec: StudySpec, state: StudyState, epoch: int) -> float:
 def _protection(spec: StudySpec, rivals: list[Trial], trial: Trial, epoch: int) -> str:
     """Why a trial that is not among the best goes on all the same; empty where nothing protects it."""
     # a point that misses a constraint is neither the most accurate nor the cheapest
-    ends = {rival.id: _ends(*rival.arrays(epoch)) for rival in rivals}
+    ends = {rival.id: rival.ends(epoch) for rival in rivals}
     error, macs = ends[trial.id]
     if not math.isfinite(error):
         return ""
@@ -133,14 +133,6 @@ def _protection(spec: StudySpec, rivals: list[Trial], trial: Trial, epoch: int) 
     if kin <= spec.rungs.grace and epoch == spec.rung_epochs[trial.bracket]:  # further on it would cost the most
         return f"among the first {spec.rungs.grace} of its method"
     return ""
-
-
-def _ends(error: np.ndarray, macs: np.ndarray) -> tuple[float, float]:
-    """(least error, least MACs) of the points that count."""
-    counts = ~np.isnan(error)
-    if not counts.any():
-        return math.inf, math.inf
-    return float(error[counts].min()), float(macs[counts].min())
 
 
 def promotable(spec: StudySpec, state: StudyState) -> tuple[Trial, str] | None:

@@ -65,7 +65,7 @@ class Driver(Engine):
         self._spec_text = ""
         self._rows: list[dict[str, Any]] = []
         self._made = PointRows(self.state, spec.name)
-        self._flushed = time.monotonic()
+        self._flushed = self._pruned = time.monotonic()
 
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
         """See `SharedStages.orders`."""
@@ -83,7 +83,8 @@ class Driver(Engine):
             self.flush()
 
     def _ended(self, trial: Trial) -> None:
-        self.prune()
+        if time.monotonic() - self._pruned >= FLUSH_SECONDS:  # it looks at all points of the study
+            self.prune()
         if trial.state != "failed":
             self._drop_stages()
 
@@ -156,6 +157,7 @@ class Driver(Engine):
 
     def prune(self) -> None:
         """Keep of trials that are over only checkpoints in the first two fronts, promoted ones and reported ones."""
+        self._pruned = time.monotonic()
         self.courier.tidy((t.id for t in self.state.trials.values() if t.over), kept_checkpoints(self.state))
 
     def _drop_stages(self) -> None:
@@ -166,6 +168,7 @@ class Driver(Engine):
 
     def end(self, why: str) -> None:
         """Say why the session ends; the points of many small files become one."""
+        self.prune()
         self.flush()
         points.compact(self.folder.points)
         self.courier.points()

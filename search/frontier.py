@@ -30,8 +30,9 @@ Reference = tuple[float, float]
 
 # Volumes closer than this are the same: the order of summation must not decide a standing.
 _DECIMALS = 12
-# Below this size the prefilter costs more than it saves; the sample shows how dense the front is.
-_PREFILTER_ABOVE, _SAMPLE, _DENSE = 20_000, 2_000, 0.1
+# Below this size the prefilter costs more than it saves; the sample shows how dense the front is. Up to
+# `_SMALL` points a sort and a loop are quicker than what NumPy takes to begin.
+_PREFILTER_ABOVE, _SAMPLE, _DENSE, _SMALL = 20_000, 2_000, 0.1, 64
 
 
 def _pair(error: ArrayLike, macs: ArrayLike) -> tuple[Floats, Floats]:
@@ -93,13 +94,14 @@ def hypervolume(error: ArrayLike, macs: ArrayLike, reference: Reference) -> floa
     Zitzler and Thiele (PPSN 1998). ValueError for a reference without a logarithm.
     """
     (e, m), (error_ref, x_ref) = _pair(error, macs), _log_reference(reference)
-    # Only front members inside the box are summed: equal regions then give bitwise equal areas.
-    inside = _is_point(e, m) & (e < error_ref) & (m < reference[1])
-    e, m = e[inside], m[inside]
-    front = np.flatnonzero(non_dominated(e, m))
-    front = front[np.argsort(m[front])]
-    steps = -np.diff(e[front], prepend=error_ref)
-    return float(np.dot(steps, x_ref - np.log10(m[front])))
+    rows = non_dominated(e, m) if len(e) > _SMALL else slice(None)
+    points: Iterator[tuple[float, float]] = zip(m[rows].tolist(), e[rows].tolist(), strict=True)
+    area, least = 0.0, error_ref
+    # Inside the box and cheapest first: equal regions then give bitwise equal areas.
+    for cost, error in sorted(p for p in points if 0 < p[0] < reference[1] and -math.inf < p[1] < error_ref):
+        area += max(0.0, least - error) * (x_ref - math.log10(cost))
+        least = min(least, error)
+    return area
 
 
 def front_layers(error: ArrayLike, macs: ArrayLike) -> NDArray[np.int64]:
@@ -129,8 +131,7 @@ def exclusive_hypervolume(curves: Sequence[tuple[ArrayLike, ArrayLike]], referen
     """For each of k curves (error, macs): the hypervolume lost when that curve alone is left out, (k,).
 
     One sweep over all points by MACs keeps the best error so far, whose it is, and the best of
-    anyone else; the curve in front owns the strip between the two. O(n log n) for all curves
-    together, where leaving out one at a time would be O(k n log n).
+    anyone else; the curve in front owns the strip between the two: O(n log n) for all curves.
     """
     (error_ref, x_ref), (e, m, owner) = _log_reference(reference), _joined(curves)
     inside = np.flatnonzero(_is_point(e, m) & (e < error_ref) & (m < reference[1]))
@@ -158,11 +159,11 @@ def standings(
 
     Curves compare by the best front layer that any of their points reaches among all points; then
     by the hypervolume that is lost without them among the curves of that layer; then by their own.
-    Curves equal in all three share the mean of their places; a single curve stands at 1.
-    Points at or above the reference's error (no better than guessing) or above its MACs reach no
-    layer, and a curve without any other stands below all that have one. A curve whose every point
-    another matches or beats is never placed above that other. `missed` (k,) tells how far each is from
-    what a study asks for (`search.constraints`): the farther, the lower, before anything else.
+    Curves equal in all three share the mean of their places; a single curve stands at 1. Points at or above
+    the reference's error (no better than guessing) or above its MACs reach no layer, and a curve without any
+    other stands below all that have one. A curve whose every point another matches or beats is never placed
+    above that other. `missed` (k,) tells how far each is from what a study asks for (`search.constraints`):
+    the farther, the lower, before anything else.
     """
     count = len(curves)
     if count < 2:
@@ -198,8 +199,7 @@ def place_among(
 def _best_layers(curves: Sequence[tuple[ArrayLike, ArrayLike]], reference: Reference) -> NDArray[np.int64]:
     """The best front layer (k,) that any point of each curve reaches among all points."""
     e, m, owner = _joined(curves)
-    error_ref, _ = _log_reference(reference)
-    inside = np.where((e < error_ref) & (m <= reference[1]), e, np.nan)
+    inside = np.where((e < reference[0]) & (m <= reference[1]), e, np.nan)
     # One more that is no point tells the layer of curves without any.
     layers = front_layers(np.append(inside, np.nan), np.append(m, np.nan))
     best = np.full(len(curves), layers[-1])
@@ -227,8 +227,8 @@ def best_under(error: ArrayLike, macs: ArrayLike, max_macs: float) -> int | None
 def knee(error: ArrayLike, macs: ArrayLike) -> int | None:
     """Index of the front's knee: where more MACs begin to buy little accuracy; None without points.
 
-    The front member farthest above the chord between the front's two ends, both axes scaled to [0, 1]
-    (Das, 1999; Satopaa et al., "Kneedle", 2011). The cheapest of equals.
+    The front member (the cheapest of equals) farthest above the chord between the front's two ends, both
+    axes scaled to [0, 1] (Das, 1999; Satopaa et al., "Kneedle", 2011).
     """
     e, m = _pair(error, macs)
     front = np.flatnonzero(non_dominated(e, m))

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 LEASE_SECONDS = 30.0
 OUTAGE_SECONDS = 900.0
 _AGAIN_SECONDS = 1.0
+# Built once: building a statement takes SQLAlchemy longer than SQLite takes to carry it out.
+_OURS = LEASES.c.study == sa.bindparam("of"), LEASES.c.fence == sa.bindparam("owner")
+_RENEW = sa.update(LEASES).where(*_OURS).values(renewed=sa.bindparam("now"), released=False)
+_APPEND = sa.insert(EVENTS)
 _log = logging.getLogger("routefront.search")
 
 
@@ -196,19 +200,20 @@ class Journal:
                 "trial": trial,
                 "payload": json.dumps(payload, separators=(",", ":")),
             }
-            known = sa.select(EVENTS.c.payload).where(
-                *(EVENTS.c[name] == row[name] for name in ("study", "seq", "fence"))
-            )
 
             def insert(connection: sa.Connection, again: bool) -> None:
                 self._renew(connection, time.time())
                 # the server may have gone behind the commit that nobody heard of
-                if not again or connection.execute(known).scalar() is None:
-                    connection.execute(sa.insert(EVENTS).values(**row))
+                if not again or not self._has(connection, event.seq):
+                    connection.execute(_APPEND, row)
 
             self._patiently(insert)
             self._next += 1
             return event
+
+    def _has(self, connection: sa.Connection, seq: int) -> bool:
+        key = EVENTS.c.study == self.study, EVENTS.c.seq == seq, EVENTS.c.fence == self.fence
+        return connection.execute(sa.select(EVENTS.c.seq).where(*key)).scalar() is not None
 
     def renew(self) -> None:
         """Prolong the lease; raises `LeaseLostError` where it is lost."""
@@ -242,11 +247,7 @@ class Journal:
         return self._began[0] + time.monotonic() - self._began[1]
 
     def _renew(self, connection: sa.Connection, now: float) -> None:
-        renewed = connection.execute(
-            sa.update(LEASES)
-            .where(LEASES.c.study == self.study, LEASES.c.fence == self.fence)
-            .values(renewed=now, released=False)
-        )
+        renewed = connection.execute(_RENEW, {"of": self.study, "owner": self.fence, "now": now})
         if renewed.rowcount != 1:
             raise LeaseLostError(f"study {self.study!r} was taken over by another process; this one stops writing")
 

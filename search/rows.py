@@ -38,6 +38,7 @@ class PointRows:
         """One row per operating point of a trial's curve at an epoch (validation split)."""
         data = self._state.created["data"]
         identity, repeat = self._identity(trial)
+        config = json.dumps(trial.config, sort_keys=True)
         rows = []
         for index, point in enumerate(trial.curves[epoch]):
             rows.append(
@@ -69,7 +70,7 @@ class PointRows:
                     "seconds": trial.seconds,
                     "seed": trial.seed,
                     "checkpoint": trial.checkpoints.get(epoch, ""),
-                    "config": json.dumps(trial.config, sort_keys=True),
+                    "config": config,
                     "code_version": self._state.created["code_version"],
                 }
             )

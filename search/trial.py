@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -105,6 +106,11 @@ class Trial:
             order = counts[np.argsort(macs[counts], kind="stable")]
             self._steps[epoch] = macs[order].tolist(), np.minimum.accumulate(error[order]).tolist()
         return self._steps[epoch]
+
+    def ends(self, epoch: int) -> tuple[float, float]:
+        """(least error, least MACs) of the points of that curve that count; infinite where none does."""
+        macs, least = self.steps(epoch)
+        return (least[-1], macs[0]) if macs else (math.inf, math.inf)
 
     def record(self) -> dict[str, Any]:
         """Everything that is known, as plain values."""
