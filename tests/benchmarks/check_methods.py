@@ -3,9 +3,9 @@
     python tests/benchmarks/check_methods.py FAMILY DATA --out FOLDER [--epochs 15] [--seeds 0 1] [--jobs 2]
         [--rows ROW ...] [--set precision='"bfloat16"' ...]
 
-FAMILY is a table of `ROWS`, DATA a data set's name or path. Every (row, seed) trains in a process of one
+FAMILY is a table of `FAMILIES`, DATA a data set's name or path. Every (row, seed) trains in a process of one
 thread and leaves ``FOLDER/row-seed.json``; what is there already is not trained again, so that a check can
-be continued. Settings and exit thresholds are those that the validation split gave; the test split is
+be continued; what was trained so far lies in ``tests/benchmarks/results/FAMILY``. Settings and exit thresholds are those that the validation split gave; the test split is
 read once, at the end. Prints Markdown: means over the seeds, intervals over the pooled test images (which
 treat the seeds' errors as independent: they are somewhat too narrow).
 """
@@ -149,6 +149,7 @@ def train(family: str, name: str, seed: int, data_name: str, epochs: int, change
         "row": name,
         "seed": seed,
         "epochs": epochs,
+        "recipe": {**FAMILIES[family].recipe, **row.changes, **changes},
         "seconds": time.perf_counter() - started,
         "params": sum(p.numel() for p in network.parameters()),
         "macs_full": network.macs_full,
