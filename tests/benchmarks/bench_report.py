@@ -34,6 +34,7 @@ from bench_frontier import machine
 
 from search import journal as journals
 from search.journal import Journal
+from search.journal_tables import EVENTS
 from search.pages import read_report
 from search.report import page_html
 from search.study import Study
@@ -117,7 +118,7 @@ def _append_all(study: Study, events: list[Any]) -> None:
         for e in events
     ]  # fmt: skip
     with journal._engine.begin() as connection:
-        connection.execute(journals._events.insert(), rows)
+        connection.execute(EVENTS.insert(), rows)
     journal.close()
 
 

@@ -110,8 +110,9 @@ def node_added(case: Case) -> list[str]:
 
 
 def node_drained(case: Case) -> list[str]:
-    long = {**SPEC["methods"], "static": {**SPEC["methods"]["static"], "batch_size": 2}}
-    driven = case.begin("node-drained", {}, methods=long)  # epochs of several seconds: it leaves in the middle of one
+    static = {**SPEC["methods"]["static"], "network": "resnet-20", "batch_size": 2}
+    few = {"trials": 4, "epochs": 3}  # epochs of ten seconds and more: it leaves in the middle of one
+    driven = case.begin("node-drained", {}, budget=few, methods={"static": static})
     driven.until(lambda state: state.cost_epochs >= 2)
     leaving = case.nodes.nodes[0]
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", case.nodes.address, "--node-id"]
