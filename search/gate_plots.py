@@ -13,14 +13,10 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from search.frontier import non_dominated
 from search.path_plots import CLASS_COLOURS, DASHES
 from search.paths import TrialPaths
-from search.plots import STYLES, layout, log_ticks, style
-from search.units import show_count, show_share
+from search.plots import layout
 
 MOST_GATES, MOST_CLASSES, GATE_BINS = 4, 4, 25
 PATH_COLOURS = ("#2C7BE5", "#D9480F", "#59A14F", "#B07AA1", "#D9B036", "#76B7B2", "#9C755F", "#8F8A86")
@@ -208,46 +204,4 @@ def weights_figure(entry: Mapping[str, Any]) -> go.Figure:
     layout(figure, 270, "weight", "share of the path's", top=8)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", nticks=5)
     figure.update_xaxes(nticks=6)
-    return figure
-
-
-def parameter_fronts(points: pa.Table) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """(method, variant, parameters, accuracies) of every method and variant: what no smaller network of it beats."""
-    points = points.filter(pc.field("split") != "test")
-    method, variant = (points[name].to_numpy(zero_copy_only=False).astype(str) for name in ("method", "variant"))
-    params, accuracy = points["params"].to_numpy().astype(float), points["accuracy"].to_numpy()
-    order = {name: i for i, name in enumerate(STYLES)}
-    found = []
-    for name, kind in sorted({*zip(method, variant, strict=True)}, key=lambda pair: (order.get(pair[0], 99), pair)):
-        rows = np.flatnonzero((method == name) & (variant == kind) & (params > 0))
-        if len(rows):
-            rows = rows[non_dominated(1 - accuracy[rows], params[rows])]
-            rows = rows[np.argsort(params[rows])]
-            found.append((str(name), str(kind), params[rows], accuracy[rows]))
-    return found
-
-
-def parameters_figure(points: pa.Table) -> go.Figure:
-    """Figure 7: accuracy against parameters, one line for every method and variant."""
-    from search.path_plots import variant_styles, variants_window
-
-    fronts, figure = parameter_fronts(points), go.Figure()
-    for (method, _, params, accuracy), (label, colour, dash) in zip(fronts, variant_styles(fronts), strict=True):
-        figure.add_scatter(
-            x=params.tolist(),
-            y=accuracy.tolist(),
-            mode="lines+markers",
-            name=escape(label),
-            line={"color": colour, "dash": dash, "width": 2},
-            marker={"symbol": style(method)[2], "size": 7},
-            text=[f"{show_share(a)} with {show_count(p)}" for p, a in zip(params, accuracy, strict=True)],
-            hovertemplate=f"{escape(label)}<br>%{{text}} parameters<extra></extra>",
-        )
-    layout(figure, 460, "parameters (log scale)", "validation accuracy")
-    low, high, floor, top = variants_window(fronts)
-    ticks = log_ticks(low, high, 6)
-    texts = [show_count(tick) for tick in ticks]
-    figure.update_xaxes(type="log", range=np.log10([low, high]).tolist(), tickvals=ticks, ticktext=texts)
-    figure.update_yaxes(range=[floor, top], tickformat=".3~p")
-    figure.update_layout(showlegend=True)
     return figure

@@ -9,15 +9,14 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from search import gate_plots
-from search.path_plots import CLASS_COLOURS, variant_styles, variants_window
+from search.path_plots import CLASS_COLOURS
 from search.paths import Paths, TrialPaths
 from search.pictures import mosaic
-from search.plots import log_ticks, style
-from search.png_parts import DASHES, WIDTH, plain, titled, white
-from search.units import show_count
+from search.png_parts import DASHES, WIDTH, fronts_picture, plain, titled
+from search.variant_plots import variant_fronts
 
 
 def gate_figures(points: pa.Table, paths: Paths) -> dict[str, Figure | None]:
@@ -122,20 +121,5 @@ def _weights(axes: Axes, trial: TrialPaths, entry: dict[str, Any]) -> None:
 
 
 def _parameters(points: pa.Table) -> Figure | None:
-    fronts = gate_plots.parameter_fronts(points)
-    if not fronts:
-        return None
-    figure = white(5)
-    axes = figure.add_subplot()
-    for (method, _, params, accuracy), (label, colour, dash) in zip(fronts, variant_styles(fronts), strict=True):
-        axes.plot(params, accuracy, DASHES[dash], color=colour, marker=style(method)[1], markersize=5, label=label)
-    low, high, floor, top = variants_window(fronts)
-    axes.set(xscale="log", xlim=(low, high), ylim=(floor, top))
-    axes.set(xlabel="parameters (log scale)", ylabel="validation accuracy")
-    axes.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    plain(axes)
-    axes.legend(loc="lower right", fontsize=9)
-    return figure
+    fronts = variant_fronts(points, "params")
+    return fronts_picture(fronts, "parameters (log scale)") if fronts else None

@@ -10,6 +10,7 @@ from search import gate_plots
 from search.page_parts import panel, plot, section
 from search.paths import Paths, TrialPaths
 from search.pictures import picture
+from search.variant_plots import parameters_figure, variant_fronts
 
 
 def gate_sections(points: pa.Table, paths: Paths) -> list[str]:
@@ -21,13 +22,11 @@ def gate_sections(points: pa.Table, paths: Paths) -> list[str]:
 
 
 def _parameters(points: pa.Table) -> str:
-    if not gate_plots.parameter_fronts(points):
+    if not variant_fronts(points, "params"):
         return ""
     about = "One line for every method and variant: the points of its trials that no smaller network of it beats."
     label = "The best accuracy against parameters of every method and variant"
-    return section(
-        "Accuracy against parameters", about, plot(gate_plots.parameters_figure(points), "parameters", label)
-    )
+    return section("Accuracy against parameters", about, plot(parameters_figure(points), "parameters", label))
 
 
 def _flow(trials: list[TrialPaths]) -> str:

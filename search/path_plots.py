@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from search.frontier import non_dominated
 from search.paths import TrialPaths, spread
-from search.plots import STYLES, layout, log_ticks, style
-from search.units import show_count, show_share
+from search.plots import layout, style
+from search.units import show_share
 
 CLASS_COLOURS = (
     "#4E79A7", "#F28E2B", "#E15759", "#76B7B2", "#59A14F", "#D9B036", "#B07AA1", "#FF9DA7", "#9C755F", "#8F8A86",
@@ -237,63 +234,3 @@ def kl_figure(trials: Sequence[TrialPaths], how: str) -> go.Figure:
     figure.update_xaxes(type="log", tickvals=[10.0**p for p in powers], ticktext=texts, range=[low - 0.3, high])
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", nticks=5)
     return figure
-
-
-def variant_fronts(points: pa.Table) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """(method, variant, MACs, accuracies) of the non-dominated points of every method and variant, by MACs."""
-    points = points.filter(pc.field("split") != "test")
-    method, variant = (points[name].to_numpy(zero_copy_only=False).astype(str) for name in ("method", "variant"))
-    macs, accuracy = points["macs"].to_numpy(), points["accuracy"].to_numpy()
-    order = {name: i for i, name in enumerate(STYLES)}
-    found = []
-    for name, kind in sorted({*zip(method, variant, strict=True)}, key=lambda pair: (order.get(pair[0], 99), pair)):
-        rows = np.flatnonzero((method == name) & (variant == kind))
-        rows = rows[non_dominated(1 - accuracy[rows], macs[rows])]
-        rows = rows[np.argsort(macs[rows])]
-        found.append((str(name), str(kind), macs[rows], accuracy[rows]))
-    return found
-
-
-def variant_styles(fronts: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> list[tuple[str, str, str]]:
-    """(label, colour, dash) of every line."""
-    names = [" ".join(filter(None, (method, variant))) for method, variant, _, _ in fronts]
-    styles = distinct([method for method, _, _, _ in fronts])
-    return [(name, *look) for name, look in zip(names, styles, strict=True)]
-
-
-def variants_figure(points: pa.Table) -> go.Figure:
-    """Accuracy against MACs, one line for every method and variant: the best that its trials reached."""
-    fronts = variant_fronts(points)
-    figure = go.Figure()
-    for (method, _, macs, accuracy), (label, color, dash) in zip(fronts, variant_styles(fronts), strict=True):
-        figure.add_scatter(
-            x=macs.tolist(),
-            y=accuracy.tolist(),
-            mode="lines+markers",
-            name=escape(label),
-            line={"color": color, "dash": dash, "width": 2},
-            marker={"symbol": style(method)[2], "size": 7},
-            text=[f"{show_share(a)} at {show_count(m)} MACs" for m, a in zip(macs, accuracy, strict=True)],
-            hovertemplate=f"{escape(label)}<br>%{{text}}<extra></extra>",
-        )
-    layout(figure, 460, "MACs per image (log scale)", "validation accuracy")
-    low, high, floor, top = variants_window(fronts)
-    ticks = log_ticks(low, high, 6)
-    texts = [show_count(tick) for tick in ticks]
-    figure.update_xaxes(type="log", range=np.log10([low, high]).tolist(), tickvals=ticks, ticktext=texts)
-    figure.update_yaxes(range=[floor, top], tickformat=".3~p")
-    figure.update_layout(showlegend=True)
-    return figure
-
-
-def variants_window(fronts: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> tuple[float, float, float, float]:
-    """Limits of MACs and accuracy: all lines, without the tail that lies far below the best of every line."""
-    macs = np.concatenate([front[2] for front in fronts])
-    accuracy = np.concatenate([front[3] for front in fronts])
-    best = [float(front[3].max()) for front in fronts]
-    floor = max(float(accuracy.min()), min(best) - 4 * max(max(best) - min(best), 0.02))
-    shown = macs[accuracy >= floor]
-    margin = max(0.05 * (float(accuracy.max()) - floor), 0.004)
-    # a marker at 100 % is to be seen whole
-    top = min(1.0 + margin / 2, float(accuracy.max()) + margin)
-    return shown.min() / 1.15, shown.max() * 1.15, max(0.0, floor - margin), top

@@ -12,16 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from search import path_plots
 from search.exit_pngs import exit_pictures
 from search.gate_pngs import gate_figures
 from search.paths import Paths, TrialPaths, extremes
 from search.pictures import mosaic
-from search.plots import log_ticks, style
-from search.png_parts import DASHES, plain, titled, white
-from search.units import show_count
+from search.plots import style
+from search.png_parts import DASHES, fronts_picture, plain, titled, white
+from search.variant_plots import variant_fronts
 
 
 def draw_paths(points: pa.Table, paths: Paths, folder: Path) -> list[Path]:
@@ -151,23 +151,7 @@ def _copies(trials: Sequence[TrialPaths]) -> Figure:
 
 
 def _variants(points: pa.Table) -> Figure:
-    fronts = path_plots.variant_fronts(points)
-    figure = white(5)
-    axes = figure.add_subplot()
-    for (method, _, macs, accuracy), (label, color, dash) in zip(
-        fronts, path_plots.variant_styles(fronts), strict=True
-    ):
-        axes.plot(macs, accuracy, DASHES[dash], color=color, marker=style(method)[1], markersize=5, label=label)
-    low, high, floor, top = path_plots.variants_window(fronts)
-    axes.set(xscale="log", xlim=(low, high), ylim=(floor, top))
-    axes.set(xlabel="MACs per image (log scale)", ylabel="validation accuracy")
-    axes.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    plain(axes)
-    axes.legend(loc="lower right", fontsize=9)
-    return figure
+    return fronts_picture(variant_fronts(points), "MACs per image (log scale)")
 
 
 def _images(paths: Paths) -> Figure | None:

@@ -16,6 +16,7 @@ from search.page_parts import class_key, method_name, panel, plot, section, tabl
 from search.paths import Paths, TrialPaths, extremes
 from search.pictures import picture
 from search.units import knobs_text, show_count, show_share
+from search.variant_plots import variants_figure
 
 _COPY_NAMES = {
     "crop": "random crop", "hflip": "horizontal flip", "vflip": "vertical flip",
@@ -59,9 +60,7 @@ def _variants(points: pa.Table) -> str:
         return ""
     label = "The best accuracy against MACs per image of every method and variant"
     about = "One line for every method and variant: the operating points of all its trials that no other one beats."
-    return section(
-        "Accuracy against MACs by variant", about, plot(path_plots.variants_figure(points), "variants", label)
-    )
+    return section("Accuracy against MACs by variant", about, plot(variants_figure(points), "variants", label))
 
 
 def _summary(trials: Sequence[TrialPaths]) -> str:

@@ -5,9 +5,10 @@
 
 FAMILY is a table of `FAMILIES`, DATA a data set's name or path. Every (row, seed) trains in a process of one
 thread and leaves ``FOLDER/row-seed.json``; what is there already is not trained again, so that a check can
-be continued; what was trained so far lies in ``tests/benchmarks/results/FAMILY``. Settings and exit thresholds are those that the validation split gave; the test split is
-read once, at the end. Prints Markdown: means over the seeds, intervals over the pooled test images (which
-treat the seeds' errors as independent: they are somewhat too narrow).
+be continued; what was trained so far lies in ``tests/benchmarks/results/FAMILY``. Settings and exit thresholds
+are those that the validation split gave; the test split is read once, at the end. Prints Markdown: means over
+the seeds, intervals over the pooled test images (which treat the seeds' errors as independent: they are
+somewhat too narrow).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search import gate_plots, points
+from search import gate_plots, points, variant_plots
 from search.path_pngs import draw_paths
 from search.path_section import path_sections
 from search.paths import Paths, TrialPaths
@@ -109,7 +109,7 @@ def test_weights_are_shares_of_a_path() -> None:
 def test_accuracy_against_parameters_has_what_nothing_smaller_beats() -> None:
     rows = [{**made(1)[0], "point_id": str(k), "method": "multipath", "params": p, "accuracy": a}
             for k, (p, a) in enumerate([(100, 0.5), (200, 0.4), (300, 0.7), (300, 0.6)])]  # fmt: skip
-    ((method, variant, params, accuracy),) = gate_plots.parameter_fronts(points._table(rows))
+    ((method, variant, params, accuracy),) = variant_plots.variant_fronts(points._table(rows), "params")
     assert (method, variant) == ("multipath", "")
     assert params.tolist() == [100, 300] and accuracy.tolist() == [0.5, 0.7]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search import path_plots, points
+from search import path_plots, points, variant_plots
 from search.exit_plots import class_exit_figure, exit_colours, exit_figure, exit_shares
 from search.folder import StudyFolder
 from search.page_parts import panel
@@ -198,7 +198,7 @@ def test_one_line_for_every_variant() -> None:
         row["variant"] = ("", "one", "two")[i % 5 % 3]
     rows.append({**rows[0], "point_id": "test", "split": "test", "accuracy": 0.999, "macs": 1.0})
     table = points._table(rows)
-    fronts = path_plots.variant_fronts(table)
+    fronts = variant_plots.variant_fronts(table)
     assert {(m, v) for m, v, _, _ in fronts} == {(r["method"], r["variant"]) for r in rows}
     for method, variant, macs, accuracy in fronts:
         mine = [r for r in rows if (r["method"], r["variant"], r["split"]) == (method, variant, "validation")]
@@ -212,7 +212,7 @@ def test_one_line_for_every_variant() -> None:
             )
         ]
         assert sorted(zip(macs, accuracy, strict=True)) == sorted((r["macs"], r["accuracy"]) for r in best)
-    assert len({(d.line.color, d.line.dash) for d in path_plots.variants_figure(table).data}) == len(fronts)
+    assert len({(d.line.color, d.line.dash) for d in variant_plots.variants_figure(table).data}) == len(fronts)
 
 
 def test_exits_and_their_classes(paths: Paths) -> None:
