@@ -163,6 +163,21 @@ def promotable(spec: StudySpec, state: StudyState) -> tuple[Trial, str] | None:
     return None
 
 
+def epochs_to_come(spec: StudySpec, epoch: int = 0, state: StudyState | None = None) -> float:
+    """How many epochs a trial that has trained `epoch` of them still trains on average.
+
+    Of those that come to a rung, one in `rungs.reduction` goes on: as if `_PRIOR_TRIALS` had come and shown
+    that, beside those of a `state`.
+    """
+    total, share = 0.0, 1.0
+    for before, rung in itertools.pairwise([0, *spec.rung_epochs, spec.budget.epochs]):
+        if rung > epoch:
+            total += share * (rung - max(before, epoch))
+            came = [trial.decided[rung] for trial in (state.rung(rung) if state else ()) if rung in trial.decided]
+            share *= (came.count("continue") + _PRIOR_TRIALS / spec.rungs.reduction) / (len(came) + _PRIOR_TRIALS)
+    return total
+
+
 def bracket_of(spec: StudySpec, seed: int) -> int:
     """The bracket of a trial, drawn so that every bracket trains about as many epochs."""
     rungs, last = spec.rung_epochs, spec.budget.epochs

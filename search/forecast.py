@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.constraints import Constraints
+from search.decisions import epochs_to_come
 from search.proposals import Proposer
 from search.spec import StudySpec
 from search.state import StudyState
@@ -20,9 +21,7 @@ def forecast(spec: StudySpec, studies: Path | None = None) -> dict[str, Any]:
     networks were.
     """
     spaces = spec.spaces()
-    budget, keep = spec.budget, 1 / spec.rungs.reduction
-    steps = [0, *spec.rung_epochs, budget.epochs]
-    a_trial = sum((steps[i + 1] - steps[i]) * keep**i for i in range(len(steps) - 1))
+    budget = spec.budget
     epoch, origin = _epoch_seconds(spec, studies)
     proposer = Proposer(spec, spaces)
     nothing = StudyState()
@@ -31,7 +30,7 @@ def forecast(spec: StudySpec, studies: Path | None = None) -> dict[str, Any]:
         for number in range(min(len(spaces), budget.trials)):
             config, why = proposer.propose(proposer.view(nothing), number)
             first.append({"config": config, "why": why})
-    likely = round(budget.trials * a_trial, 1)
+    likely = round(budget.trials * epochs_to_come(spec), 1)
     return {
         "spec": spec.model_dump(mode="json"),
         "rungs": spec.rung_epochs,

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from search.decisions import epochs_to_come
 from search.errors import InputError
 from search.spec import StudySpec
 from search.state import StudyState
@@ -32,16 +33,19 @@ _LINE_SECONDS = 15.0
 
 
 def time_left(spec: StudySpec, state: StudyState) -> float | None:
-    """Seconds that the study will still run, as far as can be told: by its time and by its trials."""
+    """Seconds that the study will still run, as far as can be told: by its time, and by the epochs to come."""
     if state.ended:
         return None
     elapsed = state.elapsed_now()
     guesses: list[float] = []
     if spec.budget.time is not None:
         guesses.append(max(0.0, spec.budget.time - elapsed))
-    over = sum(trial.over for trial in state.trials.values())
-    if over:
-        guesses.append(elapsed / over * (spec.budget.trials - over))
+    trained = sum(len(trial.losses) for trial in state.trials.values())
+    if trained:
+        to_come = sum(epochs_to_come(spec, trial.epoch, state) for trial in state.live)
+        to_come += len(state.planned) * spec.budget.epochs
+        to_come += max(0, spec.budget.trials - state.proposed) * epochs_to_come(spec, 0, state)
+        guesses.append(elapsed / trained * to_come)
     return min(guesses) if guesses else None
 
 

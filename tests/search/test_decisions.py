@@ -99,3 +99,22 @@ def test_rungs_can_be_switched_off(story: Callable[..., Any]) -> None:
     assert all(_decide(s, t, 1).action == "continue" for t in s.state.trials)
     with pytest.raises(KeyError):
         _decide(s, "t9999", 1)
+
+
+def test_the_epochs_to_come_follow_what_the_rungs_have_shown(story: Callable[..., Any]) -> None:
+    from search.decisions import epochs_to_come
+    from search.live import time_left
+
+    s = story()  # one of four is to go on at epochs 1 and 3 of 9
+    assert epochs_to_come(s.spec) == pytest.approx(1 + 2 / 4 + 6 / 16)
+    assert epochs_to_come(s.spec, 2) == pytest.approx(1 + 6 / 4) and epochs_to_come(s.spec, 9) == 0
+    assert time_left(s.spec, s.state) is None  # nothing is known yet
+    for i in range(4):
+        trial = s.ask(i)
+        s.report(trial, 1, [(0.5, 1e6)])
+        s.decide(trial, 1, "continue" if i > 1 else "stop", "told")
+    first = (2 + 8 / 4) / (4 + 8)  # as if eight more had come, a quarter of which went on
+    assert epochs_to_come(s.spec, 0, s.state) == pytest.approx(1 + first * (2 + 6 / 4))
+    per_epoch = s.state.elapsed_now() / 4
+    expected = 46 * epochs_to_come(s.spec, 0, s.state) + 2 * epochs_to_come(s.spec, 1, s.state)
+    assert time_left(s.spec, s.state) == pytest.approx(per_epoch * expected, rel=0.01)
