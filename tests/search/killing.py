@@ -90,12 +90,19 @@ def main() -> None:
     arm(kind, int(number), when)
     from search.study import Study
 
+    digests: list[str] = []
+
     @contextlib.contextmanager
     def watch(driver: Any) -> Iterator[None]:
         yield
-        print(driver.digest(), flush=True)
+        digests.append(driver.digest())
 
-    Study.load(name, root=Path(studies)).launch(address=address, tracking="off", watch=watch)
+    study = Study.load(name, root=Path(studies))
+    study.launch(address=address, tracking="off", watch=watch)
+    if not digests:  # the last one was killed when all was done and written
+        with study.driving() as driver:
+            digests.append(driver.digest())
+    print(*digests, flush=True)
 
 
 def drive(studies: Path, name: str, address: str, kind: str, number: int, when: str) -> tuple[bool, str]:
