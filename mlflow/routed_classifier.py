@@ -50,9 +50,9 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
     def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Classify uint8 `model_input` (n, channels, size, size).
 
-        ``params["knobs"]``: a JSON object that replaces some of the promoted knobs; ``params["max_macs"]``:
-        a budget per image (0: none), for which the knobs of the most accurate setting on the curve are
-        taken. Raises `MlflowException` (a server answers 400) for a wrong shape, type, knob or budget.
+        ``params["knobs"]``: a JSON object that replaces some of the promoted knobs, or all where it holds
+        another kind of those on the curve; ``params["max_macs"]``: a budget per image (0: none), for which the
+        knobs of the most accurate setting on the curve are taken. Raises `MlflowException` (a server answers 400) for a wrong shape, type, knob or budget.
         """
         images = _checked_images(model_input, self.serving["task"])
         knobs = self._knobs(params or {})
@@ -63,10 +63,10 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
     def _knobs(self, params: Mapping[str, Any]) -> dict[str, Any]:
         budget = params.get("max_macs") or 0
         if not budget:
-            return checked_knobs(params.get("knobs") or "{}", self.serving["knobs"])
+            return checked_knobs(params.get("knobs") or "{}", self.serving["knobs"], self.serving["curve"])
         if params.get("knobs"):
             raise MlflowException.invalid_parameter_value("give max_macs or knobs, not both")
-        return {**self.serving["knobs"], **setting_within(self.serving["curve"], budget)["knobs"]}
+        return dict(setting_within(self.serving["curve"], budget)["knobs"])
 
     @torch.inference_mode()
     def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
@@ -131,8 +131,12 @@ def setting_within(curve: list[dict[str, Any]], max_macs: float) -> dict[str, An
     return max(fitting, key=lambda setting: (setting["accuracy"], -setting["macs"]))
 
 
-def checked_knobs(text: str, promoted: Mapping[str, Any]) -> dict[str, Any]:
-    """The promoted knobs with those of a JSON object in their place; each must be of the same kind."""
+def checked_knobs(text: str, promoted: Mapping[str, Any], curve: list[dict[str, Any]]) -> dict[str, Any]:
+    """The promoted knobs with those of a JSON object in their place, or the latter alone where it has other names.
+
+    Each must be of the kind that the promoted ones, or those of some setting of the curve, are of.
+    """
+    examples = {name: value for setting in curve for name, value in setting["knobs"].items()} | dict(promoted)
     try:
         given = json.loads(text)
     except json.JSONDecodeError as error:
@@ -140,14 +144,14 @@ def checked_knobs(text: str, promoted: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise MlflowException.invalid_parameter_value(f"knobs {text!r}: write a JSON object")
     for name, value in given.items():
-        if name not in promoted:
-            known = ", ".join(sorted(promoted)) or "none"
+        if name not in examples:
+            known = ", ".join(sorted(examples)) or "none"
             raise MlflowException.invalid_parameter_value(f"unknown knob {name!r}; this model takes: {known}")
-        if not _alike(value, promoted[name]):
+        if not _alike(value, examples[name]):
             raise MlflowException.invalid_parameter_value(
-                f"knob {name} = {value!r}; it takes values such as {promoted[name]!r}"
+                f"knob {name} = {value!r}; it takes values such as {examples[name]!r}"
             )
-    return {**promoted, **given}
+    return {**promoted, **given} if given.keys() <= promoted.keys() else given
 
 
 def _alike(value: Any, example: Any) -> bool:

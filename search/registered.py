@@ -160,9 +160,9 @@ def predict(
     """Rows for uint8 `images` (n, channels, size, size).
 
     label, class, confidence, probabilities (of all classes), macs, path (executed share of every unit)
-    and, with exits, exit. `knobs` replace some of the promoted ones; with `max_macs` the model's most
-    accurate setting of at most so many MACs per image answers. Raises `InputError` for a wrong shape
-    or knob, and for a budget below the cheapest setting.
+    and, with exits, exit. `knobs` replace some of the promoted ones (all, where the curve's settings hold them
+    and the promoted one does not); with `max_macs` the model's most accurate setting of at most so many MACs
+    per image answers. Raises `InputError` for a wrong shape or knob, and for a budget below the cheapest setting.
     """
     from mlflow.exceptions import MlflowException
 
