@@ -51,8 +51,9 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         """Classify uint8 `model_input` (n, channels, size, size).
 
         ``params["knobs"]``: a JSON object that replaces some of the promoted knobs, or all where it holds
-        another kind of those on the curve; ``params["max_macs"]``: a budget per image (0: none), for which the
-        knobs of the most accurate setting on the curve are taken. Raises `MlflowException` (a server answers 400) for a wrong shape, type, knob or budget.
+        another kind of those on the curve; ``params["max_macs"]``: a budget per image (0: none), for which
+        the knobs of the most accurate setting on the curve are taken. Raises `MlflowException` (a server
+        answers 400) for a wrong shape, type, knob or budget.
         """
         images = _checked_images(model_input, self.serving["task"])
         knobs = self._knobs(params or {})

@@ -33,8 +33,9 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
 
     The study file comes last: a folder without one is no study, and what a killed creation left of a
     journal in it is removed. Raises `InputError` where data are missing, a network does not fit its
-    images, a constraint can be met by nothing, or the folder cannot be written.
+    images, a method's phases not the epochs, a constraint can be met by nothing, or the folder cannot be written.
     """
+    phases_fit(spec)
     task = {"classes": data.task.classes, "size": data.task.size, "channels": data.task.channels}
     created = {
         "spec": spec.model_dump(mode="json"),
@@ -75,6 +76,20 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
         if fresh:
             shutil.rmtree(folder.path, ignore_errors=True)
         raise
+
+
+def phases_fit(spec: StudySpec) -> None:
+    """Raise `InputError` where a full training has fewer epochs than a method has phases at a corner of its space."""
+    from trainables.method import plan
+    from trainables.registry import get_method
+
+    for name, space in spec.spaces().items():
+        for values in corners(space):
+            method = get_method(name)
+            try:
+                plan(method.phases(method.configure(values)), spec.budget.epochs)
+            except ValueError as error:
+                raise InputError(f"methods.{name}: {error}") from None
 
 
 def _reach(spec: StudySpec, folder: StudyFolder) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.constraints import Constraints
+from search.creation import phases_fit
 from search.decisions import epochs_to_come
 from search.proposals import Proposer
 from search.spec import StudySpec
@@ -18,8 +19,9 @@ def forecast(spec: StudySpec, studies: Path | None = None) -> dict[str, Any]:
 
     Likely epochs: of the trials that come to a rung one in `reduction` goes on. Seconds: the median epoch
     of trials of the same data set in the latest study under `studies` that has any, whatever its
-    networks were.
+    networks were. Raises `InputError` where a full training has fewer epochs than a method has phases.
     """
+    phases_fit(spec)
     spaces = spec.spaces()
     budget = spec.budget
     epoch, origin = _epoch_seconds(spec, studies)

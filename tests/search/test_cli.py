@@ -187,6 +187,7 @@ def test_bad_questions_get_one_line(
         ({"methods": {"skipnet": {"lr": {"low": 2.0, "high": 1.0}}}}, (), "upside down"),
         ({"methods": {"imta": {"network": "msdnet-3", "growth": 0}}}, (), "growth = 0"),
         ({"data": {"name": "digits", "image_size": 4}}, (), "image|too small"),
+        ({"methods": {"blockdrop": {}}}, ("--epochs", "2"), "methods.blockdrop: epochs = 2: 3 phases .* need at least"),
         ({"surprise": 1}, (), "unknown key 'surprise'"),
     ],
 )
