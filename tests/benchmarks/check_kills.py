@@ -1,6 +1,6 @@
 """Kill a study's driver at every kind of event with SIGKILL, on a real Ray; count what is lost and doubled.
 
-    python tests/benchmarks/check_kills.py [--every 4] [--trials 10]
+    python tests/benchmarks/check_kills.py [--every 4] [--trials 10] [--only before-stopping ...]
 
 For each moment ("before" an event is written, "after" it was, "folded": when every listener heard of it, and in a
 flush of operating points) one study is driven by processes that kill themselves at their N-th event,
@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=4, help="events between two kills")
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--only", nargs="+", default=[], metavar="STUDY", help="names of the table's first column")
     arguments = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     from cluster.connect import prepare_environment
@@ -46,6 +47,8 @@ def main() -> None:
             for pause in (False, True):
                 for when in ("before", "after", "folded", "flush"):
                     name = f"{when}-{'pausing' if pause else 'stopping'}"
+                    if arguments.only and name not in arguments.only:
+                        continue
                     total += _study(Path(root), name, cluster.address, when, pause, arguments)
     finally:
         cluster.shutdown()
