@@ -14,7 +14,7 @@ from search.errors import InputError
 from search.front import FrontPoint
 from search.front_files import dataset_name, printable
 from search.fronts import Front
-from search.plots import log_ticks, style
+from search.plots import add_legend, log_ticks, style
 from search.units import show_count
 
 
@@ -33,7 +33,7 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
     for name, own in front.methods.items():
         if own:
             x, y = [*(p.macs for p in own), right], [*(p.accuracy for p in own), own[-1].accuracy]
-            label = None if any(p.method == name for p in points) else f"{name}, its own front"
+            label = None if any(p.method == name for p in points) else name
             axes.plot(x, y, drawstyle="steps-post", color=style(name)[0], linewidth=1, alpha=0.7, label=label)
     first = [p for p in points if p.layer == 0]
     if len(first) > 1:
@@ -66,8 +66,7 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
     axes.grid(color="#DDE1E6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right", framealpha=0.9, fontsize=10, title="accuracy against MACs", title_fontsize=10)
+    add_legend(figure, axes)
     try:
         figure.savefig(path, format="png", metadata={"Software": "routefront"})
     except OSError as error:

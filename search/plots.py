@@ -41,6 +41,7 @@ STYLES = {
 }
 _FRONT = "#7C8591"  # legible on white and on near-black
 _PNG_POINTS = 20_000
+_CORNER_HOLDS = 8
 _COLUMNS = ("trial", "epoch", "method", "knobs", "accuracy", "macs")
 
 
@@ -136,10 +137,17 @@ def draw_png(points: pa.Table, front: Sequence[Mapping[str, Any]], title: str, p
     axes.grid(color="#DDE1E6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if entries := len(axes.get_legend_handles_labels()[0]):
-        many = {"fontsize": 11} if entries < 8 else {"fontsize": 9, "ncols": 2}
-        axes.legend(title="accuracy against MACs", title_fontsize=10, loc="lower right", framealpha=0.9, **many)
+    add_legend(figure, axes)
     figure.savefig(path, format="png", metadata={"Software": "routefront"})
+
+
+def add_legend(figure: Figure, axes: Axes) -> None:
+    """Name what is drawn: in the corner that fronts leave free, or below the axes where that would cover curves."""
+    entries = len(axes.get_legend_handles_labels()[0])
+    if entries >= _CORNER_HOLDS:
+        figure.legend(loc="outside lower center", ncols=5, fontsize=10, frameon=False, columnspacing=1.2)
+    elif entries:
+        axes.legend(title="accuracy against MACs", title_fontsize=10, loc="lower right", framealpha=0.9, fontsize=11)
 
 
 def _draw_front(axes: Axes, rows: Sequence[Mapping[str, Any]], right: float) -> None:
