@@ -135,6 +135,7 @@ def serve(uploader: Uploader, closing: threading.Event, say: Callable[..., None]
 
 def main() -> None:
     """Orders come as one line of JSON on stdin (uri, experiment, journal, name, study); messages go to stdout."""
+    os.nice(15)  # as Ray's workers: the driver goes first
     orders = json.loads(sys.stdin.readline())
     messages, sys.stdout = sys.stdout, sys.stderr  # nothing else may print among the messages
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # longer than a server waits for a free connection
