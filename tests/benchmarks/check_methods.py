@@ -104,7 +104,7 @@ FAMILIES: dict[str, Family] = {
         {f"{name} tau={tau:g}": Row(name, {"tau": tau}) for name in ("act", "sact") for tau in (1e-3, 1e-2, 5e-2)},
     ),
     "multipath": Family(
-        {**RECIPE, "lr_decay_at": (0.4, 0.75)},
+        {**RECIPE, "lr": 0.03, "warmup": 0.1, "lr_decay_at": (0.4, 0.75)},  # at 0.1 from the first step, CNNs die
         {
             "BaseCNN": Row("multipath", {"network": "basecnn"}),
             "WideCNN": Row("multipath", {"network": "widecnn"}),

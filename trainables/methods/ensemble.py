@@ -61,6 +61,7 @@ class Config(TrainingConfig):
     network: str = "basecnn"
     members: int = 0
     average: str = "logits"
+    warmup: float = 0.05  # as for multi-path networks
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)

@@ -62,6 +62,7 @@ class Config(TrainingConfig):
     se_ratio: int = -1
     shortcut: str = "auto"
     computation: str = "auto"
+    warmup: float = 0.05  # without, plain CNNs die in the first epoch at the paper's rate of 0.1
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
