@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from search.events import Event
 from search.folder import StudyFolder
@@ -22,6 +22,8 @@ from search.mlflow_client import quiet
 from search.tracking import Tracker
 from search.uploader import Uploader
 from tests.story import Story
+
+T = TypeVar("T")
 
 
 def told(story: Story, trials: int = 3) -> Story:
@@ -112,11 +114,13 @@ def document(uri: str, run: Any, path: str) -> Any:
     return json.loads(Path(client.download_artifacts(run.info.run_id, path)).read_text())
 
 
-def until(condition: Callable[[], bool], seconds: float = 100.0) -> None:
+def until(condition: Callable[[], T], seconds: float = 100.0) -> T:
+    """What the condition says once it says something."""
     limit = time.monotonic() + seconds
-    while not condition():
+    while not (said := condition()):
         assert time.monotonic() < limit, "waited in vain"
         time.sleep(0.02)
+    return said
 
 
 # -- servers ---------------------------------------------------------------------------------------

@@ -85,15 +85,16 @@ class Killing:
     def kill(self, kind: str, longest: float = 4.0) -> None:
         """Wait until the server answers and a random moment more, then kill and start again."""
         self.server.wait()
-        until(lambda: self._uploader() > 0)
+        until(self._uploader)
         time.sleep(self.rng.uniform(0.0, longest))
         self.busy += self._arrived() < self._journal()
         if kind == "server":
             self.server.kill()
             self.server.start()
         elif kind == "uploader":
+            pid = until(self._uploader)  # between two lives there is none, and 0 would be this process and all others
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._uploader(), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         else:
             self.driver.kill()
             self.driver.wait()
