@@ -36,7 +36,7 @@ def time_left(spec: StudySpec, state: StudyState) -> float | None:
     """Seconds that the study will still run, as far as can be told: by its time, and by the epochs to come."""
     if state.ended:
         return None
-    elapsed = state.elapsed_now()
+    elapsed = state.elapsed_at()
     guesses: list[float] = []
     if spec.budget.time is not None:
         guesses.append(max(0.0, spec.budget.time - elapsed))
@@ -53,11 +53,11 @@ def summary(spec: StudySpec, state: StudyState) -> str:
     """One line: trials by state, hypervolume so far, cost, time left."""
     counts = state.count()
     left = time_left(spec, state)
+    rarer = "".join(f" {counts[each]} {each}," for each in ("waiting", "paused") if counts[each])
     return (
-        f"{counts['running']} running, {counts['stopped']} stopped, {counts['finished']} finished,"
-        f"{' ' + str(counts['paused']) + ' paused,' if counts['paused'] else ''}"
+        f"{counts['running']} running,{rarer} {counts['stopped']} stopped, {counts['finished']} finished,"
         f" {counts['failed']} failed of {spec.budget.trials} trials | hypervolume {state.hypervolume:.4f},"
-        f" {len(state.front())} points | {state.cost_epochs:g} epochs in {show_seconds(state.elapsed_now())}"
+        f" {len(state.front())} points | {state.cost_epochs:g} epochs in {show_seconds(state.elapsed_at())}"
         + (f", about {show_seconds(left)} left" if left is not None else "")
         + _saved(state)
     )

@@ -145,7 +145,7 @@
     height: 540, annotations: frame(), margin: { l: 8, r: 12, t: 40, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 13 }, hovermode: "closest", dragmode: narrow() ? false : "zoom",
     hoverlabel: { bgcolor: "#1F242B", font: { color: "#FFFFFF" }, align: "left" },
-    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, title: { text: "accuracy against MACs", side: "top" } },
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: GREY, activecolor: GREY },
     xaxis: { ...AXIS, title: { text: "MACs per image (log scale)" }, type: "log", range: [...range[0]], ...ticks() },
     yaxis: { ...AXIS, title: { text: "validation accuracy" }, range: [...range[1]], tickformat: ".3~p" },

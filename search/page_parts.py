@@ -21,9 +21,9 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9aa4af;--line:#343b44;--paper:#14171c;--panel:#1d2229;--link:#6cb6ff}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:1120px;margin:0 auto;padding:1rem}
+main{max-width:max(1120px,min(92vw,1480px));margin:0 auto;padding:1rem}
 h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0;overflow-wrap:anywhere}h2{font-size:1.2rem;margin:2rem 0 .5rem}
-p,.note{color:var(--soft);margin:.25rem 0 .75rem}
+p,.note{max-width:70rem;color:var(--soft);margin:.25rem 0 .75rem}
 dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.5rem;margin:1rem 0}
 dl div{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.5rem .75rem}
 dt{color:var(--soft);font-size:.8rem}dd{margin:0;font-weight:600;overflow-wrap:anywhere}

@@ -77,7 +77,7 @@ def _facts(study: Study, state: StudyState) -> dict[str, Any]:
         "dataset": dataset_name(state.created["data"]["name"]),
         "trials": state.count(),
         "epochs": state.cost_epochs,
-        "seconds": state.elapsed_now(),
+        "seconds": state.elapsed_at(),
         "hypervolume": state.hypervolume,
         "reference": state.created["reference"],
         "seed": study.spec.seed,

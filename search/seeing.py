@@ -84,9 +84,10 @@ def facts(record: Mapping[str, Any]) -> dict[str, str]:
     """The record in words, a line a fact; what there is nothing to say of is left out."""
     cost, counts = record["cost"], record["setbacks"]["counts"]
     of = "" if cost["budget"] is None else f" of {cost['budget']:.3g}"
+    waits = "1 trial waits" if record["waiting"] == 1 else f"{record['waiting']} trials wait"
     said = {
         "cost": f"{cost['spent']:.3g}{of} {cost['unit']}",
-        "workers": f"{record['running']} of {record['workers']} busy, {record['waiting']} trials wait",
+        "workers": f"{record['running']} of {record['workers']} busy, {waits}",
     }
     if record["alone"]:
         said["workers"] += f", {record['alone']} of them for a node of their own (memory)"

@@ -86,16 +86,20 @@ class StudyState:
         reference = event.payload["reference"]
         self.archive = Archive((reference["error"], reference["macs"]))
 
-    def _on_session(self, event: Event) -> None:
-        self._before, self._session = self.elapsed, event.time
-        self.ended = ""
-        self.workers = event.payload.get("workers", 0)
-        for trial in self.trials.values():
+    def rest(self) -> None:
+        """No driver is at work: time stands still, and what was running waits, since its worker is gone too."""
+        self._before, self._session = self.elapsed, None
+        for trial in self._live.values():
             if trial.state == "running":
-                trial.state = "asked"  # its worker died with the driver
+                trial.state = "asked"
+
+    def _on_session(self, event: Event) -> None:
+        self.rest()
+        self._session, self.ended = event.time, ""
+        self.workers = event.payload.get("workers", 0)
 
     def _on_ended(self, event: Event) -> None:
-        self._before, self._session = self.elapsed, None
+        self.rest()
         self.ended = event.payload["why"]
 
     def _on_ask(self, event: Event) -> None:
@@ -257,15 +261,11 @@ class StudyState:
         """Trials that wait at a rung, oldest first."""
         return list(self._paused.values())
 
-    def elapsed_at(self, now: float) -> float:
-        """Seconds of work, up to `now` while a session runs."""
+    def elapsed_at(self, now: float | None = None) -> float:
+        """Seconds of work, while a session runs up to `now` (this moment)."""
         if self._session is None:
             return self.elapsed
-        return self._before + max(0.0, now - self._session)
-
-    def elapsed_now(self) -> float:
-        """Seconds of work, up to this moment while a session runs."""
-        return self.elapsed_at(time.time())
+        return self._before + max(0.0, (time.time() if now is None else now) - self._session)
 
     def count(self) -> dict[str, int]:
         """Trials by state."""

@@ -75,10 +75,14 @@ class Study:
         return Journal(journal_address(self.spec, self.folder), self.spec.name)
 
     def state(self) -> StudyState:
-        """The state as the journal tells it now."""
+        """The state as the journal tells it now; without a driver nothing is running."""
         journal = self.journal()
         try:
-            return StudyState.of(journal.events())
+            held = journal.held()  # first: what a driver that ends meanwhile wrote last is then read, too
+            state = StudyState.of(journal.events())
+            if not held:
+                state.rest()
+            return state
         finally:
             journal.close()
 

@@ -22,6 +22,7 @@ STATE_COLOURS = {
     "failed": "#C4314B",
     "running": "#0078B4",
     "paused": "#8A939E",
+    "waiting": "#B4A05A",
 }
 _MOST_STEPS, _MOST_LINES, _MOST_BARS = 1_500, 300, 8
 _BANDS = ("#0078B4", "#5AA5B4", "#B4A05A", "#D25A00")  # from the best quarter to the worst
@@ -54,7 +55,7 @@ def timeline_figure(trials: Sequence[Mapping[str, Any]]) -> go.Figure:
     timed = [row for row in trials if row.get("begin") is not None]
     seam = 0.003 * max((row["end"] for row in timed), default=0.0)  # so that bars in a row stay apart
     for state, color in STATE_COLOURS.items():
-        mine = [row for row in timed if row["state"] == state or (state == "running" and row["state"] == "waiting")]
+        mine = [row for row in timed if row["state"] == state]
         if not mine:
             continue
         # one path for all bars of a state: gaps are None
@@ -135,11 +136,11 @@ def parallel_figure(results: Sequence[tuple[Mapping[str, Any], float]], axes: Se
             x=x, y=y, text=told, mode="lines", name=name, opacity=0.75 if which == 0 else 0.4,
             line={"color": color, "width": 1.8 if which == 0 else 1}, hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
-    layout(figure, 430, "", "", top=48)
+    layout(figure, 400, "", "", top=8)
     for place, axis in enumerate([*axes, "hypervolume"]):
         marks = places[axis].marks() if axis in places else [(0.0, "0"), (1.0, f"{top:.3g}")]
-        figure.add_vline(place, line={"color": "#7C8591", "width": 1})
-        figure.add_annotation(x=place, y=1.13, text=f"<b>{escape(axis)}</b>", showarrow=False, font={"size": 12})
+        figure.add_shape(type="line", x0=place, x1=place, y0=-0.12, y1=1.04, line={"color": "#7C8591", "width": 1})
+        figure.add_annotation(x=place, y=1.1, text=f"<b>{escape(axis)}</b>", showarrow=False, font={"size": 12})
         for height, text in marks:
             figure.add_annotation(
                 x=place, y=height, text=escape(text), showarrow=False, font={"size": 11}, xanchor="left", xshift=4,

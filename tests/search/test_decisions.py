@@ -115,6 +115,6 @@ def test_the_epochs_to_come_follow_what_the_rungs_have_shown(story: Callable[...
         s.decide(trial, 1, "continue" if i > 1 else "stop", "told")
     first = (2 + 8 / 4) / (4 + 8)  # as if eight more had come, a quarter of which went on
     assert epochs_to_come(s.spec, 0, s.state) == pytest.approx(1 + first * (2 + 6 / 4))
-    per_epoch = s.state.elapsed_now() / 4
+    per_epoch = s.state.elapsed_at() / 4
     expected = 46 * epochs_to_come(s.spec, 0, s.state) + 2 * epochs_to_come(s.spec, 1, s.state)
     assert time_left(s.spec, s.state) == pytest.approx(per_epoch * expected, rel=0.01)

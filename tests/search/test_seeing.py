@@ -171,7 +171,7 @@ def test_nodes_stragglers_setbacks_and_cost_are_seen(engine: Engine) -> None:
     assert found["setbacks"]["counts"] == {"drained": 1}
     assert found["cost"]["spent"] == pytest.approx(3 / 3600 * 2) and found["cost"]["budget"] == 0.01
     said = facts(found)
-    assert said["cost"] == "0.00167 of 0.01 CPU-hours x 2" and said["workers"] == "1 of 4 busy, 1 trials wait"
+    assert said["cost"] == "0.00167 of 0.01 CPU-hours x 2" and said["workers"] == "1 of 4 busy, 1 trial waits"
     page = cluster_section(found)
     assert "&lt;two&gt;" in page and "<two>" not in page and "its node leaves" in page
 

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from search.live import summary
+from tests.kept_study import keep
 
 
 def _told(story: Callable[..., Any]) -> Any:
@@ -61,6 +65,17 @@ def test_a_new_session_puts_running_trials_back_in_line(story: Callable[..., Any
     state = s.state
     assert [t.id for t in state.live] == ["t0001"] and state.trials["t0001"].state == "asked"
     assert state.elapsed == pytest.approx(before + 1, abs=1.01)
+
+
+def test_what_a_dead_driver_left_running_waits(story: Callable[..., Any], tmp_path: Path) -> None:
+    study = keep(_told(story), tmp_path)
+    with study.driving():  # the lease is held, the events are those of a study at work
+        assert study.status() == "running" and study.state().count()["running"] == 1
+    assert study.status() == "interrupted"
+    state = study.state()
+    assert state.count() == {**_told(story).state.count(), "running": 0, "waiting": 1}
+    assert state.elapsed_at(state.elapsed + 1e9) == state.elapsed
+    assert "0 running, 1 waiting, 1 stopped" in summary(study.spec, state)
 
 
 def test_events_out_of_order_are_refused(story: Callable[..., Any]) -> None:
