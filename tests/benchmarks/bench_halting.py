@@ -19,7 +19,6 @@ import os
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.benchmarks.bench_skip import Clock, interleaved
 from trainables.fused import prepared
 from trainables.network import Task
 from trainables.networks.halting import HaltingNetwork
@@ -38,34 +38,6 @@ from trainables.networks.positions import Places
 from trainables.registry import get_method
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
-
-
-class Clock:
-    """Milliseconds of one call."""
-
-    def __init__(self, device: str, wall: bool) -> None:
-        self.device = device
-        self.now = time.perf_counter if wall or device != "cpu" else time.thread_time
-
-    def __call__(self, call: Callable[[], Any]) -> float:
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-        started = self.now()
-        call()
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-        return 1e3 * (self.now() - started)
-
-
-def interleaved(contenders: dict[str, Callable[[], Any]], repeats: int, clock: Clock) -> dict[str, list[float]]:
-    """Times of every contender, one of each in turn; the first round warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
-    for repeat in range(repeats + 1):
-        for name, call in contenders.items():
-            spent = clock(call)
-            if repeat:
-                taken[name].append(spent)
-    return taken
 
 
 class Given(nn.Module):

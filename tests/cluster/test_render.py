@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,14 @@ import yaml
 
 from search.toml import to_toml
 from tests.cluster.described import values
+from tests.command import Run
 
-Run = Callable[..., tuple[int, str, str]]
 STUDY: dict[str, Any] = {
     "name": "night",
     "data": {"name": "digits"},
     "resources": {"cpus_per_trial": 2.0, "gpus_per_trial": 0.5},
     "methods": {"static": {"network": "resnet-8"}},
 }
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        from search.__main__ import main
-
-        monkeypatch.setattr(sys, "argv", ["routefront", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def written(folder: Path, study: dict[str, Any] = STUDY, /, **changes: Any) -> Path:

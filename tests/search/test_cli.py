@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search.toml import to_toml
+from tests.command import Run
 
 SPEC: dict[str, Any] = {
     "name": "road",
@@ -25,28 +25,6 @@ SPEC: dict[str, Any] = {
         "imta": {"network": "msdnet-2", "width": 0.25, "batch_size": 64},
     },
 }
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        from search.__main__ import main
-
-        monkeypatch.setattr(sys, "argv", ["routefront", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from search.front_files import cell, front_table, printable, write_csv, write_pa
 from search.fronts import ask
 from search.published import published, published_for
 from search.query import front_rows, most_accurate
+from tests.command import Run
 from tests.kept_study import keep
 
 CURVES = {
@@ -223,19 +223,9 @@ def test_printed_points_stay_with_their_data_set() -> None:
     assert imta["IMTA, exit 7 of 7"].accuracy == 0.7596 and imta["IMTA, exit 7 of 7"].cited == "IMTA, table 1"
 
 
-def test_the_command(study: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any, tmp_path: Path) -> None:
+def test_the_command(study: Any, cli: Run, tmp_path: Path) -> None:
     def run(*words: object) -> tuple[int, str, str]:
-        from search.__main__ import main
-
-        monkeypatch.setattr(sys, "argv", ["routefront", *map(str, words), "--studies", str(tmp_path)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
+        return cli(*words, "--studies", tmp_path)
 
     code, out, _ = run("frontier", "story", "--max-macs", "6M", "--best", "--json")
     found = json.loads(out)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from search import upload_process
 from search.events import Event
 from search.toml import to_toml
 from tests.benchmarks import check_tracking
+from tests.command import Run
 from tests.postgres import INSTALLED, postgresql
 from tests.tracked import Place, free_port, lost_and_doubled, runs_at, shown, told, until
 
@@ -103,23 +103,9 @@ def test_five_kills_of_the_server_one_of_the_uploader_one_of_the_driver(tmp_path
 
 
 @pytest.fixture
-def track(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+def track(cli: Run, tmp_path: Path) -> Run:
     """Run `routefront track` in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        from search.__main__ import main
-
-        monkeypatch.setattr(sys, "argv", ["routefront", "track", *words, "--studies", str(tmp_path)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return lambda *words: cli("track", *words, "--studies", tmp_path)
 
 
 @pytest.fixture

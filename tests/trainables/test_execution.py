@@ -11,11 +11,6 @@ from trainables.execution import others, run_either, run_rows, split_rows, take,
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 class Recorder:
     """Adds a constant and remembers what it was called with."""
 

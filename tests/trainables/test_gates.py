@@ -22,11 +22,6 @@ COUNTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("kind", COUNTS)
 @pytest.mark.parametrize("which", range(3))
 def test_gates_have_the_published_parameters_and_macs(kind: str, which: int) -> None:

@@ -18,11 +18,6 @@ torch.set_num_threads(1)
 TINY = Task(classes=5, size=16, channels=1)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("gates,value,count,heads", [(15, True, 75_680, 1_024), (54, True, 78_215, 3_520)])
 def test_the_published_sizes(gates: int, value: bool, count: int, heads: int) -> None:
     policy = policy_of(gates, (3, 32, 32), value=value)

@@ -25,11 +25,6 @@ COUNTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def build(task: Task | None = None, **values: object):
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -24,11 +24,6 @@ from trainables.networks.routing_layers import (
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def tensors(count: int, width: int = 6, images: int = 4, maps: bool = True) -> list[Tensor]:
     shape = (images, width, 5, 5) if maps else (images, width)
     return [torch.randn(shape, dtype=torch.float64) for _ in range(count)]

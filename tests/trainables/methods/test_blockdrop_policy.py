@@ -28,11 +28,6 @@ from trainables.methods.blockdrop import (
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def phase_of(network: BlockDropNetwork, name: str) -> Phase:
     """The phase of that name, entered as `fit` does."""
     (phase,) = (each for each in METHOD.phases(network.config) if each.name == name)

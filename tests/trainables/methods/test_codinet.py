@@ -29,11 +29,6 @@ TINY = Task(classes=5, size=16, channels=1)
 ALL_ON, ALL_OFF = {"threshold": 0.0}, {"threshold": 1.01}
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def build(task: Task = TINY, **values: Any) -> GatedResNet:
     with torch.random.fork_rng():
         torch.manual_seed(0)

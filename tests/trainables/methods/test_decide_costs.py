@@ -10,42 +10,16 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.trainables.deciders import batch_of, build, terms_of
 from trainables.inference_costs import classification_costs, sink_costs, squared_weights, targets
 from trainables.method import Batch
-from trainables.methods.decide import CRITICS, METHOD, REFERENCE_MACS, Config, temperature
-from trainables.network import Task
-from trainables.networks.column_layers import Router
+from trainables.methods.decide import CRITICS, REFERENCE_MACS, Config, temperature
 from trainables.networks.columns import nodes_of, sinks_at
 from trainables.networks.junctions import ColumnNetwork
 
 torch.set_num_threads(1)
-
-SMALL = Task(classes=3, size=8, channels=1)
-
-
-def build(task: Task = SMALL, decided: float = 1.0, **values: Any) -> ColumnNetwork:
-    """A small network whose routers have weights of size `decided` in their last layers (0: as built)."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = METHOD.build(METHOD.configure({"network": "pyramid-3", "width": 0.25, **values}), task)
-        assert isinstance(network, ColumnNetwork)
-        for router in network.routers.values():
-            assert isinstance(router, Router)
-            nn.init.normal_(router.scores.weight, 0, decided)
-            nn.init.normal_(router.scores.bias, 0, decided)
-    return network
-
-
-def batch_of(count: int = 6, task: Task = SMALL, share: float = 0.0) -> Batch:
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randn(count, task.channels, task.size, task.size, generator=generator)
-    return Batch(images, torch.arange(count) % task.classes, generator=generator, share=share)
-
-
-def terms_of(network: ColumnNetwork, batch: Batch) -> dict[str, Tensor]:
-    return METHOD.objective(network, batch, METHOD.phases(network.config)[0])
 
 
 def gradients(network: ColumnNetwork, term: Tensor, prefix: str = "") -> dict[str, Tensor]:

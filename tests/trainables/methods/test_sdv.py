@@ -23,11 +23,6 @@ torch.set_num_threads(1)
 TINY = Task(classes=5, size=8, channels=1)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def build(task: Task = TINY, **values: Any) -> StochasticDepthResNet:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -14,11 +14,6 @@ from trainables.network import Task
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def test_rewards_are_those_of_the_worked_example() -> None:
     actions, loss = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0.7])
     assert torch.allclose(rewards(actions, loss, alpha=0.3, beta=1.0), torch.tensor([[-0.5, -0.5, -0.6]]))

@@ -16,11 +16,6 @@ from trainables.network import Task
 torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def test_the_published_setting_is_he_et_als() -> None:
     config = METHOD.configure(PAPER)
     (phase,) = METHOD.phases(config)
