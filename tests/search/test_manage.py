@@ -19,7 +19,7 @@ from search.export import to_optuna
 from search.proposals import Proposer, papers_of
 from search.spec import StudySpec
 from search.study import Study
-from tests.search.test_cli import Run, cli  # noqa: F401
+from tests.command import Run
 from tests.story import Story
 
 SPEC: dict[str, Any] = {
@@ -73,7 +73,7 @@ def test_a_fork_begins_with_the_front_and_knows_what_was_seen(tmp_path: Path) ->
     assert [[t.id for t in view.rungs[epoch]] for epoch in (1, 3, 9)] == [["old/t0000"]] * 3
 
 
-def test_limits_are_extended_while_a_driver_is_at_work(tmp_path: Path, cli: Run) -> None:  # noqa: F811
+def test_limits_are_extended_while_a_driver_is_at_work(tmp_path: Path, cli: Run) -> None:
     study = _told(tmp_path, budget={"trials": 4, "epochs": 9})
     with study.driving() as driver:
         driver.record("failed", {"reason": "worn out"}, "t0003")
@@ -181,7 +181,7 @@ def _running(study: Study) -> Iterator[Engine]:
         yield driver
 
 
-def test_gc_and_delete(cli: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_gc_and_delete(cli: Run, tmp_path: Path) -> None:
     study = _told(tmp_path)
     scratch = study.folder.ray / "session-1"
     scratch.mkdir()
@@ -205,7 +205,7 @@ def test_gc_and_delete(cli: Run, tmp_path: Path) -> None:  # noqa: F811
     assert code == 2 and "no study 'old'" in err
 
 
-def test_export_does_not_overwrite_and_dry_run_says_what_would_run(cli: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_export_does_not_overwrite_and_dry_run_says_what_would_run(cli: Run, tmp_path: Path) -> None:
     _told(tmp_path)
     target = tmp_path / "optuna.db"
     code, out, _ = cli("export", "old", "--optuna", target, "--studies", tmp_path)
