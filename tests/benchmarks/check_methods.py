@@ -109,7 +109,7 @@ FAMILIES: dict[str, Family] = {
             "BaseCNN": Row("multipath", {"network": "basecnn"}),
             "WideCNN": Row("multipath", {"network": "widecnn"}),
             "DeepCNN": Row("multipath", {"network": "deepcnn"}),
-            "BaseCNN ensemble of 3": Row("ensemble", {"network": "basecnn", "members": 3}),
+            "BaseCNN ensemble of 3": Row("ensemble", {"network": "basecnn", "members": 3}, settings=3),
             "SEBaseCNN": Row("multipath", {"network": "sebasecnn"}),
             "BaseCNN-3 unrouted": Row("multipath", {"network": "basecnn-3-none"}),
             "Cr-Stitch2": Row("multipath", {"network": "basecnn-2-stitch"}),
