@@ -15,7 +15,8 @@ from trainables.macs import counted
 from trainables.network import Task
 from trainables.networks import exits as exits_module
 from trainables.networks.exits import ExitNetwork, confidence, confidence_of, leaves, thresholds_of
-from trainables.networks.msdnet import Layout, MSDNet, Transition, exits_of, named
+from trainables.networks.msdnet import MSDNet, Stem, Transition
+from trainables.networks.msdnet_names import Layout, exits_of, named
 from trainables.networks.operations import operations_of_exits
 
 torch.set_num_threads(1)
@@ -192,6 +193,31 @@ def test_layout_shapes_every_convolution() -> None:
 
 
 @pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"exits": 4, "bottleneck": False},
+        {"exits": 2, "step_mode": "even", "step": 3, "reduction": 0.3},
+        {"kind": "imagenet", "head": 0, "growth": 16, "factors": (1, 2, 4, 4)},
+    ],
+)
+def test_weights_are_known_before_anything_is_built(layout: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        network = MSDNet(None, Task(size=224), Layout(**{"exits": 3, **layout}))
+    stem = {id(p) for m in network.modules() if isinstance(m, Stem) for p in m.parameters()}
+    convolutions = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert sum(network.layout.weights()) == sum(w.numel() for w in convolutions if id(w) not in stem)
+
+
+def test_networks_too_large_for_the_machine_are_refused_at_once() -> None:
+    line = r"exits = 999: .*499500 layers of growth 6\) has at least [\d,]{15,} parameters, .* GiB; this machine has"
+    with pytest.raises(ValueError, match=line):
+        MSDNet(None, Task(), Layout(exits=999))
+    with pytest.raises(ValueError, match=r"exits = 3: .* growth 1000000"):
+        MSDNet(None, Task(), Layout(exits=3, growth=1_000_000))
+
+
+@pytest.mark.parametrize(
     ("size", "channels", "scales"), [(64, 3, 3), (33, 2, 3), (29, 3, 3), (28, 1, 2), (16, 1, 2), (9, 1, 1), (8, 3, 1)]
 )
 def test_hooks_count_what_is_reported_at_any_size(size: int, channels: int, scales: int) -> None:
@@ -206,7 +232,7 @@ def test_hooks_count_what_is_reported_at_any_size(size: int, channels: int, scal
 def test_impossible_networks_are_refused() -> None:
     with pytest.raises(ValueError, match="size = 7: msdnet needs images of at least 8"):
         build(Task(size=7), exits=3)
-    for name in ("msdnet-0", "msdnet-x", "msdnet", "msdnet--1", "msdnet-03", "resnet-20", "msdnet-3 "):
+    for name in ("msdnet-0", "msdnet-x", "msdnet", "msdnet--1", "msdnet-03", "msdnet-1000", "resnet-20", "msdnet-3 "):
         with pytest.raises(ValueError, match=r"network = .*must be msdnet-K"):
             exits_of(name)
     assert exits_of("msdnet-12") == 12

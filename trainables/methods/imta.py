@@ -54,7 +54,8 @@ from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, r
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.budgets import QUANTILES, calibrate, exit_settings
 from trainables.networks.collaboration import ISC_FORMS, CollaborativeMSDNet, EquilibriumMSDNet, begin_behind
-from trainables.networks.msdnet import FACTORS, NETWORKS, STEP_MODES, MSDNet, exits_of, layout_of, named
+from trainables.networks.msdnet import MSDNet
+from trainables.networks.msdnet_names import FACTORS, NETWORKS, STEP_MODES, exits_of, layout_of, named
 from trainables.networks.operations import operations_of_exits, parameters_of_exits
 
 VARIANTS = ("none", "ge", "isc", "ofa", "all", "ge_isc", "ge_ofa", "isc_ofa")
@@ -89,7 +90,7 @@ class Config(TrainingConfig):
     """IMTA's own choices.
 
     `growth`, `channels`, `factors`, `bottleneck`, `reduction`, `step_mode`, `step`, `base`: the
-    measures of the network (`networks.msdnet.Layout`); None and ``auto`` are the published ones.
+    measures of the network (`networks.msdnet_names.Layout`); None and ``auto`` are the published ones.
     `early_weight`: the loss weight of every exit but the last; `exit_weights`: of all K instead.
     `ge_scales`: where GE rescales gradients. `curve_points`: values of q in a curve.
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.network import Task
-from trainables.networks.msdnet import Layout, MSDNet
+from trainables.networks.msdnet import MSDNet
+from trainables.networks.msdnet_names import Layout
 
 ISC_FORMS = ("fc", "identity")
 

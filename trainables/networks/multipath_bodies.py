@@ -9,7 +9,6 @@ Shape legend: X paths.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from torch import nn
 
 from trainables.network import Task
 from trainables.networks.imagenet import GROUPS, SMALLEST_IMAGENET_IMAGE, Bottleneck
+from trainables.networks.memory import require_memory
 from trainables.networks.multipath_layers import (
     Average,
     PathBlock,
@@ -106,12 +106,7 @@ def _check_memory(layout: Layout, task: Task) -> None:
     x, (one, two, three) = layout.paths, counts
     bend = three - 2 * two + one
     needed = one + (x - 1) * (two - one) + (x - 1) * (x - 2) // 2 * bend
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 16 * needed > memory:  # weights, gradients, momentum and the copy that evaluates, four bytes each
-        raise ValueError(
-            f"paths = {x!r}: {layout.family} with so many has {needed:,} parameters, whose training takes about "
-            f"{16 * needed / 2**30:,.0f} GiB; this machine has {memory / 2**30:,.0f} GiB"
-        )
+    require_memory([needed], f"paths = {x!r}: {layout.family} with so many")
 
 
 def plain_body(layout: Layout, task: Task) -> Body:
