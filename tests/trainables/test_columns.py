@@ -253,10 +253,13 @@ def test_prepared_networks_answer_the_same(values: dict[str, Any]) -> None:
     assert sum(isinstance(m, FusedColumn) for m in fast.modules()) == len(network.nodes)
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in fast.modules())
     before = images.clone()
-    for knobs in METHOD.settings(network.config)[::3]:
+    settings = METHOD.settings(network.config)[::3]
+    for knobs, swept in zip(settings, network.sweep(images, settings), strict=True):
         theirs, ours = network.infer(images, knobs), fast.infer(images, knobs)
-        assert torch.equal(ours.path, theirs.path) and torch.equal(ours.macs, theirs.macs)
-        assert close(ours.logits, theirs.logits)
+        for each in (ours, swept):
+            assert torch.equal(each.path, theirs.path) and torch.equal(each.macs, theirs.macs)
+            assert torch.equal(each.exits, theirs.exits)  # type: ignore[arg-type]
+            assert close(each.logits, theirs.logits)
     assert torch.equal(images, before)
     narrow = prepared(network, dtype=torch.bfloat16).infer(images, {})
     assert narrow.logits.isfinite().all()

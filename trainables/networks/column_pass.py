@@ -41,6 +41,47 @@ def alone(network: ColumnNetwork, image: Tensor, k_cpt: float, margin: float) ->
 
 
 @torch.no_grad()
+def together(network: ColumnNetwork, inputs: Tensor, k_cpt: float, margin: float) -> tuple[Tensor, Tensor]:
+    """Logits (B, C) and exits (B,) under one setting: `swept` with little to do beside the columns.
+
+    Who goes where is kept in lists: the device is waited for once a junction.
+    """
+    told = network.price_read(torch.tensor([k_cpt]), inputs) if network.priced else None
+    device, exits = inputs.device, [0] * len(inputs)
+    logits = inputs.new_empty(len(inputs), network.task.classes)
+    waiting = [(0, list(range(len(inputs))), network.pyramid(inputs))]
+    while waiting:
+        n, rows, features = waiting.pop()
+        node = network.nodes[n]
+        features = network.columns[n](*features)
+        flat = features[-1].flatten(1)
+        places: list[list[int]] = [[] for _ in range(node.sinks)]
+        if node.sinks > 1:
+            scores = network.routers[str(n)](flat, told)
+            scores[:, 0] += margin
+            for place, sink in enumerate(scores.argmax(dim=1).tolist()):
+                places[sink].append(place)
+        else:
+            places[0] = list(range(len(rows)))
+        for sink, some in enumerate(places):
+            if not some:
+                continue
+            whole = len(some) == len(rows)
+            left = rows if whole else [rows[place] for place in some]
+            at = None if whole else torch.tensor(some, device=device)
+            if sink == 0 and node.answers:
+                answers = network.classifiers[str(n)](flat if at is None else flat.index_select(0, at))
+                logits.index_copy_(0, torch.tensor(left, device=device), answers.to(logits.dtype))
+                for row in left:
+                    exits[row] = network.exits_at[n]
+                continue
+            child = node.children[sink - node.answers]
+            read = features[-network.scales_of[child] :]
+            waiting.append((child, left, read if at is None else [take(each, at) for each in read]))
+    return logits, torch.tensor(exits, dtype=torch.long, device=device)
+
+
+@torch.no_grad()
 def swept(network: ColumnNetwork, inputs: Tensor, asked: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
     """Logits (S, B, C) and exits (S, B) under settings of (k_cpt, margin).
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from trainables.macs import macs_of
 from trainables.network import Exit, Inference, Knobs, Routed, RoutedNetwork, Task, Unit
 from trainables.networks.column_layers import Router
-from trainables.networks.column_pass import alone, swept
+from trainables.networks.column_pass import alone, swept, together
 from trainables.networks.columns import Node, Pyramid, columns_for, exits_at, exits_from, sinks_at, way_to
 
 PRICE_UNIT = 1e7
@@ -253,7 +253,7 @@ class ColumnNetwork(RoutedNetwork):
         k_cpt, margin = self.asked(knobs)
         if len(inputs) == 1:
             return self.result(*alone(self, inputs, k_cpt, margin))
-        return self.sweep(inputs, [knobs], generator=generator)[0]
+        return self.result(*together(self, inputs, k_cpt, margin))
 
     def sweep(
         self, inputs: Tensor, knobs: Sequence[Knobs], *, generator: torch.Generator | None = None
