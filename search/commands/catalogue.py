@@ -117,7 +117,7 @@ def describe(
 def data(
     name: Annotated[str | None, typer.Argument(help="Only this data set, or a path.")] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Where data sets lie [default: $ROUTEFRONT_DATA or ./data].")
+        Path | None, typer.Option(help="Where data sets lie (default: $ROUTEFRONT_DATA or ./data).")
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Get it through torchvision.")] = False,
     as_json: Json = False,

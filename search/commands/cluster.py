@@ -29,7 +29,7 @@ def register(parent: typer.Typer) -> None:
 def render(
     description: Annotated[Path, typer.Argument(help="A description of a cluster (TOML).", show_default=False)],
     to: Annotated[
-        str | None, typer.Option("--to", help="kuberay, ray-up, slurm or container [default: all that it describes].")
+        str | None, typer.Option("--to", help="kuberay, ray-up, slurm or container (default: all that it describes).")
     ] = None,
     where: Annotated[Path | None, typer.Option("--out", help="A file; a folder where --to is left out.")] = None,
     as_json: Json = False,

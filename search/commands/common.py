@@ -10,6 +10,8 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 
+from search.toml import presets
+
 
 def _width(stream: TextIO) -> int | None:
     return None if stream.isatty() else 120  # a pipe has no width; 80 columns would break the tables apart
@@ -31,15 +33,16 @@ Studies = Annotated[
         "--studies",
         parser=_root,
         metavar="PLACE",
-        help="Folder of studies, or an address of object storage [default: $ROUTEFRONT_STUDIES or ./studies].",
+        help="Folder of studies, or an address of object storage (default: $ROUTEFRONT_STUDIES or ./studies).",
         show_default=False,
     ),
 ]
+Preset = Annotated[str | None, typer.Option(help=f"A study file that ships with routefront: {', '.join(presets())}.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; logs go to stderr.")]
 Tracking = Annotated[
     str | None,
     typer.Option(
-        "--tracking", help="MLflow address, or 'off' [default: SQLite beside the studies].", show_default=False
+        "--tracking", help="MLflow address, or 'off' (default: SQLite beside the studies).", show_default=False
     ),
 ]
 

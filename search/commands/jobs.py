@@ -93,7 +93,10 @@ def submit(
 
 
 def jobs(address: Address, as_json: Json = False) -> None:
-    """List the studies that a cluster was asked to drive, the latest first."""
+    """List the studies that a cluster was asked to drive, the latest first.
+
+    Example: routefront cluster jobs --address http://head:8265
+    """
     from rich.table import Table
 
     from cluster.jobs import Jobs
@@ -111,7 +114,10 @@ def jobs(address: Address, as_json: Json = False) -> None:
 
 
 def logs(job: Job, address: Address, as_json: Json = False) -> None:
-    """Show what a job prints until it ends. Exit code 1 where it did not succeed."""
+    """Show what a job prints until it ends. Exit code 1 where it did not succeed.
+
+    Example: routefront cluster logs digits-8f3a01 --address http://head:8265
+    """
     from cluster.jobs import Jobs
 
     with _answered():
@@ -121,7 +127,10 @@ def logs(job: Job, address: Address, as_json: Json = False) -> None:
 
 
 def cancel(job: Job, address: Address, as_json: Json = False) -> None:
-    """End a job. The study keeps every checkpoint: submit it again, or `routefront resume` it, to go on."""
+    """End a job. The study keeps every checkpoint: submit it again, or `routefront resume` it, to go on.
+
+    Example: routefront cluster cancel digits-8f3a01 --address http://head:8265
+    """
     from cluster.jobs import Jobs
 
     with _answered():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.commands.common import Json, Studies, Tracking, err, out, print_json, progress
+from search.commands.common import Json, Preset, Studies, Tracking, err, out, print_json, progress
 from search.commands.study import Name, failures, status_record
 from search.constraints import unmet_constraints
 from search.errors import InputError, RunError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from search.state import StudyState
     from search.study import Study
 
-Address = Annotated[str | None, typer.Option(help="A Ray cluster, host:port or 'auto' [default: Ray on this machine].")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster, host:port or 'auto' (default: Ray on this machine).")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,9 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def search(
     file: Annotated[Path | None, typer.Argument(help="A study file (TOML).", show_default=False)] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="A study file that ships with routefront: digits, cifar10.")
-    ] = None,
+    preset: Preset = None,
     methods: Annotated[str | None, typer.Option(help="Only these methods, comma-separated.")] = None,
     trials: Annotated[int | None, typer.Option(help="How many trials.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of one full training.")] = None,

@@ -233,7 +233,7 @@ def _tell_history(studies: Sequence[Study], as_json: bool) -> None:
 
 def report(
     study: Name,
-    folder: Annotated[Path | None, typer.Option("--out", help="Where to write [default: the study's folder].")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where to write (default: the study's folder).")] = None,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:

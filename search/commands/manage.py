@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def confirm(
     study: Name,
     point: Annotated[
-        list[str] | None, typer.Option(help="This point or trial (may be given again) [default: the front].")
+        list[str] | None, typer.Option(help="This point or trial, may be given again (default: the front).")
     ] = None,
     seeds: Annotated[int, typer.Option(help="New seeds for each configuration.")] = 2,
     top: Annotated[int | None, typer.Option(help="Only the configurations with the most points on the front.")] = None,
@@ -143,7 +143,7 @@ def delete(
 
 
 def gc(
-    study: Annotated[str | None, typer.Argument(help="A study [default: all that are not running].")] = None,
+    study: Annotated[str | None, typer.Argument(help="A study (default: all that are not running).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     studies: Studies = None,
     as_json: Json = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from search.commands.common import Json, err, out, print_json, progress
+from search.commands.common import Json, Preset, err, out, print_json, progress
 from search.errors import InputError
 from search.toml import to_toml
 from search.units import show_bytes, show_count, show_seconds
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     file: Annotated[Path | None, typer.Argument(help="A study file (TOML).", show_default=False)] = None,
-    preset: Annotated[str | None, typer.Option(help="A study file that ships with routefront.")] = None,
+    preset: Preset = None,
     data: Annotated[str | None, typer.Option(help="A data set by name, or a path to images.")] = None,
     description: Annotated[
         Path | None, typer.Option(help="Plan for the nodes of this description of a cluster (TOML).")

@@ -21,7 +21,7 @@ def track(
     study: Name,
     to: Annotated[str, typer.Option("--to", help="MLflow address: http://HOST:PORT or sqlite:///FILE.")],
     experiment: Annotated[
-        str | None, typer.Option(help="MLflow experiment [default: the study's].", show_default=False)
+        str | None, typer.Option(help="MLflow experiment (default: the study's).", show_default=False)
     ] = None,
     studies: Studies = None,
     as_json: Json = False,

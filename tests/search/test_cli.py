@@ -226,16 +226,29 @@ def test_methods_describe_and_dry_run(cli: Run, tmp_path: Path) -> None:
     assert code == 0 and "gamma" in out
 
 
-def test_every_command_has_help_with_an_example() -> None:
-    words = "methods describe data doctor search resume list status stop frontier report watch".split()
-    words += "promote rollback history predict".split()
-    code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom search.__main__ import app\n"
-        f"for word in {words!r}:\n"
-        "    result = CliRunner().invoke(app, [word, '--help'])\n"
-        "    assert result.exit_code == 0, word\n"
-        "    assert 'Example' in result.output, word\n"
-        "assert not {'torch', 'ray', 'mlflow', 'optuna'} & set(sys.modules), 'help must be quick'\n"
-    )
+def test_every_command_has_help_with_an_example_and_nothing_of_it_is_lost_as_markup() -> None:
+    code = """
+import sys
+from rich.text import Text
+from typer.main import get_command
+from typer.testing import CliRunner
+from search.__main__ import app
+
+def commands(group, *above):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *above, name)
+        else:
+            yield [*above, name], command
+
+found = list(commands(get_command(app)))
+assert len(found) > 20
+for words, command in found:
+    result = CliRunner().invoke(app, [*words, "--help"])
+    assert result.exit_code == 0 and "Example" in result.output, words
+    for each in command.params:
+        assert each.help and Text.from_markup(each.help).plain == each.help, (words, each.name)
+assert not {"torch", "ray", "mlflow", "optuna"} & set(sys.modules), "help must be quick"
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
