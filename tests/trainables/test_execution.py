@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -116,3 +120,25 @@ def test_thinned_rows_are_those_that_stay(left: int, layout: torch.memory_format
     assert sorted(rows.tolist()) == stays.nonzero().squeeze(1).tolist()
     assert torch.equal(kept, images[rows]) and torch.equal(both, pairs[rows])
     assert kept.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of PyTorch has no oneDNN")
+def test_kernels_of_more_shapes_are_kept_than_the_library_keeps_by_itself() -> None:
+    code = """
+import torch
+import trainables
+torch.set_num_threads(1)
+weight = torch.randn(8, 8, 1, 1)
+last = torch.channels_last
+images = [torch.randn(1, 8, h, w).contiguous(memory_format=last) for h in range(1, 34) for w in range(1, 34)]
+for _ in range(2):
+    print("again", flush=True)
+    for image in images:
+        torch.ops.aten.mkldnn_convolution(image, weight, None, [0, 0], [1, 1], [1, 1], 1)
+"""
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    env = {**{k: v for k, v in os.environ.items() if k != name}, "ONEDNN_VERBOSE": "profile_create"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    _, first, second = done.stdout.split("again\n")
+    assert first.count("cache_miss") > 1024 and "cache_hit" in second and "cache_miss" not in second
