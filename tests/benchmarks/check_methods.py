@@ -89,7 +89,7 @@ FAMILIES: dict[str, Family] = {
     "decide": Family(
         {"batch_size": 128, "network": "pyramid"},
         {
-            **{f"static-{n}": Row("decide", {"network": f"pyramid-static-{n}"}) for n in (1, 2, 4)},
+            **{f"static-{n}": Row("decide", {"network": f"pyramid-static-{n}"}) for n in (1, 2, 3, 4, 6, 8)},
             **{
                 f"{variant}{'' if talr else ', no TALR'}": Row("decide", {"variant": variant, "talr": talr})
                 for variant in ("actor", "pragmatic", "optimistic", "classification_error")
