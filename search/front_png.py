@@ -34,7 +34,11 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
         if own:
             x, y = [*(p.macs for p in own), right], [*(p.accuracy for p in own), own[-1].accuracy]
             label = None if any(p.method == name for p in points) else name
-            axes.plot(x, y, drawstyle="steps-post", color=style(name)[0], linewidth=1, alpha=0.7, label=label)
+            color, marker, _ = style(name)
+            axes.plot(
+                x, y, drawstyle="steps-post", color=color, linewidth=1, alpha=0.7, label=label,
+                marker=marker, markersize=4, markeredgewidth=0, markevery=range(len(own)),
+            )  # fmt: skip
     first = [p for p in points if p.layer == 0]
     if len(first) > 1:
         x, y = [*(p.macs for p in first), right], [*(p.accuracy for p in first), first[-1].accuracy]
