@@ -87,7 +87,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "decide": Family(
-        {"batch_size": 128, "network": "pyramid"},
+        {"batch_size": 128, "network": "pyramid", "lr": 0.03, "warmup": 0.1},  # at 0.1, deep columns die
         {
             **{f"static-{n}": Row("decide", {"network": f"pyramid-static-{n}"}) for n in (1, 2, 3, 4, 6, 8)},
             **{

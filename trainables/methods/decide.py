@@ -34,6 +34,8 @@ Deviations and choices:
   only, as a term of the loss.
 - `alpha_rtr` multiplies the routers' gradients. Momentum is linear in them and the decay is among
   them, so that this *is* a learning rate alpha_rtr times as large.
+- The rate rises over the first 0.05 of the steps; the paper, which takes 80,000, says nothing. At its rate
+  from the first step deep columns die in short trainings, and routers learn to stay above them.
 - Temperature: half-life 1/8 of the training, the paper's (the code: 1/4).
 - Weights are drawn with variance 1 / fan_in as in the code; ``init="xavier"`` is the paper's text.
 - Networks that read no price get a curve from a `margin` on the score of classifying: an extension,
@@ -103,6 +105,7 @@ class Config(TrainingConfig):
     variant: str = ""
     schedule: str = "exponential"
     weight_decay: float = 2e-4
+    warmup: float = 0.05
     lr_half_life: float = 1 / 8
     k_cpt: float = 4e-9
     k_cpt_per: str = "macs_full"
