@@ -218,9 +218,8 @@ def test_defaults_are_the_papers() -> None:
     )
     assert (config.k_dec, config.k_cre, config.weight_decay, config.epsilon) == (0.01, 0.001, 2e-4, 1e-6)
     optimiser = METHOD.phases(config)[0].optimiser
-    assert optimiser.weight_decay == 0 and [optimiser.lr_at(k / 8) for k in (0, 1, 8)] == pytest.approx(
-        [0.1, 0.05, 0.1 / 256]
-    )
+    assert optimiser.weight_decay == 0 and optimiser.lr_at(0) < 0.01  # the warm-up is ours
+    assert [optimiser.lr_at(k / 8) for k in (1, 2, 8)] == pytest.approx([0.05, 0.025, 0.1 / 256])
     published = METHOD.configure(METHOD.published)
     assert METHOD.configure(config_dict(published)) == published
     assert Config(network="pyramid-static-3").variant == ""
