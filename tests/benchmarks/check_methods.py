@@ -97,6 +97,12 @@ FAMILIES: dict[str, Family] = {
             },
             "actor, dynamic": Row("decide", {"variant": "actor", "dynamic_k_cpt": True}, settings=4),
             "pragmatic, dynamic": Row("decide", {"variant": "pragmatic", "dynamic_k_cpt": True}, settings=4),
+            **{
+                f"{variant}, dynamic, scale 3e8": Row(
+                    "decide", {"variant": variant, "dynamic_k_cpt": True, "k_cpt_scale": 3e8}, settings=4
+                )
+                for variant in ("actor", "pragmatic")
+            },
         },
     ),
     "halting": Family(

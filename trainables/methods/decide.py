@@ -27,22 +27,21 @@ Deviations and choices:
   the paper's k_cpt / 4 and / 9. ``k_cpt_per="mac"`` takes it literally, per MAC of this network.
 - `k_cpt` of a network with `dynamic_k_cpt` is drawn for every example (section 5.5); the
   configuration's is then what routers are told where nobody says. With ``k_cpt_per="mac"`` the values
-  to draw from are divided by width squared.
+  to draw from are divided by width squared. Routers read it times `k_cpt_scale`: the paper's 1e7 makes
+  0 to 0.64, which routers that read hundreds of features do not learn to heed in short trainings; 3e8 they do.
 - TALR is 1 / RMS(p), the variance condition solved and the public code; the printed 1 / ||p|| lacks
   the constant root of the batch size. It acts on the whole gradient, regularisation included.
 - k_L2 is half of `weight_decay`, so that the number means what it means elsewhere. It acts on weights
   only, as a term of the loss.
-- `alpha_rtr` multiplies the routers' gradients. Momentum is linear in them and the decay is among
-  them, so that this *is* a learning rate alpha_rtr times as large.
+- `alpha_rtr` multiplies the routers' gradients, decay included: a learning rate alpha_rtr times as large.
 - The rate rises over the first 0.05 of the steps; the paper, which takes 80,000, says nothing. At its rate
   from the first step deep columns die in short trainings, and routers learn to stay above them.
 - Temperature: half-life 1/8 of the training, the paper's (the code: 1/4).
 - Weights are drawn with variance 1 / fan_in as in the code; ``init="xavier"`` is the paper's text.
 - Networks that read no price get a curve from a `margin` on the score of classifying: an extension,
   0 being the paper's rule.
-- ``reg_policy``: regularisation may change decisions too (section 5.2).
-- ``k_dec=0`` and ``talr=False`` are the paper's ablations. A tree with fewer `forks` is its "subtree
-  with 2-way junctions" (0 forks).
+- ``reg_policy`` (regularisation may change decisions, section 5.2), ``k_dec=0`` and ``talr=False`` are the
+  paper's ablations; 0 `forks` its subtree with 2-way junctions.
 """
 
 from __future__ import annotations
@@ -92,10 +91,10 @@ class Config(TrainingConfig):
     """The method's own choices; `weight_decay` is 2 k_L2.
 
     `variant`, left empty, is the actor, and none of a static network. `k_cpt`: the price of
-    computation, in the unit of `k_cpt_per` (see the module); `dynamic_k_cpt`: routers read it. `k_dec`:
-    weight of the actor's scores squared; `k_cre`: of the critics' regression. `tau`: temperature at the
-    beginning, 0 being the paper's (1 for the actor, 0.1 for critics); `tau_half_life` and
-    `lr_half_life`: shares of the training (the latter for the exponential schedule). `epsilon`: the
+    computation, in the unit of `k_cpt_per` (see the module); `dynamic_k_cpt`: routers read it, times
+    `k_cpt_scale`. `k_dec`: weight of the actor's scores squared; `k_cre`: of the critics' regression.
+    `tau`: temperature at the beginning, 0 being the paper's (1 for the actor, 0.1 for critics);
+    `tau_half_life` and `lr_half_life`: shares of the training (the latter for the exponential schedule). `epsilon`: the
     least share of an image that the network keeps everywhere. `talr`, `reg_policy`, `alpha_rtr`,
     `init`: see the module. `router_width`, `router_depth`: hidden layers of routers. `pyramid`:
     subsample or bilinear. `forks`: columns of a tree behind which it forks.
@@ -110,6 +109,7 @@ class Config(TrainingConfig):
     k_cpt: float = 4e-9
     k_cpt_per: str = "macs_full"
     dynamic_k_cpt: bool = False
+    k_cpt_scale: float = 1e7
     k_dec: float = 0.01
     k_cre: float = 0.001
     tau: float = 0.0
@@ -139,7 +139,7 @@ class Config(TrainingConfig):
         for name in ("k_cpt", "k_dec", "k_cre", "tau"):
             value = getattr(self, name)
             require(0 <= value < math.inf, name, value, "must be a number of at least 0")
-        for name in ("tau_half_life", "lr_half_life", "alpha_rtr"):
+        for name in ("k_cpt_scale", "tau_half_life", "lr_half_life", "alpha_rtr"):
             value = getattr(self, name)
             require(0 < value < math.inf, name, value, "must be a positive number")
         require(0 < self.epsilon < 0.1, "epsilon", self.epsilon, "must be a small share in (0, 0.1)")
@@ -159,7 +159,7 @@ def build(config: Config, task: Task) -> ColumnNetwork:
         Pyramid(task.size, config.pyramid, len(scales_of(task.size))),
         router_width=config.router_width,
         router_depth=config.router_depth,
-        priced=config.dynamic_k_cpt,
+        price_scale=config.k_cpt_scale if config.dynamic_k_cpt else 0.0,
         reference=REFERENCE_MACS if config.k_cpt_per == "macs_full" else 0,
         epsilon=config.epsilon,
     )

@@ -21,9 +21,6 @@ from trainables.networks.column_layers import Router
 from trainables.networks.column_pass import alone, swept, together
 from trainables.networks.columns import Node, Pyramid, columns_for, exits_at, exits_from, sinks_at, way_to
 
-PRICE_UNIT = 1e7
-"""Routers read the price of computation per ten million MACs (section 4.6)."""
-
 
 class ColumnNetwork(RoutedNetwork):
     r"""Columns joined by junctions into a chain or a tree; without a junction, a static network.
@@ -40,7 +37,8 @@ class ColumnNetwork(RoutedNetwork):
     (eq. 4, mixed so that every part keeps a share), s the scores, :math:`\tau` `temperature` and
     :math:`\epsilon_x` `epsilon` times the share of all classifiers that lie in x.
 
-    With `priced` routers read the price of computation. `reference` is the number of MACs that k_cpt
+    With a `price_scale` above 0 routers read the price of computation, k_cpt times that scale (1e7 in the
+    paper, section 4.6). `reference` is the number of MACs that k_cpt
     prices: ``price = k_cpt * reference`` multiplies macs / macs_full (0: the network's own macs_full,
     k_cpt being a price per MAC).
 
@@ -57,12 +55,13 @@ class ColumnNetwork(RoutedNetwork):
         *,
         router_width: int = 16,
         router_depth: int = 2,
-        priced: bool = False,
+        price_scale: float = 0.0,
         reference: int = 0,
         epsilon: float = 1e-6,
     ) -> None:
         super().__init__(config, task)
-        self.nodes, self.priced, self.epsilon, self.temperature = tuple(nodes), priced, epsilon, 1.0
+        self.nodes, self.epsilon, self.temperature = tuple(nodes), epsilon, 1.0
+        self.price_scale, self.priced = price_scale, price_scale > 0
         self.throughput: Tensor | None = None  # (U,) of the last training step, for the method
         self.exits_at, self.sinks_at = exits_at(nodes), sinks_at(nodes)
         self.pyramid = pyramid
@@ -72,7 +71,7 @@ class ColumnNetwork(RoutedNetwork):
         for n, node in enumerate(nodes):
             if node.sinks > 1:
                 shape = {"width": router_width, "depth": router_depth}
-                routers[str(n)] = Router(features[n], node.sinks, **shape, priced=priced)
+                routers[str(n)] = Router(features[n], node.sinks, **shape, priced=self.priced)
             if node.answers:
                 classifiers[str(n)] = nn.Linear(features[n], task.classes)
         self.columns = nn.ModuleList(columns)
@@ -139,7 +138,7 @@ class ColumnNetwork(RoutedNetwork):
 
     def price_read(self, k_cpt: Tensor, features: Tensor) -> Tensor:
         """What routers read of k_cpt (R,): (R, 1)."""
-        return (k_cpt * PRICE_UNIT).to(features.device, features.dtype)[:, None]
+        return (k_cpt * self.price_scale).to(features.device, features.dtype)[:, None]
 
     def exit_parents(self) -> tuple[int, ...]:
         """The classifier of the nearest column before each that has one, -1 where there is none."""

@@ -111,6 +111,21 @@ def test_prices_are_drawn_for_every_example() -> None:
     assert k_cpts(Config(width=2.0)) == K_CPTS
 
 
+@pytest.mark.parametrize("k_cpt_per", ["macs_full", "mac"])
+def test_routers_read_the_price_times_its_scale(k_cpt_per: str) -> None:
+    network = build(dynamic_k_cpt=True, k_cpt_scale=3e8, k_cpt_per=k_cpt_per).eval()
+    read: list[float] = []
+    for router in network.routers.values():
+        router.price.register_forward_hook(lambda *hook: read.extend(hook[1][0][:, 0].tolist()))  # pyright: ignore
+    images = batch_of(2).images
+    with torch.no_grad():
+        network(images, price=torch.tensor([0.0, 6.4e-8]) * network.reference)
+        assert read == pytest.approx([0.0, 19.2] * len(network.routers))
+        read.clear()
+        network.infer(images, {"k_cpt": 6.4e-8})
+    assert read and read == pytest.approx([19.2] * len(read))
+
+
 def test_what_a_curve_asks_for() -> None:
     margins = METHOD.settings(Config())
     assert len(margins) >= 9 and margins[len(margins) // 2] == {"margin": 0.0}
@@ -170,6 +185,7 @@ def test_diagnostics_know_the_classifiers() -> None:
     ("values", "message"),
     [
         ({"k_cpt": -1e-9}, "k_cpt = -1e-09: must be a number of at least 0"),
+        ({"k_cpt_scale": 0.0}, r"k_cpt_scale = 0\.0: must be a positive number"),
         ({"k_dec": -1.0}, r"k_dec = -1\.0"),
         ({"k_cre": -1.0}, r"k_cre = -1\.0"),
         ({"tau": -1.0}, r"tau = -1\.0"),
