@@ -156,7 +156,7 @@ class Driver(Engine):
             self.flush()
 
     def prune(self) -> None:
-        """Keep of trials that are over only checkpoints in the first two fronts, promoted ones and reported ones."""
+        """Keep of trials that are over only the checkpoints that `kept_checkpoints` names."""
         self._pruned = time.monotonic()
         self.courier.tidy((t.id for t in self.state.trials.values() if t.over), kept_checkpoints(self.state))
 
@@ -182,8 +182,8 @@ class Driver(Engine):
 
 
 def kept_checkpoints(state: StudyState) -> set[str]:
-    """Names ``trial/epoch-NNNN`` of the checkpoints in the first two fronts, of promoted points, and of the trials
-    whose paths a report shows.
+    """Names ``trial/epoch-NNNN`` of the checkpoints in the first two fronts and in each method's own, of promoted
+    points, and of the trials whose paths a report shows.
     """
     owners: list[tuple[Trial, int]] = []
     errors: list[float] = []
@@ -197,8 +197,13 @@ def kept_checkpoints(state: StudyState) -> set[str]:
     keep = {promotion["checkpoint"] for promotion in state.promotions}
     keep |= {trial.checkpoint for trial in chosen(state) if trial.checkpoint}
     if owners:
-        layers = front_layers(np.array(errors), np.array(macs))
-        for index in np.flatnonzero(layers <= 1):
+        error_of, macs_of = np.array(errors), np.array(macs)
+        near = front_layers(error_of, macs_of) <= 1
+        methods = np.array([trial.method for trial, _ in owners])
+        for method in np.unique(methods):
+            own = np.flatnonzero((methods == method) & ~np.isnan(error_of))
+            near[own[front_layers(error_of[own], macs_of[own]) == 0]] = True
+        for index in np.flatnonzero(near):
             trial, epoch = owners[index]
             if epoch in trial.checkpoints:
                 keep.add(trial.checkpoints[epoch])

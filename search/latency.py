@@ -37,7 +37,8 @@ def measured(
     here = [_folder(by_name[p.study], p) is not None for p in points]
     if not any(here):
         raise InputError(
-            "no checkpoint of these points is left to measure (kept are those of a study's first two fronts)"
+            "no checkpoint of these points is left to measure (kept are those of a study's first two fronts"
+            " and of each method's own)"
         )
     images: dict[str, Tensor] = {}
     for name in sorted({p.study for p, there in zip(points, here, strict=True) if there}):

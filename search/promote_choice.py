@@ -63,7 +63,8 @@ def choose(
     if not fitting:
         raise InputError(
             f"{len(best)} operating point(s) fit, such as {best[-1].point_id}, but none has its checkpoint in"
-            f" {folder.stored_checkpoints or folder.checkpoints} (kept are those of the study's first two fronts)"
+            f" {folder.stored_checkpoints or folder.checkpoints} (kept are those of the study's first two fronts"
+            " and of each method's own)"
         )
     if Budget(max_macs, min_accuracy).cheapest:
         return min(fitting, key=lambda p: (p.macs, -p.accuracy))

@@ -158,8 +158,8 @@ _CHOSEN = (
     '<dl id="chosen-facts"></dl><p id="chosen-why" class="note"></p>'
     '<div id="command-box"><p class="note">To promote it to the model registry (NAME is the model\'s name there):</p>'
     '<p class="command"><code id="command"></code> <button type="button" data-copy>Copy</button></p></div>'
-    '<p id="command-none" class="note" hidden>Its checkpoint was not kept (kept are those of the first two fronts), so'
-    " it cannot be promoted.</p><h3>Curves of its trial by epoch</h3>"
+    '<p id="command-none" class="note" hidden>Its checkpoint was not kept (kept are those of the first two fronts'
+    " and of each method's own), so it cannot be promoted.</p><h3>Curves of its trial by epoch</h3>"
     '<figure aria-label="Accuracy against MACs of the trial at every epoch that was evaluated"><div id="trial"></div>'
     "</figure>"
     '<details><summary>Configuration</summary><pre id="chosen-config"></pre></details></section>'

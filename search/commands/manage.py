@@ -148,7 +148,7 @@ def gc(
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
-    """Reclaim what no front needs: checkpoints behind the first two fronts, lost first stages, Ray's scratch.
+    """Reclaim what no front needs: checkpoints behind the fronts, lost first stages, Ray's scratch.
 
     Example: routefront gc --dry-run
     """

@@ -86,10 +86,15 @@ def test_events_out_of_order_are_refused(story: Callable[..., Any]) -> None:
         StudyState.of([events[0], events[2]])
 
 
-def test_checkpoints_of_the_first_two_fronts_are_kept(story: Callable[..., Any]) -> None:
+def test_checkpoints_of_two_fronts_and_of_each_methods_own_are_kept(story: Callable[..., Any]) -> None:
     from search.driver import kept_checkpoints
 
-    s = _told(story)
-    assert kept_checkpoints(s.state) == {"t0001/epoch-0001", "t0001/epoch-0003"}
-    s.add("promotion", {"checkpoint": "t0000/epoch-0001"})
-    assert "t0000/epoch-0001" in kept_checkpoints(s.state)
+    s = story(("skipnet", "static"))
+    for number, (accuracy, macs) in enumerate(((0.9, 5e6), (0.8, 6e6), (0.7, 7e6))):
+        s.report(s.ask(number, "skipnet"), 9, [(accuracy, macs)])
+    for number, (accuracy, macs) in enumerate(((0.6, 8e6), (0.5, 9e6), (0.55, 7e6)), 3):
+        s.report(s.ask(number, "static"), 9, [(accuracy, macs)])
+    kept = {f"t000{i}/epoch-0009" for i in (0, 1, 3, 5)}  # t0002 and t0004 are behind
+    assert kept_checkpoints(s.state) == kept
+    s.add("promotion", {"checkpoint": "t0002/epoch-0009"})
+    assert kept_checkpoints(s.state) == {*kept, "t0002/epoch-0009"}
