@@ -5,10 +5,11 @@
 
 FAMILY is a table of `FAMILIES`, DATA a data set's name or path. Every (row, seed) trains in a process of one
 thread and leaves ``FOLDER/row-seed.json``; what is there already is not trained again, so that a check can
-be continued; what was trained so far lies in ``tests/benchmarks/results/FAMILY``. Settings and exit thresholds
-are those that the validation split gave; the test split is read once, at the end. Prints Markdown: means over
-the seeds, intervals over the pooled test images (which treat the seeds' errors as independent: they are
-somewhat too narrow).
+be continued; what was trained so far lies in ``tests/benchmarks/results/FAMILY``. Rows that begin behind
+another (a second phase on the other's network) find its checkpoint in ``FOLDER/checkpoints``. Settings and
+exit thresholds are those that the validation split gave; the test split is read once, at the end. Prints
+Markdown: means over the seeds, intervals over the pooled test images (which treat the seeds' errors as
+independent: they are somewhat too narrow).
 """
 
 from __future__ import annotations
@@ -44,11 +45,16 @@ RECIPE = {"batch_size": 128, "lr": 0.1, "lr_decay_at": (0.5, 0.75), "weight_deca
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A method, what differs from the family's recipe, and how many settings of its curve are tested (0: the usual)."""
+    """A method, what differs from the family's recipe, and how many settings of its curve are tested (0: the usual).
+
+    `behind`: the row whose network the second phase begins with; it takes `share` of the epochs.
+    """
 
     method: str
     changes: Mapping[str, Any]
     settings: int = 0
+    behind: str = ""
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,17 @@ FAMILIES: dict[str, Family] = {
             f"msdnet-{k} {variant}": Row("imta", {"network": f"msdnet-{k}", "variant": variant}, settings=8)
             for k in (3, 5)
             for variant in ("none", "ge", "isc", "ofa", "all")
+        }
+        | {  # the paper's protocol: phase II takes 180 epochs more, behind phase I's 300
+            f"msdnet-{k} {variant} behind {first}": Row(
+                "imta",
+                {"network": f"msdnet-{k}", "variant": variant},
+                settings=8,
+                behind=f"msdnet-{k} {first}",
+                share=0.6,
+            )
+            for k in (3, 5)
+            for variant, first in (("isc", "none"), ("ofa", "none"), ("all", "ge"))
         },
     ),
     "decide": Family(
@@ -129,18 +146,32 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def checkpoint(out: Path, row: str, seed: int) -> Path:
+    """Where the network of a row lies that others begin behind."""
+    return out / "checkpoints" / f"{row.replace(' ', '_')}-{seed}"
+
+
+def begun_behind(family: str, row: str) -> bool:
+    """Whether another row begins behind this one."""
+    return any(other.behind == row for other in FAMILIES[family].rows.values())
+
+
 def train(family: str, name: str, seed: int, data_name: str, epochs: int, changes: dict[str, Any], file: Path) -> None:
     """Train one row with one seed and write what the test split says of it."""
     torch.set_num_threads(1)
     row = FAMILIES[family].rows[name]
     method = get_method(row.method)
     data = load(data_name, root=default_root())
-    config = method.configure({**FAMILIES[family].recipe, **row.changes, **changes})
+    phase1 = {"phase1": str(checkpoint(file.parent, row.behind, seed))} if row.behind else {}
+    config = method.configure({**FAMILIES[family].recipe, **row.changes, **changes, **phase1})
+    epochs = round(row.share * epochs)
     started = time.perf_counter()
     training = Training(method, config, data, epochs=epochs, seed=seed)
     while not training.done:
         report = training.step()
         print(f"{name} seed {seed}: epoch {report['epoch']} {report['losses']} {report['seconds']:.1f} s", flush=True)
+    if begun_behind(family, name):
+        training.save(checkpoint(file.parent, name, seed))
     assert training.last_curve is not None
     points = training.last_curve.points
     if row.settings:
@@ -156,6 +187,7 @@ def train(family: str, name: str, seed: int, data_name: str, epochs: int, change
         "row": name,
         "seed": seed,
         "epochs": epochs,
+        "behind": row.behind,
         "recipe": {**FAMILIES[family].recipe, **row.changes, **changes},
         "seconds": time.perf_counter() - started,
         "params": sum(p.numel() for p in network.parameters()),
@@ -267,16 +299,19 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     changes = {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in arguments.set)}
     rows = arguments.rows or list(FAMILIES[arguments.family].rows)
-    with ProcessPoolExecutor(arguments.jobs) as pool:
-        jobs = []
-        for seed in arguments.seeds:
-            for row in rows:
-                file = arguments.out / f"{row.replace(' ', '_')}-{seed}.json"
-                if not file.exists():
-                    given = (arguments.family, row, seed, arguments.data, arguments.epochs, changes, file)
-                    jobs.append(pool.submit(train, *given))
-        for job in as_completed(jobs):
-            job.result()
+    for later in (False, True):
+        with ProcessPoolExecutor(arguments.jobs) as pool:
+            jobs = []
+            for seed in arguments.seeds:
+                for row in rows:
+                    file = arguments.out / f"{row.replace(' ', '_')}-{seed}.json"
+                    wanted = begun_behind(arguments.family, row)
+                    there = file.exists() and (not wanted or checkpoint(arguments.out, row, seed).exists())
+                    if not there and bool(FAMILIES[arguments.family].rows[row].behind) is later:
+                        given = (arguments.family, row, seed, arguments.data, arguments.epochs, changes, file)
+                        jobs.append(pool.submit(train, *given))
+            for job in as_completed(jobs):
+                job.result()
     records = [json.loads(file.read_text()) for file in sorted(arguments.out.glob("*.json"))]
     print(table(rows, records, arguments.easy))
     if any(record["exits"] for record in records):
