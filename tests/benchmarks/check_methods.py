@@ -112,6 +112,11 @@ FAMILIES: dict[str, Family] = {
                 for variant in ("actor", "pragmatic", "optimistic", "classification_error")
                 for talr in (True, False)
             },
+            **{
+                f"{variant}, k_cpt {k_cpt:g}": Row("decide", {"variant": variant, "k_cpt": k_cpt})
+                for variant in ("actor", "pragmatic")
+                for k_cpt in (1.6e-8, 6.4e-8)
+            },
             "actor, dynamic": Row("decide", {"variant": "actor", "dynamic_k_cpt": True}, settings=4),
             "pragmatic, dynamic": Row("decide", {"variant": "pragmatic", "dynamic_k_cpt": True}, settings=4),
             **{
