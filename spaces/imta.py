@@ -23,7 +23,7 @@ SPACE = with_training(
         "reduction": Range(0.25, 1.0),
         "early_weight": Range(0.5, 2.0),
         "lr": LogRange(0.01, 0.3),
-        "phase2_share": Choice((0.25, 0.375, 0.5), when=_PHASES),
+        "phase2_share": Choice((0.125, 0.25, 0.375, 0.5), when=_PHASES),
         "phase2_lr": LogRange(0.01, 0.3, stage=2, when=_PHASES),
         "heads": Choice(("fresh", "tuned"), stage=2, when=_PHASES),
         "isc": Choice(("fc", "identity"), stage=2, when=_PATHS),
