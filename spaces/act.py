@@ -22,6 +22,7 @@ PAPER = {
     "momentum": 0.9,
     "weight_decay": 2e-4,
     "batch_size": 128,
+    "schedule": "step",
     "lr_decay_at": (0.6, 0.75, 0.9),
     "lr_decay": 0.1,
 }

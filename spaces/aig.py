@@ -26,6 +26,7 @@ PAPER = {
     "momentum": 0.9,
     "weight_decay": 5e-4,
     "batch_size": 256,
+    "schedule": "step",
     "lr_decay_at": (150 / 350, 250 / 350),
     "lr_decay": 0.1,
 }

@@ -32,6 +32,7 @@ PAPER = {
     "momentum": 0.9,
     "weight_decay": 1e-4,
     "batch_size": 128,
+    "schedule": "step",
     "lr_decay_at": (0.5, 0.75),
     "lr_decay": 0.1,
     "pretrain_share": 0.5,

@@ -44,6 +44,7 @@ PAPER = {
     "momentum": 0.9,
     "weight_decay": 1e-4,
     "batch_size": 240,
+    "schedule": "step",
     "lr_decay_at": (150 / 220, 200 / 220),
     "lr_decay": 0.1,
     "stage2_share": 0.1,

@@ -26,6 +26,7 @@ SPACE = with_training(
         "alpha_rtr": LogRange(0.1, 10.0, when=_LEARNT),
         "weight_decay": LogRange(2e-4 / 30, 2e-4 * 30),  # 2 k_L2
         "lr": LogRange(0.01, 0.5),
+        "schedule": Choice(("exponential", "cosine")),
     }
 )
 

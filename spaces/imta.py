@@ -63,6 +63,7 @@ PAPER = {
     "nesterov": True,
     "weight_decay": 1e-4,
     "batch_size": 64,
+    "schedule": "step",
     "lr_decay_at": (0.5, 0.75),
     "lr_decay": 0.1,
 }

@@ -35,6 +35,7 @@ PAPER = {
     "momentum": 0.9,
     "weight_decay": 1e-4,
     "batch_size": 128,
+    "schedule": "step",
     "lr_decay_at": (0.4, 0.75),
     "lr_decay": 0.1,
 }

@@ -36,8 +36,11 @@ PAPER = {
     "momentum": 0.9,
     "weight_decay": 1e-4,
     "batch_size": 128,
+    "schedule": "step",
     "lr_decay_at": (0.5, 0.75),
     "lr_decay": 0.1,
+    "warmup": 400 / 64_000,  # of 110 layers, as He et al. have it
+    "warmup_lr": 0.01,
     "alpha": 0.1,
     "beta": "one",
     "rl_weight": 1.0,

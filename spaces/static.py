@@ -15,9 +15,11 @@ PAPER = {
     "momentum": 0.9,
     "weight_decay": 1e-4,
     "batch_size": 128,
+    "schedule": "step",
     "lr_decay_at": (0.5, 0.75),
     "lr_decay": 0.1,
     "warmup": 400 / 64_000,
+    "warmup_lr": 0.01,
 }
 
 # Huang et al. (2017), section 4.2: 300 epochs of batches of 64, divided by 10 at half and three quarters.
@@ -28,6 +30,7 @@ DENSE = {
     "nesterov": True,
     "weight_decay": 1e-4,
     "batch_size": 64,
+    "schedule": "step",
     "lr_decay_at": (0.5, 0.75),
     "lr_decay": 0.1,
 }

@@ -9,6 +9,7 @@ TRAINING: dict[str, Parameter] = {
     "lr": LogRange(0.02, 0.3),
     "weight_decay": LogRange(1e-5, 1e-3),
     "batch_size": Choice((64, 128)),
+    "schedule": Choice(("cosine", "step")),  # the papers step down; in short trainings a cosine ends higher
 }
 
 

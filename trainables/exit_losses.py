@@ -16,13 +16,15 @@ from torch import Tensor
 REDUCTIONS = ("batchmean", "elementmean")
 
 
-def weighted_losses(logits: Sequence[Tensor], labels: Tensor, weights: Sequence[float]) -> dict[str, Tensor]:
+def weighted_losses(
+    logits: Sequence[Tensor], labels: Tensor, weights: Sequence[float], smoothing: float = 0.0
+) -> dict[str, Tensor]:
     r"""Loss terms ``exit_1`` ... ``exit_K``, whose sum is :math:`L = \sum_i \lambda_i CE_i` (eq. 1).
 
-    `logits` of every exit (B, C), `labels` (B,), `weights` the K lambdas.
+    `logits` of every exit (B, C), `labels` (B,), `weights` the K lambdas, `smoothing` that of the labels.
     """
     return {
-        f"exit_{i}": weight * F.cross_entropy(each, labels)
+        f"exit_{i}": weight * F.cross_entropy(each, labels, label_smoothing=smoothing)
         for i, (weight, each) in enumerate(zip(weights, logits, strict=True), start=1)
     }
 
@@ -55,12 +57,13 @@ def distilled_losses(
     temperature: float,
     reduction: str = "batchmean",
     squared: bool = True,
+    smoothing: float = 0.0,
 ) -> dict[str, Tensor]:
     r"""Terms ``exit_i`` and ``distil_i`` of :math:`L_i = \alpha CE_i + (1 - \alpha) KLD_i`, :math:`L_k = CE_k`.
 
     (eq. 7), times lambda_i. `teacher` (B, C); the last exit is taught by the labels alone.
     """
-    terms = weighted_losses(logits, labels, weights)
+    terms = weighted_losses(logits, labels, weights, smoothing)
     for i, (weight, each) in enumerate(zip(weights[:-1], logits[:-1], strict=True), start=1):
         divergence = distillation(each, teacher, temperature=temperature, reduction=reduction, squared=squared)
         terms[f"exit_{i}"] = alpha * terms[f"exit_{i}"]

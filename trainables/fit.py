@@ -95,20 +95,23 @@ class Training:
         if phase is not self.phase:
             self.phase, self.cache = phase, None
             self.network.relaxation = phase.relaxation
-            trained = []
             for name, parameter in self.network.named_parameters():
                 parameter.requires_grad_(phase.trains(name))
                 parameter.grad = None
-                if parameter.requires_grad:
-                    trained.append(parameter)
+            trained = self._trained()
             if not trained:
                 raise ValueError(f"phase {phase.name!r} trains no parameter of {self.config.network}")
-            self.optimiser = phase.optimiser.over(trained)
+            self.optimiser = phase.optimiser.over([parameter for _, parameter in trained])
         self.network.train()
         for name, module in self.network.named_modules():
             if phase.eval_mode and name.startswith(phase.eval_mode):
                 module.eval()
         return phase, first, last
+
+    def _trained(self) -> list[tuple[str, Tensor]]:
+        """Names and parameters that the phase trains, in the order in which its optimiser numbers them."""
+        assert self.phase is not None
+        return self.phase.optimiser.ordered((n, p) for n, p in self.network.named_parameters() if p.requires_grad)
 
     def step(self) -> Report:
         """Train one epoch; the report of it.
@@ -181,9 +184,9 @@ class Training:
         """Write a checkpoint from which `restore` goes on as if nothing had happened."""
         assert self.optimiser is not None, "nothing was trained yet"
         training: dict[str, Tensor] = {"generator": self.generator.get_state()}
-        trained = [n for n, p in self.network.named_parameters() if p.requires_grad]
+        trained = self._trained()
         for index, state in self.optimiser.state_dict()["state"].items():
-            training |= {f"{key}/{trained[index]}": value for key, value in state.items() if value is not None}
+            training |= {f"{key}/{trained[index][0]}": value for key, value in state.items() if value is not None}
         if self.partial is not None:
             training |= self.partial.tensors()
         elif self.last_curve is not None:
@@ -230,7 +233,7 @@ class Training:
         self.phase = None
         self._enter(self.epoch + (self.partial is not None))
         assert self.optimiser is not None
-        trained = [(n, p) for n, p in self.network.named_parameters() if p.requires_grad]
+        trained = self._trained()
         state = self.optimiser.state_dict()
         known: dict[str, dict[str, Tensor]] = {}
         for path, tensor in tensors.items():

@@ -194,11 +194,16 @@ def gumbel(logit: Tensor, temperature: float, generator: torch.Generator | None)
     return torch.sigmoid((logit + _logistic(logit, generator)) / temperature)
 
 
+def _uniform(logit: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform draws in [0, 1) for logits (B,), float32 at least: bfloat16 has 256 of them, one in 512 of which is 0."""
+    dtype = torch.promote_types(logit.dtype, torch.float32)
+    return torch.rand(logit.shape, generator=generator, device=logit.device, dtype=dtype)
+
+
 def _logistic(logit: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draws of the standard logistic distribution: the difference of two standard Gumbel draws."""
-    least = torch.finfo(logit.dtype).tiny
-    uniform = torch.rand(logit.shape, generator=generator, device=logit.device, dtype=logit.dtype)
-    return uniform.clamp(min=least).log() - torch.log1p(-uniform)
+    """Draws of the standard logistic distribution, float32 at least: the difference of two standard Gumbel draws."""
+    uniform = _uniform(logit, generator)
+    return uniform.clamp(min=torch.finfo(uniform.dtype).tiny).log() - torch.log1p(-uniform)
 
 
 def softmax(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
@@ -228,14 +233,17 @@ def gumbel_straight_through(logit: Tensor, temperature: float, generator: torch.
 
 def bernoulli(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     r"""A hard sample, :math:`v \sim \mathrm{Bernoulli}(\sigma(z / T))`, without a gradient: an action of a policy."""
-    uniform = torch.rand(logit.shape, generator=generator, device=logit.device, dtype=logit.dtype)
-    return (uniform < torch.sigmoid(logit.detach() / temperature)).to(logit.dtype)
+    uniform = _uniform(logit, generator)
+    return (uniform < torch.sigmoid(logit.detach().to(uniform.dtype) / temperature)).to(logit.dtype)
 
 
 def hard(logit: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """The hard decision, without noise and without a gradient."""
     return hard_at(torch.sigmoid(logit))
 
+
+DETACHED = {"softmax_detached": "softmax", "gumbel_detached": "gumbel"}
+"""Relaxations whose hard value mixes, without a gradient, while losses over paths read the soft one (CoDiNet)."""
 
 RELAXATIONS: dict[str, Callable[[Tensor, float, torch.Generator | None], Tensor]] = {
     "gumbel": gumbel,

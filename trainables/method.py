@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,14 +23,20 @@ def require(good: bool, name: str, value: Any, rule: str) -> None:
         raise ValueError(f"{name} = {value!r}: {rule}")
 
 
+DECAYED = ("all", "kernels")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """What every method's configuration has: the body and the shared recipe.
 
-    `width` multiplies the body's channels. `lr_decay_at` are shares of a phase's steps at which
-    the learning rate is multiplied by `lr_decay`; `schedule="cosine"` anneals to zero instead,
-    ``"exponential"`` multiplies by `lr_decay` steadily, once over the whole phase.
-    `warmup` is the share of the first phase's steps over which the rate rises linearly.
+    `width` multiplies the body's channels. The learning rate anneals to zero along half a cosine; with
+    ``schedule="step"`` it is multiplied by `lr_decay` at the shares `lr_decay_at` of a phase's steps, with
+    ``"exponential"`` by `lr_decay` steadily, once over the whole phase. `warmup` is the share of the first
+    phase's steps over which the rate rises linearly, or stays at `warmup_lr` where that is not 0.
+
+    `decayed`: what weight decay acts on, ``all`` parameters or ``kernels`` alone: weights of convolutions and linear
+    layers, no biases and no batch norms. `label_smoothing`: the share of the target that is spread over all classes.
 
     `precision` is the arithmetic of the training passes: ``float32``, or ``bfloat16`` where autocast
     allows it (weights, losses and evaluation stay float32). `compiled` has the network's regions
@@ -45,10 +51,13 @@ class TrainingConfig:
     nesterov: bool = False
     weight_decay: float = 1e-4
     batch_size: int = 128
-    schedule: str = "step"
+    decayed: str = "all"
+    label_smoothing: float = 0.0
+    schedule: str = "cosine"
     lr_decay_at: tuple[float, ...] = (0.5, 0.75)
     lr_decay: float = 0.1
     warmup: float = 0.0
+    warmup_lr: float = 0.0
     precision: str = "float32"
     compiled: bool = False
 
@@ -64,8 +73,20 @@ class TrainingConfig:
         require(all(0 < s < 1 for s in self.lr_decay_at), "lr_decay_at", self.lr_decay_at, "shares lie in (0, 1)")
         require(0 < self.lr_decay <= 1, "lr_decay", self.lr_decay, "must be in (0, 1]")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "must be a share in [0, 1)")
+        require(
+            0 <= self.warmup_lr < 100, "warmup_lr", self.warmup_lr, "must be a learning rate, or 0 for a linear rise"
+        )
+        require(self.decayed in DECAYED, "decayed", self.decayed, f"must be {' or '.join(DECAYED)}")
+        smooth = self.label_smoothing
+        require(0 <= smooth < 1, "label_smoothing", smooth, "must be in [0, 1)")
+        require(self.momentum > 0 or not self.nesterov, "momentum", self.momentum, "Nesterov's must be above 0")
         known = self.precision in ("float32", "bfloat16")
         require(known, "precision", self.precision, "must be float32 or bfloat16")
+
+
+def kernel(parameter: Tensor) -> bool:
+    """Whether a parameter is the weight of a convolution or of a linear layer, and no bias or scale of a norm."""
+    return parameter.dim() > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +98,12 @@ class Optimiser:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+    decayed: str = "all"
     schedule: str = "step"
     decay_at: tuple[float, ...] = ()
     decay: float = 0.1
     warmup: float = 0.0
+    warmup_lr: float = 0.0
 
     @classmethod
     def of(cls, config: TrainingConfig, **changes: Any) -> Optimiser:
@@ -90,23 +113,29 @@ class Optimiser:
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
+            decayed=config.decayed,
             schedule=config.schedule,
             decay_at=config.lr_decay_at,
             decay=config.lr_decay,
             warmup=config.warmup,
+            warmup_lr=config.warmup_lr,
         )
         return dataclasses.replace(recipe, **changes)
 
     def over(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-        """The optimiser of these parameters, in its fused form.
+        """The optimiser of these parameters, in its fused form; it numbers them in the order of `ordered`.
 
         Raises `ValueError` for a kind that is not sgd or adam.
         """
+        free = [] if self.decayed == "all" else [each for each in parameters if not kernel(each)]
+        bound = [each for each in parameters if self.decayed == "all" or kernel(each)]
+        groups: list[dict[str, Any]] = [{"params": bound}] if bound else []
+        groups += [{"params": free, "weight_decay": 0.0}] if free else []
         if self.kind == "adam":
-            return FusedAdam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+            return FusedAdam(groups, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         require(self.kind == "sgd", "kind", self.kind, "an optimiser is sgd or adam")
         return SGD(
-            parameters,
+            groups,
             lr=self.lr,
             momentum=self.momentum,
             nesterov=self.nesterov,
@@ -114,8 +143,14 @@ class Optimiser:
             fused=True,
         )
 
+    def ordered(self, named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+        """Parameters by name in the order in which `over` numbers them: those that decay first."""
+        return sorted(named, key=lambda each: self.decayed == "kernels" and not kernel(each[1]))
+
     def lr_at(self, share: float) -> float:
         """The learning rate after `share` of the phase's steps, share in [0, 1]."""
+        if share < self.warmup and self.warmup_lr:
+            return self.warmup_lr
         if share < self.warmup:
             return self.lr * (share + 1e-3) / (self.warmup + 1e-3)
         if self.schedule == "cosine":
@@ -197,7 +232,8 @@ def one_phase(config: Any) -> tuple[Phase, ...]:
 def cross_entropy_of_exits(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, Tensor]:
     """Cross entropy summed over the exits (one for networks without early exits)."""
     routed = network(batch.images, generator=batch.generator)
-    losses = [F.cross_entropy(logits, batch.labels) for logits in routed.logits]
+    smoothing = network.config.label_smoothing
+    losses = [F.cross_entropy(logits, batch.labels, label_smoothing=smoothing) for logits in routed.logits]
     return {"cross_entropy": torch.stack(losses).sum()}
 
 

@@ -20,8 +20,11 @@ Deviations and choices:
   linear layer of the halting head (c MACs) for every unit.
 - A unit whose active positions are too many to be gathered with profit is computed as a masked convolution, and
   charged by the paper's rule all the same: the first convolution on the mask dilated by 3 x 3, the others on the mask.
-- Weight decay is on all parameters (the code's on kernels); no moving average of the weights (the code's
-  on ImageNet).
+- Weight decay acts on kernels alone, as in the code (``decayed="all"`` changes that); no moving average of the
+  weights (the code's on ImageNet).
+- The leaky ReLU behind a unit's first batch norm within has the slope 0.01: the code's argument scope applies the
+  activation of slope 0.1 there twice. The paper does not print a slope.
+- The classifier and the halting heads begin as PyTorch's linear layers do; ``init="published"`` is the code's rule.
 - ``pretrained`` takes the weights of a vanilla network from its checkpoint (``network.safetensors``, or any file with
   its names); halting heads start fresh. torchvision has no pre-activation networks.
 - ImageNet is derived from the public code, whose tests give the operations of ResNet-101; its halting heads
@@ -42,8 +45,9 @@ from trainables.method import Batch, Method, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.halting import HaltingNetwork, SpatialHaltingNetwork
 from trainables.networks.halting_heads import NEVER, HaltingHead, SpatialHead
+from trainables.networks.initialisation import INITS, preactivation
 from trainables.networks.preact import PREACT_NETWORKS, preact_body, units_per_group
-from trainables.networks.resnet import StaticResNet, kaiming_normal
+from trainables.networks.resnet import StaticResNet
 
 BELOW = (0.0, 0.3, 0.6, 0.8, 0.9)
 """Halting thresholds of a curve as shares of 1 - eps, which stands in its middle."""
@@ -55,7 +59,8 @@ class Config(TrainingConfig):
     """What ACT adds.
 
     `tau` is the price of a residual unit, `eps` lets a group stop where the scores add up to 1 - eps.
-    `label_smoothing` of the cross entropy; `pretrained`: a file of a vanilla network's weights to start from.
+    `inner_slope`: of the leaky ReLU behind a CIFAR unit's first convolution (0.1 elsewhere). `init`: how weights
+    begin (`networks.initialisation`). `pretrained`: a file of a vanilla network's weights to start from.
     """
 
     variants: ClassVar[tuple[str, ...]] = ("", "vanilla")
@@ -65,7 +70,9 @@ class Config(TrainingConfig):
     lr_decay_at: tuple[float, ...] = (0.6, 0.75, 0.9)
     tau: float = 0.01
     eps: float = 0.01
-    label_smoothing: float = 0.0
+    decayed: str = "kernels"
+    inner_slope: float = 0.01
+    init: str = "default"
     pretrained: str = ""
 
     def __post_init__(self) -> None:
@@ -77,8 +84,8 @@ class Config(TrainingConfig):
         require(halts, "network", self.network, "a group of one unit has nothing to halt; take preact-resnet-14")
         require(self.tau >= 0, "tau", self.tau, "the price of a unit must not be negative")
         require(0 < self.eps < 1, "eps", self.eps, "must be in (0, 1); groups stop at a sum of scores of 1 - eps")
-        smooth = self.label_smoothing
-        require(0 <= smooth < 1, "label_smoothing", smooth, "must be in [0, 1)")
+        require(0 <= self.inner_slope <= 1, "inner_slope", self.inner_slope, "the slope must be in [0, 1]")
+        require(self.init in INITS, "init", self.init, f"must be one of {', '.join(INITS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +96,14 @@ class SpatialConfig(Config):
 
 
 def build(config: Config, task: Task) -> RoutedNetwork:
-    """The network, initialised: He's normal weights, halting scores near 0.05."""
-    body = preact_body(config.network, task, width=config.width)
+    """The network, initialised; halting scores begin near 0.05."""
+    body = preact_body(config.network, task, width=config.width, inner_slope=config.inner_slope)
     if config.variant == "vanilla":
         network: RoutedNetwork = StaticResNet(config, task, body)
     else:
         kind = SpatialHaltingNetwork if isinstance(config, SpatialConfig) else HaltingNetwork
         network = kind(config, task, body, eps=config.eps)
-    kaiming_normal(network)
+    preactivation(network, config.init)
     for module in network.modules():
         if isinstance(module, HaltingHead | SpatialHead):
             module.first_biases()

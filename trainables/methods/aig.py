@@ -30,15 +30,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spaces.aig import PAPER, SPACE, imagenet_targets
-from trainables.gates import GATES, LocalRouter, router_of
+from trainables.gates import GATES, router_of
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
 from trainables.networks.imagenet import RESIDUAL_NETWORKS, block_count, residual_body
-from trainables.networks.resnet import SHORTCUTS, kaiming_normal
+from trainables.networks.initialisation import first_gates, he_fan_out
+from trainables.networks.resnet import SHORTCUTS
 
 RELAXATIONS = ("gumbel_straight_through", "gumbel", "softmax", "straight_through")
 PROFILES = ("flat", "imagenet")
@@ -108,16 +109,9 @@ class Config(TrainingConfig):
 
 
 def initialise(network: GatedResNet) -> None:
-    """He's normal initialisation; the gates' last layers nearly without weight and open at first."""
-    kaiming_normal(network)
-    for layer in network.router.outputs():
-        nn.init.normal_(layer.weight, std=1e-3)
-        assert layer.bias is not None
-        if not isinstance(network.router, LocalRouter):  # an output a gate: the difference
-            nn.init.constant_(layer.bias, RUN_BIAS - SKIP_BIAS)
-        else:
-            with torch.no_grad():
-                layer.bias.copy_(torch.tensor([SKIP_BIAS, RUN_BIAS]))
+    """Convolutions by He's rule; the gates' last layers nearly without weight and open at first (87 %)."""
+    he_fan_out(network)
+    first_gates(network.router, skip=SKIP_BIAS, run=RUN_BIAS, std=1e-3)
 
 
 def build(config: Config, task: Task) -> GatedResNet:
@@ -160,7 +154,8 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     assert isinstance(network, GatedResNet)
     config: Config = network.config
     routed = network(batch.images, generator=batch.generator)
-    terms = {"cross_entropy": F.cross_entropy(routed.output, batch.labels)}
+    smoothing = network.config.label_smoothing
+    terms = {"cross_entropy": F.cross_entropy(routed.output, batch.labels, label_smoothing=smoothing)}
     if config.target_weight > 0:
         missed = target_loss(routed.decisions, network.get_buffer("targets"), len(network.blocks))
         terms["target"] = config.target_weight * missed

@@ -48,7 +48,7 @@ from trainables.network import RoutedNetwork, Task, evaluating
 from trainables.networks import imagenet
 from trainables.networks.gated import THRESHOLD_KNOB, GatedResNet, thresholds
 from trainables.networks.imagenet import residual_body
-from trainables.networks.resnet import kaiming_normal
+from trainables.networks.initialisation import he_fan_out
 from trainables.policy import policy_of
 
 IMPLEMENTATIONS = ("ours", "official")
@@ -136,10 +136,7 @@ class BlockDropNetwork(GatedResNet):
 
 
 def build(config: Config, task: Task) -> BlockDropNetwork:
-    """The network, initialised: every block has a gate, all of them are answered by the policy network.
-
-    The policy's heads keep PyTorch's uniform initialisation, as the public code's do.
-    """
+    """The network, initialised: every block has a gate, all of them are answered by the policy network."""
     small = config.network not in imagenet.IMAGENET_NETWORKS
     shortcut = "pool" if small and config.shortcut == "auto" else config.shortcut
     body = residual_body(config.network, task, width=config.width, shortcut=shortcut)
@@ -147,10 +144,7 @@ def build(config: Config, task: Task) -> BlockDropNetwork:
     network = BlockDropNetwork(
         config, task, body, router, gated=range(len(body.blocks)), skip="shortcut", relaxation="bernoulli"
     )
-    kaiming_normal(network)
-    for head in (router.head, router.value):
-        if head is not None:
-            head.reset_parameters()
+    he_fan_out(network)
     return network
 
 
@@ -241,7 +235,9 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     config: Config = network.config
     images, labels = batch.images, batch.labels
     if phase.name == PRETRAIN:
-        return {"cross_entropy": F.cross_entropy(network.follow(images), labels)}
+        return {
+            "cross_entropy": F.cross_entropy(network.follow(images), labels, label_smoothing=config.label_smoothing)
+        }
     joint, count = phase.name == FINETUNE, network.gates
     free = count if joint else free_blocks(batch.share, config.release, count)
     probability, sampled, greedy = choose(network.router.begin(images), config.alpha, free, batch.generator)
@@ -249,7 +245,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     if joint:
         baseline = _baseline(network, images, greedy)
         output = network.follow(images, sampled)
-        terms["cross_entropy"] = F.cross_entropy(output, labels)
+        terms["cross_entropy"] = F.cross_entropy(output, labels, label_smoothing=config.label_smoothing)
         outcomes = torch.stack([output.detach(), baseline])
     else:
         with evaluating(network):

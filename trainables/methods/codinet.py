@@ -13,8 +13,8 @@ Deviations and choices (the paper is silent or its code differs):
 - The routers' outputs are the logits U (the paper writes log U); their nonlinearity is a ReLU.
 - Skipping a strided block is a 1 x 1 convolution, batch norm and ReLU with own weights, as in the code.
 - Stage 2 takes a tenth of the epochs, the learning rate falls from 0.01 to 0.001, and cross entropy
-  is its only loss. ``stage2_losses`` keeps the others, whose gradient then passes through the
-  frozen routers by straight-through decisions.
+  is its only loss. ``stage2_losses`` keeps the others, as the code does: blocks are mixed by hard decisions without
+  a gradient, the losses over paths read the soft ones, whose gradient passes through the frozen routers.
 - The cost c_k of a block is in units of the mean gated block (``cost_unit="block"``), in GFLOPs of
   two per MAC, or as a fraction of all gated blocks. ``cost="target_l1"`` is the public code's
   distance of the summed path length to `target` blocks per image.
@@ -41,7 +41,7 @@ from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, r
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
 from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
-from trainables.networks.resnet import kaiming_normal
+from trainables.networks.initialisation import INITS, he_everywhere, he_fan_out
 
 VARIANTS = ("full", "con_only", "vanilla")
 RELAXATIONS = ("gumbel", "softmax", "bernoulli")
@@ -58,7 +58,7 @@ class Config(TrainingConfig):
     `batch_size` counts all views: L * M. `alpha`, `beta`, `gamma` weigh consistency, diversity and
     cost; `variant` switches off beta (con_only) or alpha and beta (vanilla). The margins m_c and
     m_d are distances between paths; `temperature` is T of the relaxation. `stage2_share` is the
-    share of the epochs (0: no stage 2).
+    share of the epochs (0: no stage 2). `init`: how weights begin (`networks.initialisation`).
     """
 
     network: str = "resnet-32"
@@ -82,6 +82,7 @@ class Config(TrainingConfig):
     stage2_lr: float = 0.01
     stage2_losses: bool = False
     pretrained: str = ""
+    init: str = "default"
     impl: str = "ours"
 
     def __post_init__(self) -> None:
@@ -94,6 +95,7 @@ class Config(TrainingConfig):
             ("relaxation", RELAXATIONS),
             ("cost", COSTS),
             ("cost_unit", COST_UNITS),
+            ("init", INITS),
             ("impl", IMPLEMENTATIONS),
         ):
             value = getattr(self, name)
@@ -142,7 +144,8 @@ def build(config: Config, task: Task) -> GatedResNet:
         relaxation=training_relaxation(config),
         temperature=config.temperature,
     )
-    kaiming_normal(network)
+    official = config.init == "published" or config.impl == "official"
+    (he_everywhere if official else he_fan_out)(network)
     return network
 
 
@@ -224,7 +227,8 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     """
     assert isinstance(network, GatedResNet)
     routed = network(batch.images, generator=batch.generator)
-    terms = {"cross_entropy": F.cross_entropy(routed.output, batch.labels)}
+    smoothing = network.config.label_smoothing
+    terms = {"cross_entropy": F.cross_entropy(routed.output, batch.labels, label_smoothing=smoothing)}
     if phase.name != STAGE2 or keeps_losses(network.config):
         terms.update(auxiliary_losses(network, routed.decisions, batch.views))
     return terms
@@ -252,14 +256,17 @@ def phases(config: Config) -> tuple[Phase, ...]:
     if config.stage2_share == 0:
         return (first,)
     drawn = "sampling" in settings(config)[0]
-    relaxation = "straight_through" if keeps_losses(config) else "hard"
+    if keeps_losses(config):
+        relaxation = "gumbel_detached" if drawn else "softmax_detached"
+    else:
+        relaxation = "bernoulli" if drawn else "hard"
     second = Phase(
         name=STAGE2,
         optimiser=Optimiser.of(config, lr=config.stage2_lr, schedule="step", decay_at=(0.5,), decay=0.1, warmup=0.0),
         share=config.stage2_share,
         frozen=("router.",),
         eval_mode=("router",),
-        relaxation="gumbel_straight_through" if drawn else relaxation,
+        relaxation=relaxation,
     )
     return first, second
 

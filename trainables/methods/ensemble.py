@@ -61,7 +61,6 @@ class Config(TrainingConfig):
     network: str = "basecnn"
     members: int = 0
     average: str = "logits"
-    warmup: float = 0.05  # as for multi-path networks
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
@@ -152,7 +151,11 @@ def build(config: Config, task: Task) -> Ensemble:
 def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, Tensor]:
     """The members' cross entropies, summed: no parameter is in two of them."""
     logits = network(batch.images, generator=batch.generator).aux["member_logits"]
-    return {f"member_{k + 1}": F.cross_entropy(each, batch.labels) for k, each in enumerate(logits)}
+    smoothing = network.config.label_smoothing
+    return {
+        f"member_{k + 1}": F.cross_entropy(each, batch.labels, label_smoothing=smoothing)
+        for k, each in enumerate(logits)
+    }
 
 
 def settings(config: Config) -> tuple[dict[str, Any], ...]:

@@ -148,7 +148,6 @@ class Config(TrainingConfig):
             whole = isinstance(value, int) and not isinstance(value, bool)
             require(whole and value >= 1, name, value, "must be a whole number of at least 1")
         require(0 < self.reduction <= 1, "reduction", self.reduction, "the share of channels kept must be in (0, 1]")
-        require(self.momentum > 0 or not self.nesterov, "momentum", self.momentum, "Nesterov's must be above 0")
         require(
             2 <= self.curve_points <= QUANTILES, "curve_points", self.curve_points, f"must be from 2 to {QUANTILES}"
         )
@@ -226,27 +225,29 @@ def exit_weights(config: Config) -> list[float]:
 def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, Tensor]:
     """The weighted cross entropies of all exits; in phase II those of the new last layers, distilled with OFA."""
     config: Config = network.config
+    weights, smoothing = exit_weights(config), config.label_smoothing
     if phase.name != PHASE2:
         if isinstance(network, CollaborativeMSDNet):
             network.become(second=False)
-        return weighted_losses(network(batch.images).logits, batch.labels, exit_weights(config))
+        return weighted_losses(network(batch.images).logits, batch.labels, weights, smoothing)
     assert isinstance(network, CollaborativeMSDNet)
     network.become(second=True)
     read = batch.images if phase.source == "features" else trunk_features(network, batch.images)
     logits = network.collaborate(read)
     if not uses(config, "ofa"):
-        return weighted_losses(logits, batch.labels, exit_weights(config))
+        return weighted_losses(logits, batch.labels, weights, smoothing)
     with torch.no_grad():
         teacher = network.teacher(read) if config.teacher == "frozen" else logits[-1].detach()
     return distilled_losses(
         logits,
         batch.labels,
         teacher,
-        exit_weights(config),
+        weights,
         alpha=config.alpha,
         temperature=config.temperature,
         reduction=config.divergence,
         squared=config.square_temperature,
+        smoothing=smoothing,
     )
 
 

@@ -32,11 +32,12 @@ from typing import Any
 from spaces.multipath import PAPER, SPACE
 from trainables.method import Method, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
+from trainables.networks.initialisation import he_fan_out
 from trainables.networks.multipath import MultiPathNetwork
 from trainables.networks.multipath_bodies import body_of
 from trainables.networks.multipath_choice import COMPUTATIONS
 from trainables.networks.multipath_names import NETWORKS, Layout, chosen_places, parse
-from trainables.networks.resnet import SHORTCUTS, kaiming_normal
+from trainables.networks.resnet import SHORTCUTS
 from trainables.networks.routing_layers import GATE_SIZE, ROUTINGS
 
 SHARES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98)
@@ -62,7 +63,6 @@ class Config(TrainingConfig):
     se_ratio: int = -1
     shortcut: str = "auto"
     computation: str = "auto"
-    warmup: float = 0.05  # without, plain CNNs die in the first epoch at the paper's rate of 0.1
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
@@ -107,7 +107,7 @@ def build(config: Config, task: Task) -> MultiPathNetwork:
     """The network, initialised."""
     layout = layout_of(config)
     network = MultiPathNetwork(config, task, body_of(layout, task), paths=layout.paths, computation=config.computation)
-    kaiming_normal(network)
+    he_fan_out(network)
     return network
 
 

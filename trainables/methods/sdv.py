@@ -40,6 +40,7 @@ from trainables.gates import Router, image_noise, relax
 from trainables.method import Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import Knobs, Routed, RoutedNetwork, Task
 from trainables.networks.gated import GatedResNet
+from trainables.networks.initialisation import he_fan_out
 from trainables.networks.resnet import (
     NETWORKS,
     SHORTCUTS,
@@ -47,7 +48,6 @@ from trainables.networks.resnet import (
     Body,
     blocks_per_group,
     cifar_resnet,
-    kaiming_normal,
 )
 
 VARIANTS = ("sdv", "original")
@@ -205,7 +205,7 @@ def build(config: Config, task: Task) -> StochasticDepthResNet:
             for before, after, rate in zip(shapes, shapes[1:], rates, strict=False)
         ]
     network = StochasticDepthResNet(config, task, body)
-    kaiming_normal(network)
+    he_fan_out(network)
     return network
 
 

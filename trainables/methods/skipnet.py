@@ -38,20 +38,26 @@ Deviations and choices:
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spaces.skipnet import PAPER, SPACE
 from trainables.gates import GATES, router_of
 from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
+from trainables.networks import initialisation
 from trainables.networks.gated import THRESHOLD_KNOB, GatedResNet, thresholds
-from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
+from trainables.networks.imagenet import (
+    IMAGENET_NETWORKS,
+    RESIDUAL_NETWORKS,
+    RESIDUAL_SHORTCUTS,
+    check_residual,
+    residual_body,
+)
 
 VARIANTS = ("sp", "hrl_sp", "hrl_s", "rl")
 BETAS = ("one", "alpha/N")
@@ -115,21 +121,12 @@ class Config(TrainingConfig):
         require(self.rnn_size >= 1, "rnn_size", self.rnn_size, "the LSTM needs at least one unit")
 
 
-def initialise(network: nn.Module) -> None:
-    """Convolutions normal with variance 2 / (k² out), linear layers 2 / (in out), as the public code has it.
-
-    The LSTM keeps PyTorch's uniform initialisation; biases are zero.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            area = module.kernel_size[0] * module.kernel_size[1]
-            nn.init.normal_(module.weight, std=math.sqrt(2 / (area * module.out_channels)))
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=math.sqrt(2 / (module.in_features * module.out_features)))
-        else:
-            continue
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def initialise(network: GatedResNet, config: Config) -> None:
+    """Weights as in the public code, which has rules of its own for LSTMs on ImageNet and for rewards alone."""
+    rewarded = config.variant in ("hrl_s", "rl") and config.gate == "rnn"
+    initialisation.skipnet(network, zero_linear_biases=rewarded)
+    if config.network in IMAGENET_NETWORKS:
+        initialisation.xavier_lstm(network)
 
 
 def build(config: Config, task: Task) -> GatedResNet:
@@ -148,7 +145,7 @@ def build(config: Config, task: Task) -> GatedResNet:
         relaxation=config.relaxation,
         trailing=trailing,
     )
-    initialise(network)
+    initialise(network, config)
     return network
 
 
@@ -202,10 +199,10 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     (eq. 5.) In RL the label is an action too: its log-probability earns :math:`-\beta L`.
     """
     routed = network(batch.images, generator=batch.generator)
-    losses = F.cross_entropy(routed.output, batch.labels, reduction="none")
+    config: Config = network.config
+    losses = F.cross_entropy(routed.output, batch.labels, reduction="none", label_smoothing=config.label_smoothing)
     if phase.name == "sp":
         return {"cross_entropy": losses.mean()}
-    config: Config = network.config
     beta = 1.0 if config.beta == "one" else config.alpha / routed.decisions.shape[1]
     terms: dict[str, Tensor] = {}
     label_term = losses.new_zeros(())

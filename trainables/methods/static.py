@@ -5,8 +5,7 @@ arXiv 1512.03385, section 4.2 (CIFAR). Beside its residual networks stand the De
 IMTA compare with (G. Huang et al., CVPR 2017, arXiv 1608.06993; growth 12, no dropout).
 
 Deviations: besides the paper's shortcuts A and B there is ``pool`` (average pooling and zero
-channels), which the BlockDrop and ACT networks use; the warm-up rises linearly in place of the
-constant 0.01 of the paper's 110 layers.
+channels), which the BlockDrop and ACT networks use.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from trainables.method import Method, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.densenet import DENSE_NETWORKS, DenseNet, dense_layers
 from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
-from trainables.networks.resnet import StaticResNet, kaiming_normal
+from trainables.networks.initialisation import he_fan_out
+from trainables.networks.resnet import StaticResNet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +49,11 @@ def build(config: Config, task: Task) -> RoutedNetwork:
     """The network, initialised."""
     if config.network.startswith("densenet"):
         dense = DenseNet(config, task, config.network, width=config.width)
-        kaiming_normal(dense)
+        he_fan_out(dense)
         return dense
     body = residual_body(config.network, task, width=config.width, shortcut=config.shortcut)
     network = StaticResNet(config, task, body)
-    kaiming_normal(network)
+    he_fan_out(network)
     return network
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.execution import Sums, overwriting, run_either, run_rows, split_rows, take
-from trainables.gates import Router, hard_at, image_noise, relax
+from trainables.gates import DETACHED, Router, hard_at, image_noise, relax
 from trainables.network import Inference, Knobs, Routed, Task, Unit
 from trainables.networks.hard_pass import hard_pass
 from trainables.networks.resnet import Body, ResidualNetwork, Shape, ZeroPadShortcut
@@ -178,12 +178,18 @@ class GatedResNet(ResidualNetwork):
             self.router(self.gates, features, memory)
         return self.classifier(features)
 
-    def _decide(self, logit: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Decisions (B,): relaxed in training mode, hard at 1/2 without noise in eval mode."""
+    def _decide(self, logit: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Decisions (B,) twice, as features are mixed by them and as losses read them.
+
+        They are relaxed in training mode, and hard at 1/2 without noise in eval mode. The two differ for the
+        relaxations of `gates.DETACHED`.
+        """
         if not self.training:
-            return hard_at(torch.sigmoid(logit))
+            decision = hard_at(torch.sigmoid(logit))
+            return decision, decision
         name = self.relaxation or self.own_relaxation
-        return relax(name, logit, temperature=self.temperature, generator=generator)
+        soft = relax(DETACHED.get(name, name), logit, temperature=self.temperature, generator=generator)
+        return (hard_at(soft) if name in DETACHED else soft), soft
 
     def _mix(self, gate: int, features: Tensor, decision: Tensor) -> Tensor:
         """The features behind a block under decisions (B,) in [0, 1]."""
@@ -209,17 +215,18 @@ class GatedResNet(ResidualNetwork):
         decided. These networks take no price.
         """
         features, memory = self.enter(inputs)
-        taken, logits = [], []
+        taken, mixed, logits = [], [], []
         for gate in range(self.gates):
             logit, memory = self.router(gate, features, memory)
-            decision = self._decide(logit, generator) if decisions is None else decisions[:, gate]
-            features = self.ungated(self._mix(gate, features, decision), self.gated[gate] + 1)
-            taken.append(decision)
+            mixes, read = self._decide(logit, generator) if decisions is None else (decisions[:, gate],) * 2
+            features = self.ungated(self._mix(gate, features, mixes), self.gated[gate] + 1)
+            taken.append(read)
+            mixed.append(mixes)
             logits.append(logit)
         output = self.leave(features, memory)
         chosen, scores = torch.stack(taken, dim=1), torch.stack(logits, dim=1)
         aux = {"gate_logits": scores, "probabilities": torch.sigmoid(scores)}
-        return Routed((output,), output, chosen, self.path_macs(self._path(chosen)), aux)
+        return Routed((output,), output, chosen, self.path_macs(self._path(torch.stack(mixed, dim=1))), aux)
 
     def limits(self, inputs: Tensor, knobs: Knobs) -> Tensor:
         """What P(run) must reach, (B, G) or (1, 1): see `limits_of`."""

@@ -4,10 +4,11 @@ References: K. He, X. Zhang, S. Ren, J. Sun, "Identity mappings in deep residual
 arXiv 1603.05027; the details are those of the networks of spatially adaptive computation time (arXiv
 1612.02297) and their public code, github.com/mfigurnov/sact.
 
-CIFAR, ``preact-resnet-(6n+2)``: leaky ReLU of slope 0.1; 3 x 3 stem and every unit's last convolution with a
-bias and no batch norm behind; the shortcut of the very first unit is taken behind its batch norm and
-activation; where a group begins, average pooling and zero channels on both sides; the classifier reads
-pooled features through batch norm and leaky ReLU. ImageNet, ``preact-resnet-50-imagenet`` and 101: 7 x 7 stem,
+CIFAR, ``preact-resnet-(6n+2)``: leaky ReLU of slope 0.1, of 0.01 between a unit's two convolutions; 3 x 3 stem and
+every unit's last convolution with a bias and no batch norm behind; the shortcut of the very first unit is taken
+behind its batch norm and activation; where a group begins, average pooling and zero channels on both sides; the
+classifier reads pooled features through batch norm and leaky ReLU. ImageNet, ``preact-resnet-50-imagenet`` and 101:
+7 x 7 stem,
 max pooling, bottlenecks with ReLU whose stride is on the 3 x 3 convolution, 1 x 1 convolutions with a bias as shortcut
 (read behind batch norm and ReLU) where a group begins; batch norm and ReLU before the pooling of the classifier.
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -51,24 +52,28 @@ def units_per_group(name: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What CIFAR's and ImageNet's networks differ in: the slope of the activation for negative inputs, batch norm."""
+    """What CIFAR's and ImageNet's networks differ in: slopes of the activation for negative inputs, batch norm.
+
+    `inner` is the slope between the convolutions of a unit, `slope` that everywhere else.
+    """
 
     slope: float
+    inner: float
     eps: float
     momentum: float
     bottleneck: bool = False
 
 
-CIFAR = Style(slope=0.1, eps=1e-3, momentum=0.1)
-IMAGENET = Style(slope=0.0, eps=1e-5, momentum=0.003, bottleneck=True)
+CIFAR = Style(slope=0.1, inner=0.01, eps=1e-3, momentum=0.1)
+IMAGENET = Style(slope=0.0, inner=0.0, eps=1e-5, momentum=0.003, bottleneck=True)
 
 
 class NormAct(nn.BatchNorm2d):
     """Batch norm and (leaky) ReLU of features (B, c, h, w), or in eval mode of rows (m, c)."""
 
-    def __init__(self, channels: int, style: Style) -> None:
+    def __init__(self, channels: int, style: Style, *, inner: bool = False) -> None:
         super().__init__(channels, eps=style.eps, momentum=style.momentum)
-        self.slope = style.slope
+        self.slope = style.inner if inner else style.slope
 
     def forward(self, input: Tensor) -> Tensor:
         """The shape stays."""
@@ -138,7 +143,7 @@ class PreActUnit(ResidualBlock):
             )
             self.add_module(f"conv{i + 1}", convolution)
             if not last:
-                self.add_module(f"norm{i + 2}", NormAct(channels, style))
+                self.add_module(f"norm{i + 2}", NormAct(channels, style, inner=True))
         self.count = len(kernels)
         if channels_in == out:
             self.shortcut = nn.Identity()
@@ -221,12 +226,15 @@ class PreActBody(Body):
     style: Style = field(default=CIFAR)
 
 
-def preact_body(name: str, task: Task, *, width: float = 1.0) -> PreActBody:
+def preact_body(name: str, task: Task, *, width: float = 1.0, inner_slope: float = CIFAR.inner) -> PreActBody:
     """The parts of a pre-activation network by name; `width` multiplies the channels.
+
+    `inner_slope`: `Style.inner` of a CIFAR network; ImageNet's has none.
 
     Raises `ValueError` for an unknown name and for images that are too small.
     """
-    groups, style = units_per_group(name), IMAGENET if name in IMAGENET_NETWORKS else CIFAR
+    groups = units_per_group(name)
+    style = IMAGENET if name in IMAGENET_NETWORKS else replace(CIFAR, inner=inner_slope)
     least, halvings = (SMALLEST_IMAGENET_IMAGE, 5) if style.bottleneck else (SMALLEST_IMAGE, 2)
     if task.size < least:
         raise ValueError(

@@ -178,15 +178,6 @@ def cifar_resnet(name: str, task: Task, *, width: float = 1.0, shortcut: str = "
     return Body(stem, blocks, Classifier(shapes[-1][0], task.classes), shapes)
 
 
-def kaiming_normal(network: nn.Module) -> None:
-    """Weights of convolutions and linear layers normal with variance 2 / fan-in; biases zero."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 class ResidualNetwork(RoutedNetwork):
     """What static and routed networks over a residual body share: its parts and their MACs.
 

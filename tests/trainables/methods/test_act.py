@@ -187,6 +187,11 @@ def test_scores_start_low_and_nothing_halts() -> None:
     network = build(network="preact-resnet-20")
     heads = [step.head for step in network.steps() if step.head is not None]
     assert all(isinstance(head, HaltingHead) and head.linear.bias.item() == -3 for head in heads)
+    with torch.no_grad():
+        network.train()
+        for _ in range(60):  # until the batch norms know what they see
+            network(images_of(3))
+        network.eval()
     assert network.infer(images_of(3), {}).macs.tolist() == [network.macs_full] * 3
 
 

@@ -241,8 +241,10 @@ def test_stage_2_freezes_the_routers_and_decides_hard(gate: str, stage2_losses: 
     assert all(torch.equal(value, before[name]) for name, value in network.router.state_dict().items())
     assert any(not torch.equal(value, blocks[name]) for name, value in network.blocks.state_dict().items())
     routed = [network(batch().images, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
-    assert set(routed[0].decisions.unique().tolist()) <= {0.0, 1.0}
     assert torch.equal(routed[0].decisions, routed[1].decisions)  # no noise
+    hard = (routed[0].decisions >= 0.5).float()
+    assert torch.equal(routed[0].output, network(batch().images, decisions=hard).output)  # blocks are mixed by 0 and 1
+    assert torch.equal(routed[0].decisions, hard) is not stage2_losses  # losses over paths read
 
 
 def test_stage_2_losses_reach_the_blocks_through_the_frozen_routers() -> None:
@@ -251,6 +253,19 @@ def test_stage_2_losses_reach_the_blocks_through_the_frozen_routers() -> None:
     enter(network, phase)
     METHOD.objective(network, batch(), phase)["cost"].backward()
     assert network.stem.get_parameter("0.weight").grad is not None
+
+
+def test_the_official_stage_2_mixes_without_a_gradient_and_judges_soft_paths() -> None:
+    network = build(network="resnet-14", impl="official", margin_consistency=0.0)
+    phase = METHOD.phases(network.config)[1]
+    enter(network, phase)
+    routed = network(batch().images, generator=torch.Generator().manual_seed(1))
+    soft = routed.decisions.detach()
+    assert 0 < soft.min() and soft.max() < 1
+    assert torch.equal(routed.output, network(batch().images, decisions=(soft >= 0.5).float()).output)
+    gates = torch.autograd.grad(routed.output.square().sum(), routed.decisions, allow_unused=True, retain_graph=True)
+    assert gates[0] is None  # cross entropy knows nothing of the decisions
+    assert torch.autograd.grad(routed.decisions.sum(), network.stem.get_parameter("0.weight"))[0].abs().sum() > 0
 
 
 def test_evaluation_has_no_noise() -> None:
