@@ -18,10 +18,17 @@ from trainables.networks.columns import Node, exits_at, sinks_at
 from trainables.networks.junctions import ColumnNetwork
 
 
-def classification_costs(logits: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-    r"""Cross entropy (B,) of :math:`\epsilon / C + (1 - \epsilon)\, softmax(z)`; logits (B, C), labels (B,)."""
-    likely = logits.log_softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
-    floor = likely.new_tensor(math.log(epsilon / logits.shape[1]))
+def classification_costs(logits: Tensor, labels: Tensor, epsilon: float, smoothing: float = 0.0) -> Tensor:
+    r"""Cross entropy (B,) of :math:`\epsilon / C + (1 - \epsilon)\, softmax(z)`; logits (B, C), labels (B,).
+
+    `smoothing` is the share of the target that is spread over all classes.
+    """
+    every = logits.log_softmax(dim=1)
+    floor = every.new_tensor(math.log(epsilon / logits.shape[1]))
+    if smoothing:
+        every = torch.logaddexp(every + math.log1p(-epsilon), floor)
+        return -(1 - smoothing) * every.gather(1, labels[:, None]).squeeze(1) - smoothing * every.mean(dim=1)
+    likely = every.gather(1, labels[:, None]).squeeze(1)
     return -torch.logaddexp(likely + math.log1p(-epsilon), floor)
 
 

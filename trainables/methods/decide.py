@@ -217,7 +217,9 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     network.temperature = temperature(config, batch.share)
     price = prices_of(network, batch)
     routed = network(batch.images, price=price if network.priced else None, generator=batch.generator)
-    errors = torch.stack([classification_costs(z, batch.labels, config.epsilon) for z in routed.logits], dim=1)
+    smoothing = config.label_smoothing
+    each = [classification_costs(z, batch.labels, config.epsilon, smoothing) for z in routed.logits]
+    errors = torch.stack(each, dim=1)
     answered, path, scores = (routed.aux[name] for name in ("answered", "path", "scores"))
     constant = path.detach()
     network.throughput = throughput(path)
