@@ -4,9 +4,9 @@
         [--set KEY=VALUE ...] [--json FILE]
 
 DATA is a data set's name or path. Every row trains its first phase with the paper's optimiser at its paper's rate and
-size, the rate constant (a training of a thousand times as many steps is assumed, so that no schedule acts). Prints the
-first loss, the mean cross entropy of each fifth of the steps (of the last exit, or averaged over members and exits), the
-largest gradient norm and whether the last fifth is below log(classes) - 0.3, what is asked of every family.
+batch size, the rate constant (a training of a thousand times as many steps is assumed, so that no schedule acts). Prints
+the first loss, the mean cross entropy of each fifth of the steps (averaged over members and exits), the largest gradient
+norm, and whether the last fifth is below log(classes) - 0.3, what is asked of every family.
 """
 
 from __future__ import annotations
