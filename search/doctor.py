@@ -61,9 +61,13 @@ def _version(module: str) -> str:
 def _devices() -> str:
     import torch
 
+    from trainables.machine import computes_bfloat16
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{cores} CPU cores, {', '.join(gpus) if gpus else 'no GPU'}"
+    fast = computes_bfloat16("cuda" if gpus else "cpu")
+    low = "bfloat16" if fast else "bfloat16 only by slow emulation (precision = auto takes float32)"
+    return f"{cores} CPU cores, {', '.join(gpus) if gpus else 'no GPU'}, {low}"
 
 
 def _studies() -> str:

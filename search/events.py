@@ -33,7 +33,7 @@ from typing import Any, Protocol
 
 REPORT_KEYS = (
     "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
-    "params", "macs_full", "worker", "stage", "diagnostics", "machine",
+    "params", "macs_full", "worker", "stage", "diagnostics", "machine", "precision",
 )  # fmt: skip
 """What a `report` keeps of what a worker says."""
 

@@ -48,7 +48,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     from ray import tune
 
     from search.rungs import RungScheduler
-    from search.searcher import CurveSearcher, constants
+    from search.searcher import CurveSearcher, constants, threads_of
 
     if survey is not None:  # imports took as long as the nodes
         try:
@@ -64,10 +64,12 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     driver.recover_points()
     driver.stages.tidy()
     folder = str(driver.folder.path)
+    threads = threads_of(driver.spec, driver.workers, nodes[0].cpus) if address is None else 1
+    told = constants(driver.spec, threads) | {"storage": driver.folder.stored_checkpoints}
     tuner = tune.Tuner(
         _trainable(tune, driver, data, trainable),
         tune_config=tune.TuneConfig(
-            search_alg=CurveSearcher(folder, constants(driver.spec) | {"storage": driver.folder.stored_checkpoints}),
+            search_alg=CurveSearcher(folder, told),
             scheduler=RungScheduler(folder),
             num_samples=-1,
             reuse_actors=True,

@@ -11,12 +11,22 @@ from search.engine import engine_at
 from search.spec import StudySpec
 
 
-def constants(spec: StudySpec) -> dict[str, Any]:
+def threads_of(spec: StudySpec, workers: int, cpus: float) -> int:
+    """Threads of a trial on this machine's `cpus` where `workers` trials run at once: its own, and what would be idle.
+
+    Trials on CPUs take more than ``resources.cpus_per_trial`` where the study allows fewer trials at once than fit.
+    """
+    own = max(1, int(spec.resources.cpus_per_trial))
+    at_once = max(1, min(workers, spec.budget.trials))
+    return own if spec.resources.gpus_per_trial else max(own, int(cpus / at_once))
+
+
+def constants(spec: StudySpec, threads: int = 1) -> dict[str, Any]:
     """What every trial of a study is told."""
     return {
         "epochs": spec.budget.epochs,
         "evaluate_at": [*spec.rung_epochs, spec.budget.epochs],
-        "threads": max(1, int(spec.resources.cpus_per_trial)),
+        "threads": max(threads, int(spec.resources.cpus_per_trial)),
         "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
         "diagnostics": spec.diagnostics,
         "latency": spec.constraints.max_latency is not None,

@@ -79,7 +79,7 @@ def train_epoch(
             group["lr"] = rate
         if batch.images.dim() == 4:
             batch.images = batch.images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.bfloat16):
             terms = training.method.objective(training.network, batch, phase)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()

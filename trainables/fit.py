@@ -17,6 +17,7 @@ from trainables.diagnostics import Diagnostics, diagnose, usual_setting
 from trainables.epoch import Partial, train_epoch
 from trainables.evaluation import Curve, curve
 from trainables.latency import milliseconds
+from trainables.machine import computes_bfloat16
 from trainables.method import Method, Phase, plan
 from trainables.networks.imagenet import load_pretrained
 
@@ -52,6 +53,8 @@ class Training:
         self.method, self.config, self.data, self.seed = method, config, data, seed
         self.diagnostics, self.latency = diagnostics, latency
         self.device = torch.device(device)
+        auto = config.precision == "auto" and computes_bfloat16(self.device)
+        self.bfloat16 = auto or config.precision == "bfloat16"
         self.plan = plan(method.phases(config), epochs)
         self.epochs = epochs
         self.evaluate_at = {*evaluate_at, epochs}
@@ -144,6 +147,7 @@ class Training:
             "losses": terms,
             "lr": rate,
             "images": len(self.labels) * views,
+            "precision": "bfloat16" if self.bfloat16 else "float32",
             "cost_epochs": self.cost_epochs,
             "seconds": seconds,
         }

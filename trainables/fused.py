@@ -26,7 +26,7 @@ from trainables.gates import Router
 from trainables.network import RoutedNetwork
 from trainables.networks.msdnet import DenseLayer
 from trainables.networks.multipath_folding import fold_norms
-from trainables.networks.resnet import ResidualBlock
+from trainables.networks.resnet import ResidualBlock, StridedPointwise
 
 LAST = torch.channels_last
 _COMMON = frozenset(vars(nn.Module()))
@@ -185,7 +185,7 @@ def _layers_of(block: ResidualBlock) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 
 def _foldable(module: nn.Module | None) -> bool:
     """Whether a module is a plain convolution; one with hooks (spectral norm, say) may be more than its weight."""
-    if type(module) is not nn.Conv2d or module._forward_pre_hooks or module._forward_hooks:
+    if type(module) not in (nn.Conv2d, StridedPointwise) or module._forward_pre_hooks or module._forward_hooks:
         return False
     return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 

@@ -38,9 +38,9 @@ class TrainingConfig:
     `decayed`: what weight decay acts on, ``all`` parameters or ``kernels`` alone: weights of convolutions and linear
     layers, no biases and no batch norms. `label_smoothing`: the share of the target that is spread over all classes.
 
-    `precision` is the arithmetic of the training passes: ``float32``, or ``bfloat16`` where autocast
-    allows it (weights, losses and evaluation stay float32). `compiled` has the network's regions
-    compiled by torch.compile, which costs about a minute and needs a C++ compiler on CPUs.
+    `precision` is the arithmetic of the training passes: ``float32``, ``bfloat16`` where autocast allows it (weights,
+    losses and evaluation stay float32), or ``auto``: bfloat16 where the device has instructions for it. `compiled` has
+    the network's regions compiled by torch.compile, which costs about a minute and needs a C++ compiler on CPUs.
     """
 
     network: str = "resnet-20"
@@ -80,8 +80,8 @@ class TrainingConfig:
         smooth = self.label_smoothing
         require(0 <= smooth < 1, "label_smoothing", smooth, "must be in [0, 1)")
         require(self.momentum > 0 or not self.nesterov, "momentum", self.momentum, "Nesterov's must be above 0")
-        known = self.precision in ("float32", "bfloat16")
-        require(known, "precision", self.precision, "must be float32 or bfloat16")
+        known = self.precision in ("float32", "bfloat16", "auto")
+        require(known, "precision", self.precision, "must be float32, bfloat16 or auto")
 
 
 def kernel(parameter: Tensor) -> bool:

@@ -15,6 +15,7 @@ from trainables.checkpoints import CheckpointError
 from trainables.data import Data, default_root, load
 from trainables.epoch import Interrupted
 from trainables.fit import Training, fit
+from trainables.machine import computes_bfloat16
 from trainables.method import Optimiser, Phase, plan
 from trainables.network import RoutedNetwork, Task
 from trainables.registry import get_method
@@ -209,6 +210,15 @@ def test_bfloat16_trains_float32_weights(name: str, digits: Data) -> None:
     assert all(0 <= point["accuracy"] <= 1 for point in one["curve"]["points"])
 
 
+def test_automatic_precision_is_what_the_processor_computes_itself(digits: Data) -> None:
+    wanted = "bfloat16" if computes_bfloat16("cpu") else "float32"
+    auto, said = (
+        _training("static", digits, precision="auto").step(),
+        _training("static", digits, precision=wanted).step(),
+    )
+    assert auto["precision"] == said["precision"] == wanted and auto["losses"] == said["losses"]
+
+
 def test_compiled_regions_train_the_same(digits: Data, tmp_path: Path) -> None:
     if shutil.which("c++") is None and shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("no C++ compiler here, which torch.compile needs on a CPU")
@@ -240,7 +250,7 @@ def test_compiled_regions_train_the_same(digits: Data, tmp_path: Path) -> None:
 def test_what_cannot_be_compiled_is_said(digits: Data) -> None:
     with pytest.raises(ValueError, match="compiled = True: msdnet-2 of imta has no regions to compile"):
         _training("imta", digits, compiled=True)
-    with pytest.raises(ValueError, match="precision = 'half': must be float32 or bfloat16"):
+    with pytest.raises(ValueError, match="precision = 'half': must be float32, bfloat16 or auto"):
         _training("static", digits, precision="half")
 
 

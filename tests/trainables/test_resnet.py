@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from trainables.macs import counted
 from trainables.methods.static import METHOD
 from trainables.network import Task
-from trainables.networks.resnet import ZeroPadShortcut, blocks_per_group, cifar_resnet
+from trainables.networks.resnet import StridedPointwise, ZeroPadShortcut, blocks_per_group, cifar_resnet
 
 torch.set_num_threads(1)
 
@@ -112,3 +113,22 @@ def test_width_multiplies_the_channels() -> None:
     assert [s[0] for s in cifar_resnet("resnet-8", Task(), width=0.5).shapes] == [8, 8, 16, 32]
     assert [s[0] for s in cifar_resnet("resnet-8", Task(), width=1.5).shapes] == [24, 24, 48, 96]
     assert [s[0] for s in cifar_resnet("resnet-8", Task(), width=0.01).shapes] == [1, 1, 2, 4]
+
+
+@pytest.mark.parametrize("channels", [4, 7, 8, 12])
+def test_strided_pointwise_convolutions_are_those_of_pytorch(channels: int) -> None:
+    torch.manual_seed(0)
+    ours = StridedPointwise(channels, 2 * channels, 2).double()
+    plain = nn.Conv2d(channels, 2 * channels, 1, stride=2, bias=False).double()
+    plain.load_state_dict(ours.state_dict())
+    images = torch.randn(32, channels, 9, 9).contiguous(memory_format=torch.channels_last)
+    wanted = plain(images.double())
+    wanted.square().sum().backward()
+    for _ in range(20):  # what writes past its memory is noticed sooner or later
+        single = StridedPointwise(channels, 2 * channels, 2).to(memory_format=torch.channels_last)
+        single.load_state_dict(ours.state_dict())
+        output = single(images)
+        output.square().sum().backward()
+        assert output.shape == wanted.shape and torch.allclose(output.double(), wanted, atol=1e-5)
+        assert single.weight.grad is not None and plain.weight.grad is not None
+        assert torch.allclose(single.weight.grad.double(), plain.weight.grad, rtol=1e-4, atol=1e-3)

@@ -17,7 +17,7 @@ from trainables.execution import Sums, overwriting, run_either, run_rows, split_
 from trainables.gates import DETACHED, Router, hard_at, image_noise, relax
 from trainables.network import Inference, Knobs, Routed, Task, Unit
 from trainables.networks.hard_pass import hard_pass
-from trainables.networks.resnet import Body, ResidualNetwork, Shape, ZeroPadShortcut
+from trainables.networks.resnet import Body, ResidualNetwork, Shape, StridedPointwise, ZeroPadShortcut
 
 SKIPS = ("own", "shortcut", "pool")
 THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
@@ -74,7 +74,7 @@ def skip_of(kind: str, shape_in: Shape, shape_out: Shape) -> nn.Module:
     stride = -(-shape_in[1] // shape_out[1])
     if kind == "pool":
         return ZeroPadShortcut(channels_out, stride, average=True)
-    convolution = nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
+    convolution = StridedPointwise(channels_in, channels_out, stride)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.networks.resnet import ZeroPadShortcut
+from trainables.networks.resnet import ZeroPadShortcut, every
 
 Paths = Tensor | list[Tensor]
 """Activations of all paths: wide, or one tensor a path."""
@@ -105,10 +105,13 @@ class PathConv(nn.Conv2d):
 
     def forward(self, input: Tensor, piece: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
         """(B, X * c, h, h) to (B, X * c', h', h'), or one path alone."""
+        stride = self.stride
+        if self.kernel_size == (1, 1):  # see `resnet.StridedPointwise`
+            input, stride = every(input, stride[0]), (1, 1)
         if piece is None:
-            return super().forward(input)
+            return F.conv2d(input, self.weight, self.bias, stride, self.padding, groups=self.groups)  # pyright: ignore[reportArgumentType,reportCallIssue]
         weight, bias = piece
-        return F.conv2d(input, weight, bias, self.stride, self.padding)  # pyright: ignore[reportArgumentType,reportCallIssue]
+        return F.conv2d(input, weight, bias, stride, self.padding)  # pyright: ignore[reportArgumentType,reportCallIssue]
 
 
 class PathLinear(nn.Linear):

@@ -29,7 +29,15 @@ from spaces.space import nearest
 from trainables.network import Task
 from trainables.networks.imagenet import GROUPS, SMALLEST_IMAGENET_IMAGE
 from trainables.networks.positions import Places, PositionConv, dilated, with_zeros
-from trainables.networks.resnet import SMALLEST_IMAGE, Body, ResidualBlock, Shape, ZeroPadShortcut, blocks_per_group
+from trainables.networks.resnet import (
+    SMALLEST_IMAGE,
+    Body,
+    ResidualBlock,
+    Shape,
+    StridedPointwise,
+    ZeroPadShortcut,
+    blocks_per_group,
+)
 
 DEPTHS = (8, 14, 20, 32, 38, 44, 56, 74, 110, 152)
 IMAGENET_DEPTHS = ("50", "101")
@@ -148,7 +156,7 @@ class PreActUnit(ResidualBlock):
         if channels_in == out:
             self.shortcut = nn.Identity()
         elif style.bottleneck:
-            self.shortcut = nn.Conv2d(channels_in, out, 1, stride=stride)
+            self.shortcut = StridedPointwise(channels_in, out, stride, bias=True)
         else:
             self.shortcut = PoolShortcut(out, stride)
 
