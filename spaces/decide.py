@@ -8,6 +8,7 @@ from spaces.training import with_training
 _NETWORKS = ("pyramid", "pyramid-tree")
 _CRITICS = ("pragmatic", "optimistic", "classification_error")
 _ROUTED = When("network", _NETWORKS)  # static networks have no routers
+_HALVED = When("schedule", ("exponential",))
 _LEARNT = When("variant", ("actor", *_CRITICS))
 
 SPACE = with_training(
@@ -20,13 +21,17 @@ SPACE = with_training(
         "k_dec": LogRange(0.01 / 30, 0.01 * 30, when=When("variant", ("actor",))),
         "k_cre": LogRange(0.001 / 30, 0.001 * 30, when=When("variant", _CRITICS)),
         "tau": LogRange(0.03, 3.0, when=_LEARNT),
-        "tau_half_life": LogRange(1 / 16, 1 / 2, when=_LEARNT),
+        # a share of the training; 0: in steps; both 0: the default of the training's length
+        "tau_half_life": LogRange(1 / 16, 2.0, or_zero=True, when=_LEARNT),
+        "tau_half_life_steps": LogRange(5_000, 40_000, integer=True, or_zero=True, when=When("tau_half_life", (0,))),
         "talr": Choice((True, False), when=_LEARNT),
         "router_width": Choice((8, 16, 32), when=_LEARNT),
         "alpha_rtr": LogRange(0.1, 10.0, when=_LEARNT),
         "weight_decay": LogRange(2e-4 / 30, 2e-4 * 30),  # 2 k_L2
         "lr": LogRange(0.01, 0.5),
         "schedule": Choice(("exponential", "cosine")),
+        "lr_half_life": LogRange(1 / 16, 1.0, or_zero=True, when=_HALVED),  # as that of the temperature
+        "lr_half_life_steps": LogRange(5_000, 40_000, integer=True, or_zero=True, when=When("lr_half_life", (0,))),
     }
 )
 
@@ -51,6 +56,7 @@ PAPER = {
     "lr": 0.1,
     "schedule": "exponential",
     "lr_half_life": 1 / 8,
+    "warmup": 0.0,
     "momentum": 0.9,
     "weight_decay": 2e-4,
     "batch_size": 128,

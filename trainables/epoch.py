@@ -73,8 +73,8 @@ def train_epoch(
     began = training.generator.get_state()
     rate = phase.optimiser.lr
     for index, batch in enumerate(_batches(training, phase, size, views, place), len(history)):
-        batch.share = (epoch + index / steps) / epochs
-        rate = phase.optimiser.lr_at(batch.share)
+        batch.share, batch.steps = (epoch + index / steps) / epochs, steps * epochs
+        rate = phase.optimiser.lr_at(batch.share, batch.steps)
         for group in optimiser.param_groups:
             group["lr"] = rate
         if batch.images.dim() == 4:

@@ -90,8 +90,31 @@ def kernel(parameter: Tensor) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HalfLife:
+    """A half-life of `steps` steps, of at least `least` and at most `most` of a phase's steps.
+
+    Where `least` and `most` are the same, it is that share of any phase.
+    """
+
+    steps: float = 0.0
+    least: float = 0.0
+    most: float = math.inf
+
+    def share(self, steps: int) -> float:
+        """The half-life as a share of a phase of `steps` steps: ``clamp(self.steps / steps, least, most)``."""
+        return min(max(self.steps / steps, self.least), self.most)
+
+    def left(self, share: float, steps: int) -> float:
+        """What is left of 1 after `share` of a phase of `steps` steps, in (0, 1]."""
+        return 0.5 ** (share / self.share(steps))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Optimiser:
-    """SGD, or Adam with its usual moments, and a schedule in shares of the phase's steps."""
+    """SGD, or Adam with its usual moments, and a schedule in shares of the phase's steps.
+
+    The exponential schedule takes `half_life`, where there is one, in place of `decay`.
+    """
 
     lr: float
     kind: str = "sgd"
@@ -102,6 +125,7 @@ class Optimiser:
     schedule: str = "step"
     decay_at: tuple[float, ...] = ()
     decay: float = 0.1
+    half_life: HalfLife | None = None
     warmup: float = 0.0
     warmup_lr: float = 0.0
 
@@ -147,14 +171,16 @@ class Optimiser:
         """Parameters by name in the order in which `over` numbers them: those that decay first."""
         return sorted(named, key=lambda each: self.decayed == "kernels" and not kernel(each[1]))
 
-    def lr_at(self, share: float) -> float:
-        """The learning rate after `share` of the phase's steps, share in [0, 1]."""
+    def lr_at(self, share: float, steps: int = 1) -> float:
+        """The learning rate after `share` of the phase's `steps` steps, share in [0, 1]."""
         if share < self.warmup and self.warmup_lr:
             return self.warmup_lr
         if share < self.warmup:
             return self.lr * (share + 1e-3) / (self.warmup + 1e-3)
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * share))
+        if self.schedule == "exponential" and self.half_life is not None:
+            return self.lr * self.half_life.left(share, steps)
         if self.schedule == "exponential":
             return self.lr * self.decay**share
         return self.lr * self.decay ** sum(share >= at for at in self.decay_at)
@@ -213,7 +239,7 @@ def plan(phases: tuple[Phase, ...], epochs: int) -> list[tuple[Phase, int, int]]
 class Batch:
     """A training batch: the `views` augmented copies of one image are neighbours.
 
-    `images` (L * views, channels, size, size), `labels` (L * views,). `share` of the phase's steps
+    `images` (L * views, channels, size, size), `labels` (L * views,). `share` of the phase's `steps` steps
     have been taken before it, in [0, 1), for curricula and annealing.
     """
 
@@ -222,6 +248,7 @@ class Batch:
     views: int = 1
     generator: torch.Generator | None = None
     share: float = 0.0
+    steps: int = 1
 
 
 def one_phase(config: Any) -> tuple[Phase, ...]:

@@ -4,9 +4,9 @@
         [--set KEY=VALUE ...] [--json FILE]
 
 DATA is a data set's name or path. Every row trains its first phase with the paper's optimiser at its paper's rate and
-batch size, the rate constant (a training of a thousand times as many steps is assumed, so that no schedule acts). Prints
-the first loss, the mean cross entropy of each fifth of the steps (averaged over members and exits), the largest gradient
-norm, and whether the last fifth is below log(classes) - 0.3, what is asked of every family.
+batch size, the rate constant (a training of a thousand times as many steps is assumed, so that no schedule acts).
+Prints the first loss, the mean cross entropy of each fifth of the steps (averaged over members and exits), the largest
+gradient norm, and whether the last fifth is below log(classes) - 0.3, what is asked of every family.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def learnt(name: str, data: Data, steps: int, seed: int, changes: dict[str, Any]
             rate = phase.optimiser.lr * min(1.0, (len(losses) + 1) / max(1.0, warmup * steps))
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            batch.share = len(losses) / (1000 * steps)
+            batch.share, batch.steps = len(losses) / (1000 * steps), 1000 * steps
             batch.images = batch.images.contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
                 terms = method.objective(network, batch, phase)

@@ -29,10 +29,10 @@ def build(task: Task = SMALL, decided: float = 1.0, **values: Any) -> ColumnNetw
     return network
 
 
-def batch_of(count: int = 6, task: Task = SMALL, share: float = 0.0) -> Batch:
+def batch_of(count: int = 6, task: Task = SMALL, share: float = 0.0, steps: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(count, task.channels, task.size, task.size, generator=generator)
-    return Batch(images, torch.arange(count) % task.classes, generator=generator, share=share)
+    return Batch(images, torch.arange(count) % task.classes, generator=generator, share=share, steps=steps)
 
 
 def terms_of(network: ColumnNetwork, batch: Batch) -> dict[str, Tensor]:

@@ -36,7 +36,10 @@ Deviations and choices:
 - `alpha_rtr` multiplies the routers' gradients, decay included: a learning rate alpha_rtr times as large.
 - The rate rises over the first 0.05 of the steps; the paper, which takes 80,000, says nothing. At its rate
   from the first step deep columns die in short trainings, and routers learn to stay above them.
-- Temperature: half-life 1/8 of the training, the paper's (the code: 1/4).
+- Temperature and rate halve every 10,000 steps in the paper (the code's temperature: 20,000), 1/8 of its 80,000.
+  In a short training 1/8 hardens the policy before it has learnt, and digits pay as much as photographs. The
+  default therefore depends on the number of steps: 10,000 steps, of at least 1/8 of the training (from 80,000
+  steps on) and at most 1/2 of it for the temperature (up to 20,000 steps), 1/5 for the rate (up to 50,000).
 - Weights are drawn with variance 1 / fan_in as in the code; ``init="xavier"`` is the paper's text.
 - Networks that read no price get a curve from a `margin` on the score of classifying: an extension,
   0 being the paper's rule.
@@ -56,7 +59,7 @@ from torch import Tensor
 
 from spaces.decide import PAPER, SPACE
 from trainables.inference_costs import classification_costs, squared_weights, targets, throughput
-from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
+from trainables.method import Batch, HalfLife, Method, Optimiser, Phase, TrainingConfig, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.column_layers import initialise
 from trainables.networks.columns import (
@@ -82,6 +85,10 @@ SWEPT_K_CPTS = tuple(k * 1e-9 for k in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48,
 _STEPS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 MARGINS = (*(-step for step in reversed(_STEPS)), 0.0, *_STEPS)
 """From all images at the last column to all at the first; scores differ by hundredths early in a training."""
+HALF_LIFE = 10_000
+"""Steps in which the paper's temperature and rate halve."""
+SHORTEST, LONGEST_TAU, LONGEST_LR = 1 / 8, 1 / 2, 1 / 5
+"""The shares of a training that half-lives by default stay between."""
 INITS = ("fan_in", "xavier")
 UNITS = ("macs_full", "mac")
 
@@ -93,11 +100,13 @@ class Config(TrainingConfig):
     `variant`, left empty, is the actor, and none of a static network. `k_cpt`: the price of
     computation, in the unit of `k_cpt_per` (see the module); `dynamic_k_cpt`: routers read it, times
     `k_cpt_scale`. `k_dec`: weight of the actor's scores squared; `k_cre`: of the critics' regression.
-    `tau`: temperature at the beginning, 0 being the paper's (1 for the actor, 0.1 for critics);
-    `tau_half_life` and `lr_half_life`: shares of the training (the latter for the exponential schedule). `epsilon`: the
-    least share of an image that the network keeps everywhere. `talr`, `reg_policy`, `alpha_rtr`,
-    `init`: see the module. `router_width`, `router_depth`: hidden layers of routers. `pyramid`:
-    subsample or bilinear. `forks`: columns of a tree behind which it forks.
+    `tau`: temperature at the beginning, 0 being the paper's (1 for the actor, 0.1 for critics). The half-life of
+    the temperature is a share of the training, `tau_half_life`, or a number of steps, `tau_half_life_steps`; so is
+    that of the learning rate, `lr_half_life` and `lr_half_life_steps`, in the exponential schedule. Where both are
+    0, it follows from the number of steps (see the module). `epsilon`: the least share of an image that the
+    network keeps everywhere. `talr`, `reg_policy`, `alpha_rtr`, `init`: see the module. `router_width`,
+    `router_depth`: hidden layers of routers. `pyramid`: subsample or bilinear. `forks`: columns of a tree behind
+    which it forks.
     """
 
     network: str = "pyramid"
@@ -105,7 +114,8 @@ class Config(TrainingConfig):
     schedule: str = "exponential"
     weight_decay: float = 2e-4
     warmup: float = 0.05
-    lr_half_life: float = 1 / 8
+    lr_half_life: float = 0.0
+    lr_half_life_steps: int = 0
     k_cpt: float = 4e-9
     k_cpt_per: str = "macs_full"
     dynamic_k_cpt: bool = False
@@ -113,7 +123,8 @@ class Config(TrainingConfig):
     k_dec: float = 0.01
     k_cre: float = 0.001
     tau: float = 0.0
-    tau_half_life: float = 1 / 8
+    tau_half_life: float = 0.0
+    tau_half_life_steps: int = 0
     epsilon: float = 1e-6
     talr: bool = True
     reg_policy: bool = False
@@ -139,11 +150,17 @@ class Config(TrainingConfig):
         for name in ("k_cpt", "k_dec", "k_cre", "tau"):
             value = getattr(self, name)
             require(0 <= value < math.inf, name, value, "must be a number of at least 0")
-        for name in ("k_cpt_scale", "tau_half_life", "lr_half_life", "alpha_rtr"):
+        for name in ("k_cpt_scale", "alpha_rtr"):
             value = getattr(self, name)
             require(0 < value < math.inf, name, value, "must be a positive number")
+        for name in ("tau_half_life", "lr_half_life"):
+            value, steps = getattr(self, name), f"{name}_steps"
+            require(0 <= value <= 100, name, value, f"must be a share of the training, 0 to 100; {steps} takes steps")
+            free = value == 0 or getattr(self, steps) == 0
+            require(free, steps, getattr(self, steps), f"{name} = {value!r} is given too; one of them must be 0")
         require(0 < self.epsilon < 0.1, "epsilon", self.epsilon, "must be a small share in (0, 0.1)")
-        for name, least in (("router_width", 1), ("router_depth", 1), ("forks", 0)):
+        counts = {"router_width": 1, "router_depth": 1, "forks": 0, "tau_half_life_steps": 0, "lr_half_life_steps": 0}
+        for name, least in counts.items():
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             require(whole and value >= least, name, value, f"must be a whole number of at least {least}")
@@ -169,16 +186,33 @@ def build(config: Config, task: Task) -> ColumnNetwork:
 
 def phases(config: Config) -> tuple[Phase, ...]:
     """Everything together; the decay of weights is a term of the loss."""
-    recipe = Optimiser.of(config, weight_decay=0.0)
-    if config.schedule == "exponential":
-        recipe = Optimiser.of(config, weight_decay=0.0, decay=0.5 ** (1 / config.lr_half_life))
-    return (Phase(name="train", optimiser=recipe),)
+    return (Phase(name="train", optimiser=Optimiser.of(config, weight_decay=0.0, half_life=lr_half_life(config))),)
 
 
-def temperature(config: Config, share: float) -> float:
-    r"""Temperature after a share of the steps: :math:`\tau_0\, 2^{-share / half\ life}`."""
+def lr_half_life(config: Config) -> HalfLife:
+    """In how many steps the learning rate halves."""
+    return _half_life(config.lr_half_life, config.lr_half_life_steps, LONGEST_LR)
+
+
+def tau_half_life(config: Config) -> HalfLife:
+    """In how many steps the temperature halves."""
+    return _half_life(config.tau_half_life, config.tau_half_life_steps, LONGEST_TAU)
+
+
+def _half_life(share: float, steps: int, longest: float) -> HalfLife:
+    """The given share, the given steps, or the default of the training's length."""
+    if share:
+        return HalfLife(least=share, most=share)
+    return HalfLife(steps=steps) if steps else HalfLife(steps=HALF_LIFE, least=SHORTEST, most=longest)
+
+
+def temperature(config: Config, share: float, steps: int) -> float:
+    r"""Temperature after a share of a training of `steps` steps: :math:`\tau_0\, 2^{-share / half\ life}`.
+
+    At least 1e-30: a few steps of half-life would have scores divided by 0 in a long training.
+    """
     start = config.tau or (0.1 if config.variant in CRITICS else 1.0)
-    return start * 0.5 ** (share / config.tau_half_life)
+    return max(start * tau_half_life(config).left(share, steps), 1e-30)
 
 
 def k_cpts(config: Config, values: Sequence[float] = K_CPTS) -> tuple[float, ...]:
@@ -214,7 +248,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     assert isinstance(network, ColumnNetwork)
     config: Config = network.config
     acts = config.variant == "actor"
-    network.temperature = temperature(config, batch.share)
+    network.temperature = temperature(config, batch.share, batch.steps)
     price = prices_of(network, batch)
     routed = network(batch.images, price=price if network.priced else None, generator=batch.generator)
     smoothing = config.label_smoothing

@@ -64,12 +64,14 @@ def test_temperature_sharpens_and_decays() -> None:
     hard = network.infer(images, {})
     assert torch.allclose(cold.aux["answered"], F.one_hot(hard.exits, 3).float(), atol=1e-4)  # pyright: ignore
     assert not torch.allclose(warm.aux["answered"], cold.aux["answered"], atol=0.05)
-    assert [temperature(Config(), share) for share in (0, 1 / 8, 1)] == pytest.approx([1.0, 0.5, 1 / 256])
+    assert [temperature(Config(), share, 80_000) for share in (0, 1 / 8, 1)] == pytest.approx([1.0, 0.5, 1 / 256])
     critic = Config(variant="pragmatic", tau_half_life=0.5)
-    assert [temperature(critic, share) for share in (0, 0.5)] == pytest.approx([0.1, 0.05])
-    assert temperature(Config(tau=2.0, tau_half_life=0.25), 0.25) == pytest.approx(1.0)
-    terms_of(network, batch_of(share=0.25))
+    assert [temperature(critic, share, 80_000) for share in (0, 0.5)] == pytest.approx([0.1, 0.05])
+    assert temperature(Config(tau=2.0, tau_half_life=0.25), 0.25, 100) == pytest.approx(1.0)
+    terms_of(network, batch_of(share=0.25, steps=80_000))
     assert network.temperature == pytest.approx(0.25)
+    terms_of(network, batch_of(share=0.25, steps=8_000))
+    assert network.temperature == pytest.approx(0.5**0.5)
 
 
 def test_the_toy_of_the_specification() -> None:
@@ -143,7 +145,7 @@ def test_cross_entropy_has_a_floor() -> None:
 def by_hand(network: ColumnNetwork, batch: Batch) -> dict[str, float]:
     """The terms of the objective from their equations, image by image."""
     config: Config = network.config
-    network.temperature = temperature(config, batch.share)
+    network.temperature = temperature(config, batch.share, batch.steps)
     with torch.no_grad():
         routed = network(batch.images)
     price = config.k_cpt * REFERENCE_MACS / network.macs_full
