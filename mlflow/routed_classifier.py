@@ -14,7 +14,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,8 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         self.serving = json.loads((folder / "serving.json").read_text())
         self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
         code, version = folder.parents[1] / "code", self.serving["code_version"]
-        self.network = _load_network(folder, code, version, self.device)
+        self.network, self.normalise = _load(folder, code, version, self.device, self.serving["normalisation"])
         self.classes = np.array(self.serving["classes"], dtype=object)
-        shape = (1, -1, 1, 1)
-        self.mean = torch.tensor(self.serving["normalisation"]["mean"], device=self.device).view(shape)
-        self.std = torch.tensor(self.serving["normalisation"]["std"], device=self.device).view(shape)
 
     def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Classify uint8 `model_input` (n, channels, size, size).
@@ -72,7 +69,7 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
     @torch.inference_mode()
     def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
         pixels = torch.from_numpy(np.array(images)).to(self.device)
-        result = self.network.infer((pixels.float() / 255.0 - self.mean) / self.std, knobs, generator=generator)
+        result = self.network.infer(self.normalise(pixels), knobs, generator=generator)
         found = {
             "probabilities": result.logits.double().softmax(dim=1).cpu().numpy(),
             "macs": result.macs.double().cpu().numpy(),
@@ -170,19 +167,21 @@ def _alike(value: Any, example: Any) -> bool:
     return isinstance(value, type(example))
 
 
-def _load_network(folder: Path, code: Path, version: str, device: torch.device) -> Any:
-    """The network prepared for inference, built by the code that the model brought.
+def _load(
+    folder: Path, code: Path, version: str, device: torch.device, normalisation: Mapping[str, Any]
+) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]]:
+    """The network prepared for inference and what normalises its images, by the code that the model brought.
 
     A process that has imported `trainables` already (routefront itself, or another model) keeps
     its own; where that is another version, the bundled one is imported beside it.
     """
     if "trainables" not in sys.modules or _version() == version or not code.is_dir():
-        return _prepared(folder, device)
+        return _prepared(folder, device), _normalise(normalisation)
     kept = _take_out()
     sys.path.insert(0, str(code))
     importlib.invalidate_caches()
     try:
-        return _prepared(folder, device)
+        return _prepared(folder, device), _normalise(normalisation)
     finally:
         sys.path.remove(str(code))
         _take_out()
@@ -196,6 +195,11 @@ def _prepared(folder: Path, device: torch.device) -> Any:
     except ModuleNotFoundError:  # promoted before networks were prepared
         return network
     return fused.prepared(network)
+
+
+def _normalise(record: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The formula of training and evaluation, to the last bit: drawn decisions are hashes of its results."""
+    return importlib.import_module("trainables.normalisation").Normalisation.of(record).apply
 
 
 def _version() -> str:

@@ -36,6 +36,7 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
     images, a method's phases not the epochs, a constraint can be met by nothing, or the folder cannot be written.
     """
     phases_fit(spec)
+    images_fit(spec, data)
     task = {"classes": data.task.classes, "size": data.task.size, "channels": data.task.channels}
     created = {
         "spec": spec.model_dump(mode="json"),
@@ -88,6 +89,18 @@ def phases_fit(spec: StudySpec) -> None:
             method = get_method(name)
             try:
                 plan(method.phases(method.configure(values)), spec.budget.epochs)
+            except ValueError as error:
+                raise InputError(f"methods.{name}: {error}") from None
+
+
+def images_fit(spec: StudySpec, data: Data) -> None:
+    """Raise `InputError` where the images cannot be normalised or cropped as a corner of a method's space asks."""
+    from trainables.registry import get_method
+
+    for name, space in spec.spaces().items():
+        for values in corners(space):
+            try:
+                data.for_config(get_method(name).configure(values))
             except ValueError as error:
                 raise InputError(f"methods.{name}: {error}") from None
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from search.study import Study
+    from trainables.data import Data
 
 BATCHES = (1, 64)
 
@@ -40,14 +41,14 @@ def measured(
             "no checkpoint of these points is left to measure (kept are those of a study's first two fronts"
             " and of each method's own)"
         )
-    images: dict[str, Tensor] = {}
+    images: dict[str, tuple[Tensor, Data]] = {}
     for name in sorted({p.study for p, there in zip(points, here, strict=True) if there}):
         images[name] = _images(by_name[name])
     found = []
     for point, there in zip(points, here, strict=True):
         if there:
             say(f"measuring {point.point_id}")
-            alone, batched = _of_point(by_name[point.study], point, images[point.study])
+            alone, batched = _of_point(by_name[point.study], point, *images[point.study])
             point = replace(point, latency_ms=alone, latency_ms_64=batched)
         found.append(point)
     return found
@@ -59,23 +60,24 @@ def _folder(study: Study, point: FrontPoint) -> str | None:
     return str(path) if point.checkpoint and inside and (path / "state.json").is_file() else None
 
 
-def _images(study: Study) -> Tensor:
-    """Validation images as a network takes them: as many as the largest batch, drawn with a fixed seed."""
+def _images(study: Study) -> tuple[Tensor, Data]:
+    """Validation images, not normalised yet: as many as the largest batch, drawn with a fixed seed; and their data."""
     import torch
 
     from search.study import load_data
-    from trainables.data import normalise, to_device
+    from trainables.data import to_device
 
     data = load_data(study.spec)
     study.check_data(study.state(), data)
     images, _ = to_device(data.validation, "cpu")
     rows = np.random.default_rng(0).permutation(len(images))[: max(BATCHES)]
-    chosen = normalise(images[torch.from_numpy(np.sort(rows))], data)
-    return torch.cat(list(chosen.split(len(rows))))  # images that lie in files are decoded here, once
+    chosen = images[torch.from_numpy(np.sort(rows))]
+    return torch.cat(list(chosen.split(len(rows)))), data  # images that lie in files are decoded here, once
 
 
-def _of_point(study: Study, point: FrontPoint, images: Tensor) -> tuple[float, float]:
+def _of_point(study: Study, point: FrontPoint, images: Tensor, data: Data) -> tuple[float, float]:
     from trainables.checkpoints import CheckpointError, load_network
+    from trainables.data import normalise
     from trainables.latency import milliseconds
 
     path = study.folder.checkpoints / point.checkpoint
@@ -85,7 +87,8 @@ def _of_point(study: Study, point: FrontPoint, images: Tensor) -> tuple[float, f
         raise InputError(f"point {point.point_id} cannot be measured: {error}") from None
     if (record.get("trial", point.trial), record.get("epoch")) != (point.trial, point.epoch):
         raise InputError(f"checkpoint {path} is of trial {record.get('trial')} at epoch {record.get('epoch')}")
-    alone, batched = (milliseconds(network, images, [point.knobs], size)[0] for size in BATCHES)
+    inputs = normalise(images, data.for_config(network.config))
+    alone, batched = (milliseconds(network, inputs, [point.knobs], size)[0] for size in BATCHES)
     return alone, batched
 
 

@@ -79,8 +79,9 @@ def calibrated_curve(
     """
     labels = np.zeros(len(own.images), dtype=np.int64) if own.labels is None else own.labels
     images, truth = datasets.to_device(Split(own.images, labels), "cpu")
+    inputs = datasets.normalise(images, data.for_config(network.config))
     settings = [point["setting"] for point in known]
-    found = curve(method, network, datasets.normalise(images, data), torch.as_tensor(truth), settings=settings).points
+    found = curve(method, network, inputs, torch.as_tensor(truth), settings=settings).points
     return [
         {
             "setting": before["setting"],

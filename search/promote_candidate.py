@@ -76,6 +76,7 @@ def candidate_of(
     """
     point = target.point
     method, network, opened = open_checkpoint(folder, state, point)
+    data = data.for_config(network.config)
     measured = measure(network, data, "validation", point.knobs)
     gates = [opened, repeats(point, measured, method.calibrate is not None)]
     curve = [dict(each) for each in state.trials[point.trial].curves[point.epoch]]

@@ -23,7 +23,7 @@ from search.folder import StudyFolder
 from search.front import FrontPoint
 from search.state import StudyState
 from search.units import show_count, show_share
-from trainables.checkpoints import NETWORK, CheckpointError, load_network, read_record
+from trainables.checkpoints import NETWORK, CheckpointError, load_network, read_record, with_defaults
 from trainables.data import Data, normalise, to_device
 from trainables.evaluation import evaluate
 from trainables.latency import milliseconds
@@ -73,7 +73,7 @@ def open_checkpoint(folder: StudyFolder, state: StudyState, point: FrontPoint) -
         most = (1 << 24) + _BYTES * max(point.params, 1)
         if size > most:
             raise CheckpointError(f"checkpoint {path} is damaged: {NETWORK} has {show_count(size)} bytes, not < {most}")
-        record = read_record(path)
+        record = with_defaults(get_method(point.method), read_record(path))
         digest = record.get("files", {}).get(NETWORK)
         if digest is None:
             raise CheckpointError(f"checkpoint {path} is damaged: it has no digest of {NETWORK}")
@@ -121,7 +121,7 @@ def _short(value: Any) -> str:
 def measure(network: RoutedNetwork, data: Data, split: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     """accuracy, correct, count and macs (mean per image) of one operating point on a split."""
     images, labels = to_device(getattr(data, split), "cpu")
-    point = evaluate(network, normalise(images, data), labels, knobs).points[0]
+    point = evaluate(network, normalise(images, data.for_config(network.config)), labels, knobs).points[0]
     return {name: point[name] for name in ("accuracy", "correct", "count", "macs")}
 
 

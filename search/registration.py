@@ -98,6 +98,8 @@ class Evidence:
     def serving(self) -> dict[str, Any]:
         """``serving.json``: what the model needs to serve, and what it says of itself."""
         task = self.network.task
+        normalisation = self.data.for_config(self.network.config).normalisation
+        assert normalisation is not None
         return {
             "study": self.study,
             "point_id": self.point.point_id,
@@ -109,7 +111,7 @@ class Evidence:
             "units": [unit.name for unit in self.network.units],
             "classes": list(self.data.classes),
             "task": {"classes": task.classes, "size": task.size, "channels": task.channels},
-            "normalisation": {"mean": [float(v) for v in self.data.mean], "std": [float(v) for v in self.data.std]},
+            "normalisation": normalisation.record(),
             "data": {
                 "name": self.data.name,
                 "hash": self.data.hash,

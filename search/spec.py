@@ -95,8 +95,16 @@ class StudySpec(Part):
                     f"rungs.epochs = {rungs}: the last rung must come before the last epoch ({self.budget.epochs})"
                 )
         if not _trusted(info):
+            self._normalises()
             self.spaces()
         return self
+
+    def _normalises(self) -> None:
+        from trainables.normalisation import NORMALISATIONS
+
+        word = self.data.normalise
+        if word is not None and word not in NORMALISATIONS:
+            raise ValueError(f"data.normalise = {word!r}: must be one of {', '.join(NORMALISATIONS)}")
 
     # -- what follows from the fields -------------------------------------------------------------
 
@@ -111,12 +119,16 @@ class StudySpec(Part):
         return sorted({max(1, round(last / 9)), max(1, round(last / 3))} - {last})
 
     def spaces(self) -> dict[str, Space]:
-        """The space of every method of the study, narrowed by what the study file says."""
+        """The space of every method of the study, narrowed by what the study file says.
+
+        What ``[data]`` says of all methods counts as said in the table of each that says nothing itself.
+        """
         from trainables.registry import get_method
 
         spaces: dict[str, Space] = {}
-        for name, overrides in self.methods.items():
-            method = get_method(name)
+        common = {"normalise": self.data.normalise} if self.data.normalise is not None else {}
+        for name, written in self.methods.items():
+            method, overrides = get_method(name), {**common, **written}
             fields = {f.name: f.default for f in dataclasses.fields(method.Config)}
             try:
                 space = narrowed(method.space, overrides, extra=fields)

@@ -20,12 +20,17 @@ class Part(BaseModel):
 
 
 class DataSpec(Part):
-    """Which images: a known data set or a path, their size in pixels, at most `limit` for training."""
+    """Which images: a known data set or a path, their size in pixels, at most `limit` for training.
+
+    `normalise`: what images are normalised by for every method that names nothing of its own
+    (`trainables.method.TrainingConfig`).
+    """
 
     name: str = "digits"
     root: str | None = None
     image_size: int | None = Field(default=None, ge=4)
     limit: int | None = Field(default=None, ge=2)
+    normalise: str | None = None
 
 
 class BudgetSpec(Part):

@@ -48,15 +48,15 @@ def normalise(images: Tensor, data: Data) -> Tensor: ...
 @overload
 def normalise(images: Images, data: Data) -> Images: ...
 def normalise(images: Images, data: Data) -> Images:
-    """Images (B, C, S, S) uint8 as float32, ``(pixel / 255 - mean) / std`` per channel; new memory.
+    """Images (B, C, S, S) uint8 as float32, as `data.normalisation` has it; new memory.
 
-    Of images that stay in files each batch, once it is decoded.
+    Of images that stay in files each batch, once it is decoded. Raises `ValueError` where no configuration
+    chose a normalisation (`Data.for_config`): the data set's own one may not be the network's.
     """
-    if isinstance(images, LazyImages):
-        return images.finished(lambda batch: normalise(batch, data))
-    mean = torch.tensor(data.mean, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
-    std = torch.tensor(data.std, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
-    return images.to(torch.float32, copy=True).sub_(mean).div_(std)
+    how = data.normalisation
+    if how is None:
+        raise ValueError(f"images of {data.name}: no configuration chose their normalisation, see Data.for_config")
+    return images.finished(how.apply) if isinstance(images, LazyImages) else how.apply(images)
 
 
 def _padded(images: Tensor, how: Augment) -> Tensor:
@@ -127,7 +127,8 @@ def batches(
 
     With `data.replacement` as many images as there are, drawn with replacement.
 
-    `images` (n, C, S, S) uint8 and `labels` (n,) are those of `to_device`. `batch_size` counts all
+    `images` (n, C, S, S) uint8 and `labels` (n,) are those of `to_device`, `data` what `Data.for_config`
+    gave for the network that is trained. `batch_size` counts all
     copies, so that a batch has ``max(1, batch_size // views)`` different images. The last batch may
     be smaller; it is left out where it would hold a single image, of which batch-norm (and a loss
     over pairs of images) can make nothing. Nothing waits for the device, but for images in files
@@ -142,7 +143,7 @@ def batches(
         order = torch.randperm(count, generator=generator, device=at).to(images.device)
     step = max(1, batch_size // views)
     chunks = [chunk for chunk in order.split(step) if not len(chunk) == 1 < step]
-    how, done = data.augment, place.done if place else 0
+    how, done = data.training_augment, place.done if place else 0
     if isinstance(images, LazyImages):
         indices = (chunk.cpu() for chunk in chunks)
         read = images.crops(indices, views=views, area=how.area, generator=generator, done=done)

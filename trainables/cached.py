@@ -63,7 +63,7 @@ class FeatureCache:
     ) -> None:
         draws = torch.Generator(images.device).manual_seed(seed)
         self.labels, self.replacement = labels, data.replacement
-        how, chunks = data.augment, torch.arange(len(labels)).split(batch_size)
+        how, chunks = data.training_augment, torch.arange(len(labels)).split(batch_size)
         parts: list[Tensor] = []
         for _ in range(views):
             if isinstance(images, LazyImages):
@@ -102,5 +102,6 @@ def cache_of(
     network: CollaborativeMSDNet, images: Images, labels: Tensor, data: Data, *, views: int, seed: int
 ) -> FeatureCache:
     """The cache of a network's trunk as it is now, in eval mode."""
+    data = data.for_config(network.config)
     with evaluating(network):
         return FeatureCache(lambda x: trunk_features(network, x), images, labels, data, views=views, seed=seed)

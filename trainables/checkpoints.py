@@ -40,6 +40,17 @@ def network_record(method: Method, network: RoutedNetwork) -> dict[str, Any]:
     return {"method": method.name, "config": config_dict(network.config), "task": asdict(network.task)}
 
 
+def with_defaults(method: Method, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose configuration has the defaults of what the method has gained since it was written.
+
+    Every such default means what was done before. What is no configuration of the method stays as it is.
+    """
+    try:
+        return {**record, "config": config_dict(method.configure(record["config"]))}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return dict(record)
+
+
 def save(
     folder: Path,
     record: Mapping[str, Any],

@@ -2,7 +2,7 @@
 
 The readers are in `sources.py` (published data sets), `hybrid.py` (sets made of these), `imagenet_folders.py`,
 `image_files.py` (folders) and `parquet_files.py`, the records and splits in `splits.py`, what happens on
-the device in `augment.py`, decoding on demand in `encoded.py`.
+the device in `augment.py`, ways to normalise in `normalisation.py`, decoding on demand in `encoded.py`.
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ def diagnose(
     passes over at most `MOST_IMAGES` images. The same seed gives the same copies.
     """
     started = time.perf_counter()
+    data = data.for_config(network.config)
     setting = usual_setting(method, network.config) if setting is None else setting
     device = network.unit_macs.device
     images, labels = to_device(data.validation, device)

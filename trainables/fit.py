@@ -50,7 +50,7 @@ class Training:
         diagnostics: bool = False,
         latency: bool = False,
     ) -> None:
-        self.method, self.config, self.data, self.seed = method, config, data, seed
+        self.method, self.config, self.data, self.seed = method, config, data.for_config(config), seed
         self.diagnostics, self.latency = diagnostics, latency
         self.device = torch.device(device)
         auto = config.precision == "auto" and computes_bfloat16(self.device)
@@ -74,7 +74,7 @@ class Training:
         self.generator = torch.Generator(self.device).manual_seed(seed + 1)
         self.images, self.labels = to_device(data.train, self.device)
         validation, self.validation_labels = to_device(data.validation, self.device)
-        self.validation = normalise(validation, data)
+        self.validation = normalise(validation, self.data)
         self.epoch = 0
         self.cost_epochs = 0.0
         self.seconds = 0.0
@@ -216,7 +216,7 @@ class Training:
 
         Raises `CheckpointError` where it is damaged or was written for something else.
         """
-        record = checkpoints.read_record(folder)
+        record = checkpoints.with_defaults(self.method, checkpoints.read_record(folder))
         expected = checkpoints.network_record(self.method, self.network)
         for key, value in (*expected.items(), ("epochs", self.epochs), ("seed", self.seed)):
             if record.get(key) != value:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spaces.space import Space, nearest
 from trainables.network import RoutedNetwork, Task
+from trainables.normalisation import NORMALISATIONS
 from trainables.optimisers import SGD, FusedAdam
 
 
@@ -41,6 +42,12 @@ class TrainingConfig:
     `precision` is the arithmetic of the training passes: ``float32``, ``bfloat16`` where autocast allows it (weights,
     losses and evaluation stay float32), or ``auto``: bfloat16 where the device has instructions for it. `compiled` has
     the network's regions compiled by torch.compile, which costs about a minute and needs a C++ compiler on CPUs.
+
+    `normalise`: what images are normalised by, in training and ever after. ``data``: the constants of the known
+    data set, else statistics of the training split; ``none``: pixels in [0, 1]; ``image``: each by its own mean
+    and deviation; ``resnet``, ``msdnet``, ``blockdrop-32``: constants that public code has for CIFAR, taken as
+    they are for any images of three channels (`trainables.normalisation`). `crop`: by how many pixels training
+    images are shifted at most, counted at the size that they are trained in; -1 is the data set's own.
     """
 
     network: str = "resnet-20"
@@ -60,6 +67,8 @@ class TrainingConfig:
     warmup_lr: float = 0.0
     precision: str = "float32"
     compiled: bool = False
+    normalise: str = "data"
+    crop: int = -1
 
     def __post_init__(self) -> None:
         require(self.width > 0, "width", self.width, "the channel multiplier must be positive")
@@ -82,6 +91,11 @@ class TrainingConfig:
         require(self.momentum > 0 or not self.nesterov, "momentum", self.momentum, "Nesterov's must be above 0")
         known = self.precision in ("float32", "bfloat16", "auto")
         require(known, "precision", self.precision, "must be float32, bfloat16 or auto")
+        known = self.normalise in NORMALISATIONS
+        require(known, "normalise", self.normalise, f"must be one of {', '.join(NORMALISATIONS)}")
+        whole = isinstance(self.crop, int) and not isinstance(self.crop, bool)
+        rule = "must be a whole number of pixels; -1 is the data set's own padding"
+        require(whole and self.crop >= -1, "crop", self.crop, rule)
 
 
 def kernel(parameter: Tensor) -> bool:

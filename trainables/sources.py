@@ -16,13 +16,11 @@ import numpy as np
 
 from spaces.space import nearest
 from trainables.image_files import resized
+from trainables.normalisation import RESNET
 from trainables.splits import Augment, DataError, DataMissing, Source, Split
 
 NAMES = ("digits", "cifar10", "cifar100", "svhn", "svhn-extra", "mnist")
 
-# The constants of CoDiNet, SkipNet and ConvNet-AIG, which use them for CIFAR-100 too
-_CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-_CIFAR_STD = (0.2023, 0.1994, 0.2010)
 _SVHN = {"svhn": ("train", "test"), "svhn-extra": ("train", "extra", "test")}
 _DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -161,8 +159,8 @@ def _cifar(name: str, root: Path, size: int | None) -> Source:
         train=train,
         test=test,
         augment=Augment.natural(size or 32),
-        mean=_CIFAR_MEAN,
-        std=_CIFAR_STD,
+        mean=RESNET.mean,
+        std=RESNET.std,
     )
 
 

@@ -5,14 +5,16 @@ Shape legend: n images, C channels, S pixels along an edge.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trainables.network import Task
+from trainables.normalisation import Normalisation, chosen
 
 if TYPE_CHECKING:
     from trainables.encoded import ImageFiles
@@ -99,6 +101,9 @@ class Data:
     all images and labels; of images in files, of their names and lengths. The arrays may be read-only.
     ``dataclasses.replace(data, augment=...)`` chooses another augmentation. `replacement`: an epoch
     draws as many training images as there are, each from all of them, so that some come twice and others not.
+
+    What a configuration may choose is None and -1 until `for_config` is asked: `normalisation`, and `crop`, the
+    pixels of padding in place of the data set's own. Images of which nobody asked cannot be normalised.
     """
 
     name: str
@@ -112,6 +117,28 @@ class Data:
     augment: Augment
     hash: str
     replacement: bool = False
+    normalisation: Normalisation | None = None
+    crop: int = -1
+
+    def for_config(self, config: Any) -> Data:
+        """The same images, normalised and cropped as a method's configuration has it (`normalise`, `crop`).
+
+        Whoever holds a network asks with ``network.config`` before images are normalised. What was
+        chosen before does not matter. Raises `ValueError` with one line where these images cannot be
+        normalised so, or `crop` is as large as they are or given for images that are cropped by area.
+        """
+        crop, size, own = config.crop, self.task.size, Normalisation(self.mean, self.std)
+        if crop >= size:
+            raise ValueError(f"crop = {crop!r}: images of {size} pixels can be shifted by {size - 1} at most")
+        if crop > 0 and self.augment.area is not None:
+            raise ValueError(f"crop = {crop!r}: training images of {self.name} are cropped by area; leave it at -1")
+        found = chosen(config.normalise, own=own, channels=self.task.channels, dataset=self.name)
+        return dataclasses.replace(self, normalisation=found, crop=crop)
+
+    @property
+    def training_augment(self) -> Augment:
+        """The augmentation of training batches: the data set's own, with the padding that was chosen."""
+        return self.augment if self.crop < 0 else dataclasses.replace(self.augment, pad=self.crop)
 
     @property
     def folders(self) -> tuple[str, ...]:

@@ -187,7 +187,7 @@ def data_of(count: int) -> Data:
 def cached(batch: int, repeats: int, now: Callable[[], float]) -> dict[str, Any]:
     """An epoch's step of phase II on features that are kept against one that computes them."""
     own = Contender("ours", "phase II")
-    data = data_of(4 * batch)
+    data = data_of(4 * batch).for_config(own.network.config)
     images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
     cache = FeatureCache(lambda x: trunk_features(own.network, x), images, labels, data, views=2, seed=0)
     (_, phase) = METHOD.phases(METHOD.configure({"network": BODY, "variant": "all", "cached_views": 2}))

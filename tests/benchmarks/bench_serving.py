@@ -81,7 +81,7 @@ def run(quick: bool, repeats: int) -> list[dict[str, Any]]:
         images = np.concatenate([data.test.decoded()] * 3)[: 2 * BATCH if quick else 4 * BATCH]
         models = {name: load(f"digits@{name}", uri) for name in ["dense", *(r["alias"] for r in family)]}
         network = models["dense"].model.unwrap_python_model().network
-        pixels = normalise(torch.from_numpy(images.copy()), data)
+        pixels = normalise(torch.from_numpy(images.copy()), data.for_config(network.config))
 
         def bare() -> None:
             with torch.inference_mode():

@@ -208,7 +208,7 @@ def train(family: str, name: str, seed: int, data_name: str, epochs: int, change
         usual = usual_setting(method, config)
         points = [next(point for point in points if point["setting"] == usual)]
     images, labels = to_device(data.test, "cpu")
-    images = normalise(images, data)
+    images = normalise(images, training.data)
     assert isinstance(images, Tensor)
     network = training.network.eval()
     record = {

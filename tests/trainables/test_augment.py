@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from trainables.data import Augment, Data, Split, augment, batches, in_order, normalise, to_device
+from trainables.method import TrainingConfig
 from trainables.network import Task
 
 
@@ -30,7 +31,7 @@ def make(count: int = 23, channels: int = 3, size: int = 8, how: Augment = Augme
         std=(0.2, 0.3, 0.4)[:channels],
         augment=how,
         hash="0",
-    )
+    ).for_config(TrainingConfig())
 
 
 def seeded(seed: int = 0) -> torch.Generator:

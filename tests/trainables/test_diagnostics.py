@@ -19,7 +19,7 @@ from trainables.data import Data, normalise
 from trainables.diagnostics import Diagnostics, diagnose, routed_blocks, unpacked, usual_setting
 from trainables.diagnostics_sampled import log_odds
 from trainables.fit import Training
-from trainables.method import Method
+from trainables.method import Method, TrainingConfig
 from trainables.network import RoutedNetwork, Task, Unit
 from trainables.registry import METHODS, get_method
 from trainables.splits import Augment, Split
@@ -60,7 +60,7 @@ def data() -> Data:
         std=(0.3,),
         augment=Augment(pad=1),
         hash="0" * 64,
-    )
+    ).for_config(TrainingConfig())
 
 
 CASES = {

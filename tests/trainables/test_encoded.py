@@ -22,6 +22,7 @@ from trainables.diagnostics import diagnose
 from trainables.encoded import TRIES, LazyImages, random_box
 from trainables.epoch import Interrupted
 from trainables.fit import Training
+from trainables.method import TrainingConfig
 from trainables.network import Task
 from trainables.registry import get_method
 from trainables.splits import Source, Split, divide
@@ -58,14 +59,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def noise(folder: Path) -> Data:
-    return datasets.load("imagenet", root=folder.parent, image_size=16)
+    return datasets.load("imagenet", root=folder.parent, image_size=16).for_config(TrainingConfig())
 
 
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Data:
     path = tmp_path_factory.mktemp("flat")
     write(path, ["n01", "n02", "n03"], {"train": 10, "val": 2}, flat=True)
-    return datasets.load(f"imagenet:{path}", root=Path("nowhere"), image_size=16)
+    return datasets.load(f"imagenet:{path}", root=Path("nowhere"), image_size=16).for_config(TrainingConfig())
 
 
 def in_memory(data: Data) -> Data:
@@ -299,7 +300,7 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path, tmp_path: Path):
     name = f"imagenet:{tmp_path}"
     path = tmp_path / "train" / "n02" / "n02_1.png"
     path.write_bytes(path.read_bytes()[:60])
-    data = datasets.load(name, root=tmp_path, image_size=8)
+    data = datasets.load(name, root=tmp_path, image_size=8).for_config(TrainingConfig())
     images, labels = to_device(data.train, "cpu")
     assert isinstance(images, LazyImages)
     with pytest.raises(DataError, match=r"n02_1.png is not a whole image file"):

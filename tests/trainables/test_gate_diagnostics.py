@@ -31,7 +31,8 @@ def data() -> Data:
 
     parts = {"train": split(8), "validation": split(30), "test": split(4)}
     looks = {"mean": (0.3,), "std": (0.3,), "augment": Augment(pad=1), "hash": "0" * 64}
-    return Data(name="noise", task=Task(classes=4, size=8, channels=1), classes=tuple("abcd"), **parts, **looks)
+    made = Data(name="noise", task=Task(classes=4, size=8, channels=1), classes=tuple("abcd"), **parts, **looks)
+    return made.for_config(METHOD.Config())
 
 
 def build(data: Data, **values: object) -> MultiPathNetwork:

@@ -218,8 +218,8 @@ class CollaborativeMSDNet(EquilibriumMSDNet):
 def begin_behind(network: CollaborativeMSDNet, folder: str) -> None:
     """Take trunk and classifiers of phase I from a checkpoint folder of another training.
 
-    Raises `ValueError` with one line where there is none, or it is of another network, or was
-    promoted and lacks what the last classifier of phase I would teach.
+    Raises `ValueError` with one line where there is none, or it is of another network or was trained on
+    images normalised otherwise, or was promoted and lacks what the last classifier of phase I would teach.
     """
     from trainables import checkpoints  # knows all methods, ours among them
 
@@ -242,6 +242,9 @@ def begin_behind(network: CollaborativeMSDNet, folder: str) -> None:
             f"phase1 = {folder!r}: is of another network ({is_of}): {wrong[0]} has shape {_shape(found, wrong[0])}"
             f" there and {_shape(own, wrong[0])} here"
         )
+    before, now = record.get("config", {}).get("normalise", "data"), network.config.normalise
+    if before != now:
+        raise ValueError(f"phase1 = {folder!r}: was trained with normalise = {before!r}, this training has {now!r}")
     nn.Module.load_state_dict(network, found, strict=False)
 
 
