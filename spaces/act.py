@@ -13,7 +13,7 @@ SPACE = with_training(
 )
 
 # Figurnov et al. (2017), section 4.1, and the public code's example: 100,000 iterations of 128 images, divided
-# by 10 at 60,000, 75,000 and 90,000.
+# by 10 at 60,000, 75,000 and 90,000. The code standardises images one by one and shifts them by 2 pixels at most.
 PAPER = {
     "network": "preact-resnet-32",
     "tau": 0.01,
@@ -25,6 +25,8 @@ PAPER = {
     "schedule": "step",
     "lr_decay_at": (0.6, 0.75, 0.9),
     "lr_decay": 0.1,
+    "normalise": "image",
+    "crop": 2,
 }
 
 # On ImageNet, from a trained network without halting (section 4.2 and the public code): divided by 10 every 30
@@ -38,4 +40,6 @@ IMAGENET = {
     "batch_size": 32,
     "label_smoothing": 0.1,
     "lr_decay_at": (0.3, 0.6, 0.9),
+    "normalise": "data",
+    "crop": -1,
 }

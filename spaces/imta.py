@@ -36,7 +36,7 @@ SPACE = with_training(
 
 # Li et al. (2019), section 4: the network of Table 1 with all three techniques, 300 epochs and 180 of the second
 # phase, batches of 64, divided by 10 at half and three quarters of each. Alpha and T are not printed: the
-# public ImageNet script's.
+# public ImageNet script's. The public code has constants of its own for CIFAR.
 PAPER = {
     "network": "msdnet-7",
     "variant": "all",
@@ -66,6 +66,7 @@ PAPER = {
     "schedule": "step",
     "lr_decay_at": (0.5, 0.75),
     "lr_decay": 0.1,
+    "normalise": "msdnet",
 }
 
 # On ImageNet: 90 epochs of each phase, divided by 10 at 30 and 60, batches of 256.
@@ -80,4 +81,5 @@ IMAGENET = {
     "phase2_share": 0.5,
     "batch_size": 256,
     "lr_decay_at": (1 / 3, 2 / 3),
+    "normalise": "data",
 }

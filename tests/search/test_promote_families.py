@@ -21,11 +21,11 @@ pytestmark = pytest.mark.timeout(300)
 TINY = {"width": 0.25, "batch_size": 32, "lr": 0.1}
 FAMILIES: dict[str, dict[str, Any]] = {
     "codinet": {**TINY, "network": "resnet-8", "variant": "full", "views": 2},
-    "blockdrop": {**TINY, "network": "resnet-8"},
+    "blockdrop": {**TINY, "network": "resnet-8", "normalise": "none"},
     "imta": {**TINY, "network": "msdnet-2", "variant": "all"},
     "decide": {**TINY, "network": "pyramid", "variant": "pragmatic"},
-    "act": {**TINY, "network": "preact-resnet-14"},
-    "sact": {**TINY, "network": "preact-resnet-14"},
+    "act": {**TINY, "network": "preact-resnet-14", "normalise": "image"},
+    "sact": {**TINY, "network": "preact-resnet-14", "normalise": "image", "crop": 2},
     "multipath": {**TINY, "network": "resnet-8-2"},
     "ensemble": {**TINY, "network": "basecnn", "members": 2},
 }

@@ -25,6 +25,8 @@ Deviations and choices:
 - The leaky ReLU behind a unit's first batch norm within has the slope 0.01: the code's argument scope applies the
   activation of slope 0.1 there twice. The paper does not print a slope.
 - The classifier and the halting heads begin as PyTorch's linear layers do; ``init="published"`` is the code's rule.
+- Images are normalised and shifted as the data set's are; the code standardises CIFAR's one by one and shifts them
+  by 2 pixels at most (``normalise="image"``, ``crop=2``).
 - ``pretrained`` takes the weights of a vanilla network from its checkpoint (``network.safetensors``, or any file with
   its names); halting heads start fresh. torchvision has no pre-activation networks.
 - ImageNet is derived from the public code, whose tests give the operations of ResNet-101; its halting heads

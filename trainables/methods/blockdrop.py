@@ -27,6 +27,8 @@ Deviations and choices:
   batch-norm statistics are those of all images.
 - ``impl="official"``: the policy's second head (a value that nobody reads), and in finetuning a
   policy's term summed over the batch and a greedy pass that updates the batch-norm statistics.
+- Images are normalised as the data set's are; the code's CIFAR networks take pixels in [0, 1]
+  (``normalise="none"``), but for the 32 layers on CIFAR-10 (``"blockdrop-32"``).
 - `policy_width` narrows the policy network, which costs as much as the body of resnet-8.
 - The threshold on P(run), 1/2 in the paper, is swept at inference.
 """

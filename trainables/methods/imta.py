@@ -35,6 +35,7 @@ Deviations and choices:
 - Two confidences that only rounding tells apart are the same (`networks.exits.leaves`), so that a
   calibrated image leaves at its exit in whatever batch it is executed.
 - Small images have fewer scales, unless `factors` asks for them; an exit pools over all that is left.
+- Images are normalised as the data set's are; the code's own constants for CIFAR are ``normalise="msdnet"``.
 - `width` multiplies the channels of the stem, the growth and the classifiers, each rounded.
 """
 
