@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import checkpoints
+from trainables import checkpoints, donors
 from trainables.data import Data, normalise, to_device
 from trainables.diagnostics import Diagnostics, diagnose, usual_setting
 from trainables.epoch import Partial, train_epoch
@@ -35,6 +36,10 @@ class Training:
 
     `leaving` is asked after every step: where it says yes, `step` raises `epoch.Interrupted`, and `save`
     then keeps the part of the epoch that is done (`partial`); whoever restores it ends with the same weights.
+
+    `donor`: the checkpoint folder or file of a trained static network to begin with (`trainables.donors`), where it is
+    not what the configuration's `donor` says, or says none. It is read before the first epoch, whose report
+    tells under ``donor`` what was taken. Raises `ValueError` where the method takes none.
     """
 
     def __init__(
@@ -49,7 +54,14 @@ class Training:
         device: torch.device | str = "cpu",
         diagnostics: bool = False,
         latency: bool = False,
+        donor: Path | str | None = None,
     ) -> None:
+        if donor is not None and method.donor is None:
+            raise ValueError(f"donor = {str(donor)!r}: {method.name} begins with no other network's weights")
+        if donor is not None and not config.donor:
+            config = dataclasses.replace(config, donor=str(donor))
+        self.donor = donor or getattr(config, "donor", "")
+        self.donated: dict[str, Any] | None = None
         self.method, self.config, self.data, self.seed = method, config, data.for_config(config), seed
         self.diagnostics, self.latency = diagnostics, latency
         self.device = torch.device(device)
@@ -129,6 +141,8 @@ class Training:
         new = self.epoch == 0 and self.partial is None  # a restored network has its weights already
         if new and getattr(self.config, "pretrained", ""):
             load_pretrained(self.network, self.config.pretrained)
+        if new and self.donor:
+            self.donated = donors.begin(self.network, self.method, self.donor, self.config.donor)
         before = self.phase
         phase, first, last = self._enter(epoch)
         if phase is not before and self.method.begin is not None:
@@ -151,6 +165,8 @@ class Training:
             "cost_epochs": self.cost_epochs,
             "seconds": seconds,
         }
+        if epoch == 1 and self.donated is not None:
+            report["donor"] = self.donated
         self.last_curve = None
         if epoch in self.evaluate_at:
             report["curve"] = self._evaluate()
@@ -205,6 +221,7 @@ class Training:
             "cost_epochs": self.cost_epochs,
             "data": {"name": self.data.name, "hash": self.data.hash},
             "report": self.last_report,
+            **({"donor": self.donated} if self.donated is not None else {}),
             **({"partial": self.partial.record()} if self.partial is not None else {}),
             **(extra or {}),
         }
@@ -233,6 +250,7 @@ class Training:
         tensors = checkpoints.read_tensors(folder, checkpoints.TRAINING)
         self.epoch, self.seconds = record["epoch"], record["seconds"]
         self.cost_epochs, self.last_report = record["cost_epochs"], record["report"]
+        self.donated = record.get("donor")
         self.partial = Partial.taken(record.get("partial"), tensors)
         self.phase = None
         self._enter(self.epoch + (self.partial is not None))
@@ -266,9 +284,12 @@ def fit(
     seed: int = 0,
     evaluate_at: Collection[int] = (),
     device: torch.device | str = "cpu",
+    donor: Path | str | None = None,
 ) -> Training:
     """Train to the end, handing every report on; a report that returns False stops the training."""
-    training = Training(method, config, data, epochs=epochs, seed=seed, evaluate_at=evaluate_at, device=device)
+    training = Training(
+        method, config, data, epochs=epochs, seed=seed, evaluate_at=evaluate_at, device=device, donor=donor
+    )
     while not training.done:
         if report(training.step()) is False:
             break

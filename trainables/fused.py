@@ -185,7 +185,9 @@ def _layers_of(block: ResidualBlock) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 
 def _foldable(module: nn.Module | None) -> bool:
     """Whether a module is a plain convolution; one with hooks (spectral norm, say) may be more than its weight."""
-    if type(module) not in (nn.Conv2d, StridedPointwise) or module._forward_pre_hooks or module._forward_hooks:
+    if not isinstance(module, nn.Conv2d) or type(module) not in (nn.Conv2d, StridedPointwise):
+        return False
+    if module._forward_pre_hooks or module._forward_hooks:
         return False
     return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 

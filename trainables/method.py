@@ -97,6 +97,11 @@ class TrainingConfig:
         rule = "must be a whole number of pixels; -1 is the data set's own padding"
         require(whole and self.crop >= -1, "crop", self.crop, rule)
 
+    @property
+    def rate(self) -> float:
+        """The learning rate that the shared recipe begins with."""
+        return self.lr
+
 
 def kernel(parameter: Tensor) -> bool:
     """Whether a parameter is the weight of a convolution or of a linear layer, and no bias or scale of a norm."""
@@ -124,6 +129,30 @@ class HalfLife:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DonorConfig(TrainingConfig):
+    """What a method adds that may begin with the weights of a trained static network (`trainables.donors`).
+
+    `donor`: a checkpoint folder, a .safetensors file of our names, in a study file also a registered model
+    (``models:/NAME@ALIAS``) or ``study``, the best matching static network of the study itself; empty: none. With
+    one, `donor_lr` takes the place of `lr`.
+    """
+
+    donor: str = ""
+    donor_lr: float = 0.03
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        require(0 < self.donor_lr < 100, "donor_lr", self.donor_lr, "the learning rate must be positive")
+        both = self.donor and getattr(self, "pretrained", "")
+        require(not both, "donor", self.donor, "the weights come from `pretrained` already; give one of both")
+
+    @property
+    def rate(self) -> float:
+        """See `TrainingConfig`."""
+        return self.donor_lr if self.donor else self.lr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Optimiser:
     """SGD, or Adam with its usual moments, and a schedule in shares of the phase's steps.
 
@@ -147,7 +176,7 @@ class Optimiser:
     def of(cls, config: TrainingConfig, **changes: Any) -> Optimiser:
         """The shared recipe of a configuration, with changes."""
         recipe = cls(
-            lr=config.lr,
+            lr=config.rate,
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
@@ -298,7 +327,9 @@ class Method:
     the setting is the knobs. `begin` may change the network when a phase begins;
     `adjust_gradients` may change gradients between backward and step. `features` makes the
     `cached.FeatureCache` of phases that train on features. `usual` is the setting that diagnostics
-    are taken at, where it is not threshold 1/2 or the middle of the curve.
+    are taken at, where it is not threshold 1/2 or the middle of the curve. `donor`: what the configuration
+    of a trained network must say whose weights the method may begin with (`trainables.donors`), among them
+    ``method``; None: it begins with nobody's.
     """
 
     name: str
@@ -321,6 +352,7 @@ class Method:
     adjust_gradients: Callable[[RoutedNetwork, Any], None] | None = None
     paper_cost: Callable[[RoutedNetwork], dict[str, Any]] | None = None
     usual: Mapping[str, Any] | None = None
+    donor: Callable[[Any, Task], Mapping[str, Any]] | None = None
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """The method's `Config` from plain values; `ValueError` names an unknown key or bad value."""

@@ -112,8 +112,11 @@ class RoutedNetwork(nn.Module, ABC):
 
     A subclass builds its modules and then calls `describe_units`. `config` is the method's
     configuration, `task` the task, `relaxation` the relaxation of the phase in training (set by
-    `fit` when a phase begins; the empty word means the method's own).
+    `fit` when a phase begins; the empty word means the method's own). `routing`: beginnings of the names of
+    parts that a trained static network of the same body lacks (`trainables.donors`).
     """
+
+    routing: tuple[str, ...] = ()
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__()
@@ -178,6 +181,9 @@ class RoutedNetwork(nn.Module, ABC):
     def replay(self, logits: Tensor, knobs: Knobs) -> Inference:
         """The hard pass by arithmetic from all exits' logits (K, B, C), where knobs are calibrated."""
         raise TypeError(f"{type(self).__name__} has no exits to replay")
+
+    def begin_open(self, probability: float) -> None:
+        """Let routers begin by choosing all of the computation with this probability; their weights hardly matter."""
 
     def regions(self) -> Sequence[nn.Module]:
         """Parts of the differentiable pass that repeat, worth compiling once for all of a class."""

@@ -9,6 +9,7 @@ ordinary checkpoint of its last epoch: ``<stages>/<key>/``.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -18,7 +19,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from trainables import checkpoints
+from trainables import checkpoints, donors
 from trainables.checkpoints import CheckpointError
 from trainables.fit import Training
 from trainables.method import Method, config_dict, plan
@@ -28,19 +29,26 @@ FOLDER = "stages"  # beside the trials' own checkpoints
 
 
 def last_epoch(method: Method, config: Any, epochs: int) -> int | None:
-    """The last epoch of the first stage in a training of `epochs`; None where no stage follows it."""
+    """The last epoch of the first stage in a training of `epochs`; None where no stage follows it.
+
+    Nor is there one where a donor takes the place of the first phase: what comes first then is a later stage.
+    """
     phases = method.phases(config)
     if not 2 <= len(phases) <= epochs:
+        return None
+    if getattr(config, "donor", "") and len(method.phases(dataclasses.replace(config, donor=""))) > len(phases):
         return None
     return plan(phases, epochs)[0][2]
 
 
-def key(method: Method, config: Any, *, epochs: int, seed: int, data_hash: str, device: str = "cpu") -> str | None:
+def key(
+    method: Method, config: Any, *, epochs: int, seed: int, data_hash: str, device: str = "cpu", donor: str = ""
+) -> str | None:
     """What names the first stage of a training: 64 hexadecimal digits; None where it has no second.
 
     The hash is over the method, every value of its configuration (defaults too) but those that the
     method's space marks as of a later stage, the first stage's epochs, the whole length (schedules
-    may be shares of it), seed, data, device and code.
+    may be shares of it), seed, data, device and code, and the `donor` that it begins with (`donors.identity`).
     """
     last = last_epoch(method, config, epochs)
     if last is None:
@@ -55,6 +63,7 @@ def key(method: Method, config: Any, *, epochs: int, seed: int, data_hash: str, 
         "data": data_hash,
         "device": device,
         "code": code_version(),
+        **({"donor": donor} if donor else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -68,6 +77,7 @@ def key_of(training: Training) -> str | None:
         seed=training.seed,
         data_hash=training.data.hash,
         device=training.device.type,
+        donor=donors.identity(training.donor),
     )
 
 

@@ -43,7 +43,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces import act, sact
-from trainables.method import Batch, Method, Phase, TrainingConfig, require
+from trainables.method import Batch, DonorConfig, Method, Phase, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.halting import HaltingNetwork, SpatialHaltingNetwork
 from trainables.networks.halting_heads import NEVER, HaltingHead, SpatialHead
@@ -57,7 +57,7 @@ ABOVE = (1.2, 1.5, 2.0, 4.0, NEVER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(DonorConfig):
     """What ACT adds.
 
     `tau` is the price of a residual unit, `eps` lets a group stop where the scores add up to 1 - eps.
@@ -78,7 +78,7 @@ class Config(TrainingConfig):
     pretrained: str = ""
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DonorConfig.__post_init__(self)
         least = min(units_per_group(self.network))
         known = " or ".join(repr(name) for name in self.variants)
         require(self.variant in self.variants, "variant", self.variant, f"must be {known}")
@@ -88,6 +88,8 @@ class Config(TrainingConfig):
         require(0 < self.eps < 1, "eps", self.eps, "must be in (0, 1); groups stop at a sum of scores of 1 - eps")
         require(0 <= self.inner_slope <= 1, "inner_slope", self.inner_slope, "the slope must be in [0, 1]")
         require(self.init in INITS, "init", self.init, f"must be one of {', '.join(INITS)}")
+        plain = self.variant == "vanilla" and self.donor
+        require(not plain, "donor", self.donor, "the vanilla variant does not halt: it is a donor itself")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,11 @@ def build(config: Config, task: Task) -> RoutedNetwork:
         if isinstance(module, HaltingHead | SpatialHead):
             module.first_biases()
     return network
+
+
+def vanilla(config: Config, task: Task) -> dict[str, Any]:
+    """See `Method.donor`: the network without halting."""
+    return {"method": "act", "variant": "vanilla", "network": config.network, "width": config.width}
 
 
 def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, Tensor]:
@@ -158,6 +165,7 @@ METHOD = Method(
     objective=objective,
     settings=settings,
     paper_cost=paper_cost,
+    donor=vanilla,
 )
 SPATIAL = dataclasses.replace(
     METHOD,

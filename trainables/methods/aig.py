@@ -34,10 +34,10 @@ from torch import Tensor
 
 from spaces.aig import PAPER, SPACE, imagenet_targets
 from trainables.gates import GATES, router_of
-from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
+from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
-from trainables.networks.imagenet import RESIDUAL_NETWORKS, block_count, residual_body
+from trainables.networks.imagenet import RESIDUAL_NETWORKS, block_count, residual_body, static_donor
 from trainables.networks.initialisation import first_gates, he_fan_out
 from trainables.networks.resnet import SHORTCUTS
 
@@ -49,7 +49,7 @@ SKIP_BIAS, RUN_BIAS = 0.1, 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(DonorConfig):
     """ConvNet-AIG's own choices.
 
     `target` is the rate t of every block, with ``profile="imagenet"`` of those that the paper does
@@ -74,7 +74,7 @@ class Config(TrainingConfig):
     impl: str = "ours"
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DonorConfig.__post_init__(self)
         require(self.variant == "", "variant", self.variant, "aig has no variants")
         for name, allowed in (
             ("shortcut", SHORTCUTS),
@@ -198,4 +198,5 @@ METHOD = Method(
     objective=objective,
     settings=settings,
     paper_cost=paper_cost,
+    donor=static_donor,
 )

@@ -45,11 +45,11 @@ from torch import Tensor
 from spaces.blockdrop import PAPER, SPACE
 from trainables.execution import split_rows, take
 from trainables.gates import hard_at
-from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
+from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
 from trainables.network import RoutedNetwork, Task, evaluating
 from trainables.networks import imagenet
 from trainables.networks.gated import THRESHOLD_KNOB, GatedResNet, thresholds
-from trainables.networks.imagenet import residual_body
+from trainables.networks.imagenet import residual_body, static_donor
 from trainables.networks.initialisation import he_fan_out
 from trainables.policy import policy_of
 
@@ -58,15 +58,16 @@ PRETRAIN, CURRICULUM, FINETUNE = "pretrain", "curriculum", "finetune"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(DonorConfig):
     """BlockDrop's own choices.
 
     `alpha` bounds the probabilities that are sampled from to [1 - alpha, alpha]; `entropy` weighs
     the policy's entropy in the curriculum; `curriculum_gamma` and `gamma` (finetuning) are what a
     wrong label costs. `policy_lr` and `finetune_lr` are Adam's, the latter divided by 10 at
     `finetune_decay_at`. The shortcut auto is pool, B on ImageNet bodies, which may start from
-    torchvision's weights (`pretrained`). A batch size of 0 is `batch_size`. ``curriculum_share`` 0 or 1 leaves the
-    curriculum or the finetuning out.
+    torchvision's weights (`pretrained`); with a `donor`, which takes the place of the pretraining, it is that of
+    static networks, A or B. A batch size of 0 is `batch_size`. ``curriculum_share`` 0 or 1 leaves the curriculum or
+    the finetuning out.
     """
 
     network: str = "resnet-32"
@@ -88,7 +89,7 @@ class Config(TrainingConfig):
     impl: str = "ours"
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DonorConfig.__post_init__(self)
         imagenet.check_residual(self.network)
         require(self.variant == "", "variant", self.variant, "blockdrop has no variants")
         for name, allowed in (("shortcut", imagenet.RESIDUAL_SHORTCUTS), ("impl", IMPLEMENTATIONS)):
@@ -140,7 +141,8 @@ class BlockDropNetwork(GatedResNet):
 def build(config: Config, task: Task) -> BlockDropNetwork:
     """The network, initialised: every block has a gate, all of them are answered by the policy network."""
     small = config.network not in imagenet.IMAGENET_NETWORKS
-    shortcut = "pool" if small and config.shortcut == "auto" else config.shortcut
+    own = small and config.shortcut == "auto" and not config.donor  # a donor's are what static networks have
+    shortcut = "pool" if own else config.shortcut
     body = residual_body(config.network, task, width=config.width, shortcut=shortcut)
     router = policy_of(len(body.blocks), task.image, width=config.policy_width, value=config.impl == "official")
     network = BlockDropNetwork(
@@ -153,10 +155,11 @@ def build(config: Config, task: Task) -> BlockDropNetwork:
 def phases(config: Config) -> tuple[Phase, ...]:
     """The residual network by the shared recipe, the policy by Adam, both by Adam at a smaller rate.
 
-    The first phase knows no policy: its curves are not compared with later ones.
+    The first phase knows no policy: its curves are not compared with later ones. A donor takes its place.
     """
     layers = ("stem", "blocks", "classifier")
-    first, left = config.pretrain_share, 1 - config.pretrain_share
+    first = 0.0 if config.donor else config.pretrain_share
+    left = 1 - first
     pretrain = Phase(name=PRETRAIN, optimiser=Optimiser.of(config), share=first, trained=layers, comparable=False)
     curriculum = Phase(
         name=CURRICULUM,
@@ -292,4 +295,5 @@ METHOD = Method(
     objective=objective,
     settings=thresholds,
     paper_cost=paper_cost,
+    donor=static_donor,
 )

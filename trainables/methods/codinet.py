@@ -37,10 +37,16 @@ from torch import Tensor
 
 from spaces.codinet import PAPER, SPACE
 from trainables.gates import GATES, router_of
-from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
+from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
-from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
+from trainables.networks.imagenet import (
+    RESIDUAL_NETWORKS,
+    RESIDUAL_SHORTCUTS,
+    check_residual,
+    residual_body,
+    static_donor,
+)
 from trainables.networks.initialisation import INITS, he_everywhere, he_fan_out
 
 VARIANTS = ("full", "con_only", "vanilla")
@@ -52,7 +58,7 @@ STAGE2 = "stage2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(DonorConfig):
     """CoDiNet's own choices.
 
     `batch_size` counts all views: L * M. `alpha`, `beta`, `gamma` weigh consistency, diversity and
@@ -86,7 +92,7 @@ class Config(TrainingConfig):
     impl: str = "ours"
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DonorConfig.__post_init__(self)
         check_residual(self.network)
         for name, allowed in (
             ("variant", VARIANTS),
@@ -303,4 +309,5 @@ METHOD = Method(
     settings=settings,
     views=views,
     paper_cost=paper_cost,
+    donor=static_donor,
 )

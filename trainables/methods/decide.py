@@ -59,7 +59,7 @@ from torch import Tensor
 
 from spaces.decide import PAPER, SPACE
 from trainables.inference_costs import classification_costs, squared_weights, targets, throughput
-from trainables.method import Batch, HalfLife, Method, Optimiser, Phase, TrainingConfig, require
+from trainables.method import Batch, DonorConfig, HalfLife, Method, Optimiser, Phase, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.column_layers import initialise
 from trainables.networks.columns import (
@@ -94,7 +94,7 @@ UNITS = ("macs_full", "mac")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(DonorConfig):
     """The method's own choices; `weight_decay` is 2 k_L2.
 
     `variant`, left empty, is the actor, and none of a static network. `k_cpt`: the price of
@@ -136,7 +136,7 @@ class Config(TrainingConfig):
     init: str = "fan_in"
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DonorConfig.__post_init__(self)
         static = kind_and_length(self.network)[0] == "static"
         if not self.variant and not static:
             object.__setattr__(self, "variant", "actor")
@@ -146,6 +146,8 @@ class Config(TrainingConfig):
                 require(value == "", name, value, f"{self.network} decides nothing and has no variant")
                 continue
             require(value in allowed, name, value, f"decide takes one of {', '.join(filter(None, allowed))}")
+        given = static and self.donor
+        require(not given, "donor", self.donor, f"{self.network} decides nothing: it is a donor itself")
         require(not (static and self.dynamic_k_cpt), "dynamic_k_cpt", True, "a static network reads no price")
         for name in ("k_cpt", "k_dec", "k_cre", "tau"):
             value = getattr(self, name)
@@ -182,6 +184,14 @@ def build(config: Config, task: Task) -> ColumnNetwork:
     )
     initialise(network, config.init)
     return network
+
+
+def static_chain(config: Config, task: Task) -> dict[str, Any]:
+    """See `Method.donor`: the static network of as many columns. Raises `ValueError` for a tree, which has no such."""
+    kind, _ = kind_and_length(config.network)
+    require(kind != "tree", "donor", config.donor, f"{config.network} forks, where no static network does")
+    network = f"pyramid-static-{length_for(config.network, task.size)}"
+    return {"method": "decide", "network": network, "width": config.width, "pyramid": config.pyramid}
 
 
 def phases(config: Config) -> tuple[Phase, ...]:
@@ -330,6 +340,7 @@ METHOD = Method(
     },
     phases=phases,
     objective=objective,
+    donor=static_chain,
     settings=settings,
     adjust_gradients=adjust_gradients,
     paper_cost=paper_cost,

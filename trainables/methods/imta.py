@@ -51,7 +51,7 @@ from torch import Tensor
 from spaces.imta import PAPER, SPACE
 from trainables.cached import cache_of, trunk_features
 from trainables.exit_losses import REDUCTIONS, distilled_losses, weighted_losses
-from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
+from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.budgets import QUANTILES, calibrate, exit_settings
 from trainables.networks.collaboration import ISC_FORMS, CollaborativeMSDNet, EquilibriumMSDNet, begin_behind
@@ -72,6 +72,7 @@ OFFICIAL: dict[str, Any] = {
     "divergence": "elementmean",
 }
 """What ``impl="official"`` sets."""
+_MEASURES = tuple("network width growth channels factors bottleneck reduction step_mode step base".split())
 _CHOICES = {
     "variant": VARIANTS,
     "step_mode": ("auto", *STEP_MODES),
@@ -87,7 +88,7 @@ _CHOICES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(DonorConfig):
     """IMTA's own choices.
 
     `growth`, `channels`, `factors`, `bottleneck`, `reduction`, `step_mode`, `step`, `base`: the
@@ -98,7 +99,8 @@ class Config(TrainingConfig):
     Phase II: `isc`, `detach`: the knowledge path; `heads`: how last layers begin; `alpha`,
     `temperature`, `square_temperature` (times T^2), `divergence`, `teacher`: the distillation;
     `phase2_share` of the epochs at the rate `phase2_lr`; `phase2_bn`; `cached_views`; `phase1`: a
-    checkpoint folder to begin behind, in place of an own phase I. `impl`: see above.
+    checkpoint folder to begin behind, in place of an own phase I, as a `donor` does for all variants. `impl`: see
+    above.
     """
 
     network: str = "msdnet-5"
@@ -133,7 +135,7 @@ class Config(TrainingConfig):
     curve_points: int = 12
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DonorConfig.__post_init__(self)
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             require(value in allowed, name, value, f"imta takes one of {', '.join(allowed)}")
@@ -173,6 +175,7 @@ class Config(TrainingConfig):
         require(not alone, "network", self.network, f"variant {self.variant} is between exits and needs at least 2")
         early = self.phase1 and not two_phases(self)
         require(not early, "phase1", self.phase1, f"variant {self.variant} has no second phase to begin")
+        require(not (self.phase1 and self.donor), "phase1", self.phase1, "a donor is the network of phase I already")
 
 
 def uses(config: Config, technique: str) -> bool:
@@ -205,17 +208,22 @@ def phases(config: Config) -> tuple[Phase, ...]:
     second = Phase(
         name=PHASE2,
         optimiser=Optimiser.of(config, lr=config.phase2_lr, warmup=0.0),
-        share=1.0 if config.phase1 else config.phase2_share,
+        share=1.0 if config.phase1 or config.donor else config.phase2_share,
         trained=("heads.",),
         frozen=trunk,
         eval_mode=("stages", "classifiers") if config.phase2_bn == "eval" else (),
         source="features" if config.cached_views else "images",
         cached_views=config.cached_views,
     )
-    if config.phase1:
+    if config.phase1 or config.donor:
         return (second,)
     first = Phase(name=PHASE1, optimiser=Optimiser.of(config), share=1 - config.phase2_share, trained=trunk)
     return first, second
+
+
+def trunk_donor(config: Config, task: Task) -> dict[str, Any]:
+    """See `Method.donor`: an MSDNet of the same measures in any variant; of two phases it gives that of the first."""
+    return {"method": "imta", **{name: getattr(config, name) for name in _MEASURES}}
 
 
 def exit_weights(config: Config) -> list[float]:
@@ -298,4 +306,5 @@ METHOD = Method(
     calibrate=calibrate,
     features=cache_of,
     paper_cost=paper_cost,
+    donor=trunk_donor,
 )

@@ -37,9 +37,10 @@ from torch import Tensor
 
 from spaces.sdv import PAPER, SPACE
 from trainables.gates import Router, image_noise, relax
-from trainables.method import Method, Optimiser, Phase, TrainingConfig, require
+from trainables.method import DonorConfig, Method, Optimiser, Phase, require
 from trainables.network import Knobs, Routed, RoutedNetwork, Task
 from trainables.networks.gated import GatedResNet
+from trainables.networks.imagenet import static_donor
 from trainables.networks.initialisation import he_fan_out
 from trainables.networks.resnet import (
     NETWORKS,
@@ -60,12 +61,12 @@ KNOBS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(DonorConfig):
     """Stochastic depth's own choices.
 
     `drop` d is the rate at which blocks are dropped; `mode`: ``uniform`` for all blocks alike,
     ``linear`` from d / L at the first to d at the last. `shortcut`: A, B or pool. An empty `mode`
-    or `shortcut` is the variant's own: uniform and B for sdv, linear and pool for original.
+    or `shortcut` is the variant's own: uniform and B for sdv, linear and pool for original (A behind a `donor`).
     """
 
     network: str = "resnet-20"
@@ -75,7 +76,7 @@ class Config(TrainingConfig):
     shortcut: str = ""
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DonorConfig.__post_init__(self)
         blocks_per_group(self.network)
         for name, allowed in (("variant", VARIANTS), ("mode", ("", *MODES)), ("shortcut", ("", *SHORTCUTS))):
             value = getattr(self, name)
@@ -196,7 +197,8 @@ class StochasticDepthResNet(GatedResNet):
 
 def build(config: Config, task: Task) -> StochasticDepthResNet:
     """The network, initialised; every block may be dropped."""
-    shortcut = config.shortcut or ("pool" if config.variant == "original" else "B")
+    original = "A" if config.donor else "pool"
+    shortcut = config.shortcut or (original if config.variant == "original" else "B")
     body = cifar_resnet(config.network, task, width=config.width, shortcut=shortcut)
     if config.variant == "original":
         shapes, rates = body.shapes, config.rates(len(body.blocks))
@@ -242,4 +244,5 @@ METHOD = Method(
     phases=phases,
     settings=settings,
     paper_cost=paper_cost,
+    donor=static_donor,
 )

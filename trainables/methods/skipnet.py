@@ -47,7 +47,7 @@ from torch import Tensor
 
 from spaces.skipnet import PAPER, SPACE
 from trainables.gates import GATES, router_of
-from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require
+from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
 from trainables.network import RoutedNetwork, Task
 from trainables.networks import initialisation
 from trainables.networks.gated import THRESHOLD_KNOB, GatedResNet, thresholds
@@ -57,6 +57,7 @@ from trainables.networks.imagenet import (
     RESIDUAL_SHORTCUTS,
     check_residual,
     residual_body,
+    static_donor,
 )
 
 VARIANTS = ("sp", "hrl_sp", "hrl_s", "rl")
@@ -67,7 +68,7 @@ IMPLEMENTATIONS = ("ours", "official")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(DonorConfig):
     """SkipNet's own choices.
 
     `gate`: one of `gates.GATES`; `rnn_size`: width of the recurrent gate's embedding and LSTM;
@@ -99,7 +100,7 @@ class Config(TrainingConfig):
     impl: str = "ours"
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DonorConfig.__post_init__(self)
         check_residual(self.network)
         for name, allowed in (
             ("variant", VARIANTS),
@@ -254,4 +255,5 @@ METHOD = Method(
     begin=begin,
     settings=thresholds,
     paper_cost=paper_cost,
+    donor=static_donor,
 )

@@ -114,6 +114,7 @@ class CollaborativeMSDNet(EquilibriumMSDNet):
     `strip` the last layers of phase I, which only teach, are gone.
     """
 
+    routing = ("heads.",)
     second = False  # while the heads do not exist
 
     def __init__(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.execution import Sums, overwriting, run_either, run_rows, split_rows, take
-from trainables.gates import DETACHED, Router, hard_at, image_noise, relax
+from trainables.gates import DETACHED, LocalRouter, Router, hard_at, image_noise, relax
 from trainables.network import Inference, Knobs, Routed, Task, Unit
 from trainables.networks.hard_pass import hard_pass
 from trainables.networks.resnet import Body, ResidualNetwork, Shape, StridedPointwise, ZeroPadShortcut
@@ -22,6 +22,9 @@ from trainables.networks.resnet import Body, ResidualNetwork, Shape, StridedPoin
 SKIPS = ("own", "shortcut", "pool")
 THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
 """What gated methods sweep: from all blocks on, through the papers' 1/2, to almost none."""
+
+OPEN_STD = 1e-3
+"""Of the last layers of routers that begin open, as ConvNet-AIG has it."""
 
 THRESHOLD_KNOB = {"threshold": "a block runs where P(run) reaches it: 0 runs all, above 1 none; the papers' is 0.5"}
 SAMPLING_KNOBS = {
@@ -95,6 +98,8 @@ class GatedResNet(ResidualNetwork):
     is not) and the routers (always executed). Knob: ``threshold`` on P(run).
     """
 
+    routing = ("router.", "skips.")
+
     def __init__(
         self,
         config: Any,
@@ -154,6 +159,17 @@ class GatedResNet(ResidualNetwork):
     def gated_macs(self) -> tuple[int, ...]:
         """MACs of each gated block."""
         return tuple(unit.macs for unit in self.units[: self.gates])
+
+    @torch.no_grad()
+    def begin_open(self, probability: float) -> None:
+        """See `RoutedNetwork`: last layers with weights of `OPEN_STD` and the biases of P(run)."""
+        logit = math.log(probability / (1 - probability))
+        for layer in self.router.outputs():
+            layer.weight.mul_(OPEN_STD / layer.weight.std().clamp(min=OPEN_STD))
+            assert layer.bias is not None
+            # a router that does not subtract two outputs has one per gate
+            apart = isinstance(self.router, LocalRouter)
+            layer.bias.copy_(torch.tensor([0.0, logit]) if apart else torch.full_like(layer.bias, logit))
 
     def _path(self, decisions: Tensor) -> Tensor:
         """Executed share of every unit (B, U) under decisions (B, G)."""

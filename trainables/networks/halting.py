@@ -68,6 +68,7 @@ class HaltingNetwork(ResidualNetwork):
     """
 
     spatial = False
+    routing = ("router.",)
 
     def __init__(self, config: Any, task: Task, body: PreActBody, *, eps: float) -> None:
         super().__init__(config, task, body)

@@ -94,6 +94,11 @@ def residual_body(name: str, task: Task, *, width: float = 1.0, shortcut: str = 
     return imagenet_resnet(name, task, width=width, shortcut="B" if shortcut == "auto" else shortcut)
 
 
+def static_donor(config: Any, task: Task) -> dict[str, Any]:
+    """See `Method.donor`: the static network of the same residual body."""
+    return {"method": "static", "network": config.network, "width": config.width}
+
+
 def imagenet_resnet(name: str, task: Task, *, width: float = 1.0, shortcut: str = "B") -> Body:
     """The parts of ``resnet-18-imagenet`` and its like: 7 x 7 stem, pooling, four groups, classifier."""
     if task.size < SMALLEST_IMAGENET_IMAGE:

@@ -46,6 +46,8 @@ class ColumnNetwork(RoutedNetwork):
     told, where they read one (the configuration's where it is not given).
     """
 
+    routing = ("routers.", "classifiers.")
+
     def __init__(
         self,
         config: Any,
@@ -126,6 +128,20 @@ class ColumnNetwork(RoutedNetwork):
         column = [n for n, sinks in enumerate(self.sinks_at) for _ in range(sinks.start, sinks.stop)]
         self.register_buffer("share_of_unit", torch.tensor(share), persistent=False)
         self.register_buffer("column_of_sink", torch.tensor(column, dtype=torch.long), persistent=False)
+
+    @torch.no_grad()
+    def begin_open(self, probability: float) -> None:
+        """See `RoutedNetwork`: every junction goes on with this probability, to all of its children alike.
+
+        The last layers of routers are 0 as they are (`column_layers.initialise`); scores are divided by the
+        method's temperature, 1 of an actor.
+        """
+        for n, node in enumerate(self.nodes):
+            if node.sinks > 1 and node.answers:
+                scores = self.routers[str(n)].scores
+                assert isinstance(scores, nn.Linear)
+                scores.bias.zero_()
+                scores.bias[1:] = math.log(probability / (1 - probability) / len(node.children))
 
     def parts(self) -> list[nn.Module]:
         """The modules of the units, in their order."""
