@@ -73,7 +73,7 @@ def images_of(count: int, task: Task = TASK, seed: int = 1) -> Tensor:
 
 
 def assert_same(ours: Inference, theirs: Inference) -> None:
-    assert torch.allclose(ours.decisions, theirs.decisions, rtol=0, atol=1e-4) and torch.equal(ours.path, theirs.path)
+    assert torch.allclose(ours.decisions, theirs.decisions, rtol=0, atol=5e-4) and torch.equal(ours.path, theirs.path)
     assert torch.equal(ours.macs, theirs.macs)
     assert ours.logits.shape == theirs.logits.shape
     if theirs.logits.numel():

@@ -118,7 +118,8 @@ def test_the_space_draws_shares_steps_and_defaults_and_never_two_of_them() -> No
         config = METHOD.configure(values)
         for name in ("tau_half_life", "lr_half_life"):
             if name not in values:
-                assert name == "tau_half_life" and config.variant == ""  # nothing to decide
+                decides, halves = config.variant != "", config.schedule == "exponential"
+                assert not (decides if name == "tau_half_life" else halves)
                 continue
             share, steps = values[name], values.get(f"{name}_steps")
             assert (steps is None) == (share != 0)
