@@ -94,6 +94,27 @@ FAMILIES: dict[str, Family] = {
             "sdv": Row("sdv", {}),
         },
     ),
+    "donors": Family(  # ten epochs on a donor's fifteen, beside static networks that train all twenty-five
+        {**RECIPE, "network": "resnet-20"},
+        {
+            **{
+                f"static resnet-{depth}": Row("static", {"network": f"resnet-{depth}"}, share=5 / 3)
+                for depth in (8, 14, 20)
+            },
+            "donor": Row("static", {}),
+            **{
+                name: Row(method, changes, settings=4, behind="donor", way="donor", share=2 / 3)
+                for name, method, changes in (
+                    ("aig t=0.6", "aig", {"target": 0.6}),
+                    ("aig t=0.8", "aig", {"target": 0.8}),
+                    ("skipnet sp", "skipnet", {"variant": "sp"}),
+                    ("skipnet hrl_s", "skipnet", {"variant": "hrl_s", "alpha": 1.0}),
+                    ("codinet full", "codinet", {"variant": "full", "views": 2, "gamma": 0.02}),
+                    ("blockdrop", "blockdrop", {"finetune_lr": 1e-3}),
+                )
+            },
+        },
+    ),
     "exits": Family(
         {**RECIPE, "batch_size": 64, "curve_points": 8},
         {
@@ -114,7 +135,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "decide": Family(
-        {"batch_size": 128, "network": "pyramid", "lr": 0.03, "warmup": 0.1},  # at 0.1, deep columns die
+        {"batch_size": 128, "network": "pyramid", "lr": 0.03, "warmup": 0.1},
         {
             **{f"static-{n}": Row("decide", {"network": f"pyramid-static-{n}"}) for n in (1, 2, 3, 4, 6, 8)},
             **{
