@@ -71,7 +71,10 @@ class Ahead:
             if bracket:
                 payload["bracket"] = bracket
             if found:
-                payload |= {"seed": trials[found[2].trial].seed, "stage": asdict(found[2])}
+                trainer = trials[found[2].trial]
+                payload |= {"seed": trainer.seed, "stage": asdict(found[2])}
+                if trainer.donor:
+                    payload["donor"] = asdict(trainer.donor)
             return payload
 
         return functools.cache(work)

@@ -145,6 +145,8 @@ class Chronicle:
         change.data = self._data
         if p.get("stage"):
             change.tags["routefront.first_stage_of"] = p["stage"]["trial"]
+        if p.get("donor"):
+            change.tags["routefront.donor"] = p["donor"]["checkpoint"]
 
     def _on_start(self, event: Event) -> None:
         assert event.trial is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from search.errors import InputError
@@ -50,7 +50,8 @@ def plan_repeats(
         for index in range(begun, begun + seeds):
             seed = seed_of(spec.seed, first.number, "repeat", index)
             why = f"{root} again, on new seed {index + 1}"
-            plans.append({"config": first.config, "seed": seed, "why": why, "repeats": root})
+            begun = {"donor": asdict(first.donor)} if first.donor else {}
+            plans.append({"config": first.config, "seed": seed, "why": why, "repeats": root, **begun})
     return plans
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.constraints import Constraints
+from search.donors import named, store
 from search.errors import InputError
 from search.folder import StudyFolder
 from search.journal import Journal, journal_address
@@ -33,10 +34,12 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
 
     The study file comes last: a folder without one is no study, and what a killed creation left of a
     journal in it is removed. Raises `InputError` where data are missing, a network does not fit its
-    images, a method's phases not the epochs, a constraint can be met by nothing, or the folder cannot be written.
+    images, a donor is missing or of another body, a method's phases not the epochs, a constraint can be met by
+    nothing, or the folder cannot be written.
     """
     phases_fit(spec)
     images_fit(spec, data)
+    begun = named(spec, data.task, root)
     task = {"classes": data.task.classes, "size": data.task.size, "channels": data.task.channels}
     created = {
         "spec": spec.model_dump(mode="json"),
@@ -49,6 +52,7 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
             "counts": [len(data.train.labels), len(data.validation.labels), len(data.test.labels)],
         },
         "code_version": code_version(),
+        **({"donors": {each.written: each.record() for each in begun}} if begun else {}),
     }
     first = [("created", created), *taught(spec, data.hash, root)]
     _reach(spec, folder)
@@ -66,6 +70,7 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
                     f"the journal {spec.journal} has a study {spec.name!r} already, whose folder is not {folder.path};"
                     " choose another --name"
                 )
+            store(begun, folder)
             for kind, payload in first:
                 journal.append(kind, payload)
         finally:

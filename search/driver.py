@@ -12,6 +12,7 @@ import numpy as np
 
 from cluster.resources import ALIVE, Node
 from search import points
+from search.donors import Donors, takers
 from search.engine import Engine, engine_at
 from search.errors import InputError
 from search.folder import DRIVER_PATIENCE, StudyFolder
@@ -26,7 +27,8 @@ from search.stages import SharedStages
 from search.state import StudyState
 from search.storage import Courier
 from search.toml import read_toml
-from search.trial import Trial
+from search.trial import Donor, Trial
+from trainables.checkpoints import STATE, CheckpointError, read_record
 
 _FLUSH_ROWS = 500
 FLUSH_SECONDS = 5.0
@@ -68,14 +70,25 @@ class Driver(Engine):
         self._flushed = self._pruned = time.monotonic()
 
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
-        """See `SharedStages.orders`."""
-        return self.stages.orders(trial, evaluate_at)
+        """See `SharedStages.orders`; `donor`: the checkpoint that the trial begins with, by name."""
+        return {**self.stages.orders(trial, evaluate_at), "donor": self.state.donor_of(trial) or None}
 
     def _waits(self, trial: Trial) -> bool:
         return self.stages.waits(trial)
 
     def _loss(self, trial: Trial) -> str:
         return self.stages.loss(trial)
+
+    def _donor_loss(self, donor: Donor) -> str:
+        remote = self.folder.remote
+        if remote is not None:  # its worker compares it with its digests
+            there = remote.exists(f"checkpoints/{donor.checkpoint}/{STATE}")
+            return "" if there else f"checkpoint {donor.checkpoint} is not in {self.folder.storage}"
+        try:
+            read_record(self.folder.checkpoints / donor.checkpoint)
+        except CheckpointError as error:
+            return str(error)
+        return ""
 
     def _took(self, trial: Trial, epoch: int) -> None:
         self._rows += self._made.of(trial, epoch)
@@ -183,7 +196,7 @@ class Driver(Engine):
 
 def kept_checkpoints(state: StudyState) -> set[str]:
     """Names ``trial/epoch-NNNN`` of the checkpoints in the first two fronts and in each method's own, of promoted
-    points, and of the trials whose paths a report shows.
+    points, of the trials whose paths a report shows, and of those that trials begin with (`search.donors`).
     """
     owners: list[tuple[Trial, int]] = []
     errors: list[float] = []
@@ -207,7 +220,19 @@ def kept_checkpoints(state: StudyState) -> set[str]:
             trial, epoch = owners[index]
             if epoch in trial.checkpoints:
                 keep.add(trial.checkpoints[epoch])
-    return keep
+    return keep | _donated(state, keep)
+
+
+def _donated(state: StudyState, kept: set[str]) -> set[str]:
+    """Checkpoints that trials may begin with: new ones, those that are not over, repeats of those in `kept`, and who
+    trains a lost first stage again.
+    """
+    if not takers(state.created["spec"]["methods"]):
+        return set()
+    names = {name.partition("/")[0] for name in kept} | {stage.trial for stage in state.stages.values()}
+    begun = [trial.donor for trial in state.trials.values() if not trial.over or trial.id in names]
+    planned = {plan["donor"]["checkpoint"] for plan in state.planned if plan.get("donor")}
+    return Donors(state).kept() | {donor.checkpoint for donor in begun if donor} | planned
 
 
 def driver_at(path: str) -> Driver:

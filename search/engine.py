@@ -13,17 +13,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from search.ahead import Ahead
 from search.alone import Alone
 from search.decisions import Decision, decide, limit_of, promotable
+from search.donors import Donors, without
 from search.errors import InputError
 from search.events import REPORT_KEYS, Event, Events
-from search.proposals import Papers, Proposer
+from search.proposals import Papers, Proposer, seed_of
 from search.setbacks import MEMORY, too_many
 from search.spec import StudySpec
 from search.state import StudyState, Trial
+from search.trial import Donor
+from spaces.donor import STUDY
 from spaces.space import Space
 
 Listener = Callable[[Event, StudyState], None]
@@ -41,7 +45,7 @@ class Engine:
     (`engine_at`); `clock` is the time in seconds; with `background` proposals are prepared in a thread.
     Calls may come from several threads of this process. `listeners` hear every event after it was folded in.
     `stopping` says why no trial is asked for any more, `trouble` which error made it so. A subclass overrides
-    what is done beside the events: `orders`, `_waits`, `_loss`, `_took`, `_ended`.
+    what is done beside the events: `orders`, `_waits`, `_loss`, `_donor_loss`, `_took`, `_ended`.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Engine:
         self._lock = threading.RLock()
         self._handed: dict[str, Trial] = {}
         self._attempts: dict[str, int] = {}
+        self.donors = Donors(self.state)
         self.ahead = Ahead(self.proposer, self.state, background=background)
         ENGINES[name] = self
 
@@ -133,13 +138,31 @@ class Engine:
         plan = self.state.planned[0]
         number = len(self.state.trials)
         payload = {"number": number, **plan, "planned": True, "seen": self.state.seq}
-        self.record("ask", payload, f"t{number:04d}")
+        self.record("ask", self._begun(payload), f"t{number:04d}")
         return self.state.trials[f"t{number:04d}"]
 
     def _proposed(self) -> Trial:
         name = f"t{len(self.state.trials):04d}"
-        self.record("ask", self.ahead.take(), name)
+        self.record("ask", self._begun(self.ahead.take()), name)
         return self.state.trials[name]
+
+    def _begun(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """What is asked for, with the trial named whose network it begins with, where one of the study's is wanted.
+
+        From scratch where there is none yet (`search.donors`). One whose checkpoint is lost is wanted no more.
+        """
+        config = payload["config"]
+        if config.get("donor") != STUDY or payload.get("donor"):
+            return payload
+        while (found := self.donors.best(config)) is not None:
+            reason = self._donor_loss(found)
+            if not reason:
+                return {**payload, "donor": asdict(found)}
+            self.record("donor", {"checkpoint": found.checkpoint, "action": "lost", "why": reason}, found.trial)
+            _log.warning("%s; no trial begins with it any more", reason)
+        seed = seed_of(self.spec.seed, payload["number"], "without a donor")
+        why = f"{payload['why']}; from scratch, for no network of its body is trained yet"
+        return {**payload, "config": without(config, self.spaces[config["method"]], seed), "why": why}
 
     def _hand(self, trial: Trial) -> Trial:
         self._handed[trial.id] = trial
@@ -282,6 +305,10 @@ class Engine:
 
     def _loss(self, trial: Trial) -> str:
         """Why a trial cannot begin behind its first stage; empty where it can, or has none."""
+        return ""
+
+    def _donor_loss(self, donor: Donor) -> str:
+        """Why no trial can begin with a network of the study; empty where one can."""
         return ""
 
     def _took(self, trial: Trial, epoch: int) -> None:

@@ -3,13 +3,15 @@
 Kinds of events and their payloads:
 
 ========== =====================================================================================
-created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version
+created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version, donors: by
+           the name in the study file what trials may begin with {checkpoint, digest, from} (`search.donors`)
 session    host, pid, workers: a driver began to work
 known      study, trials: what an earlier study showed: id, config, curves {epoch: [errors, MACs]} (`search.warm`)
 plan       trials that are to be asked for before others: a list of {config, seed, why, repeats}
 ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
            the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds};
-           bracket (rungs that it passes unseen), planned (it was), repeats (of which trial)
+           bracket (rungs that it passes unseen), planned (it was), repeats (of which trial);
+           donor {trial, epoch, checkpoint}: the trial of this study whose network it begins with
 start      node: a worker took the trial up
 setback    kind, why, epoch, node: a trial lost its worker and is tried again (`search.setbacks`)
 nodes      nodes {id, host, cpus, gpus, memory, state}, workers: the cluster is another one from here on
@@ -17,6 +19,7 @@ budget     trials, time, cost: the study's limits are others from here on
 report     what `fit` reports (epoch, losses, curve ...), checkpoint (name of its folder), stage (the
            key of the first stage that this epoch ended and that is stored now)
 stage      key, action (lost: the trial trains it again; dropped: its checkpoint was removed), why
+donor      checkpoint, action (lost: no trial can begin with it), why
 decision   epoch, action (continue, stop, finish; pause, and promote when it goes on after that), why
 failed     reason, infeasible (memory ran out although nothing else ran)
 ended      why: a driver stopped working in good order
@@ -33,7 +36,7 @@ from typing import Any, Protocol
 
 REPORT_KEYS = (
     "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
-    "params", "macs_full", "worker", "stage", "diagnostics", "machine", "precision",
+    "params", "macs_full", "worker", "stage", "diagnostics", "machine", "precision", "donor",
 )  # fmt: skip
 """What a `report` keeps of what a worker says."""
 

@@ -88,7 +88,7 @@ def front_point(state: StudyState, key: tuple[str, int, int]) -> FrontPoint:
         knobs=point["knobs"],
         checkpoint=trial.checkpoints.get(epoch, ""),
         config=trial.config,
-        config_id=config_id(trial.config),
+        config_id=config_id(trial.identity),
         study=state.created["spec"]["name"],
         seed=trial.seed,
         correct=point["correct"],

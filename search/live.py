@@ -99,6 +99,8 @@ def status_table(spec: StudySpec, state: StudyState, what: str, rows: int = 12) 
         epoch = f"{trial.epoch}/{spec.budget.epochs}"
         if trial.shared and trial.behind:
             epoch += f", {trial.behind.epoch} of {trial.behind.trial}"
+        elif trial.donor:
+            epoch += f", from {trial.donor.trial}"
         words = trial.reason if trial.state == "failed" else _best(trial)
         table.add_row(
             trial.id, trial.method, str(trial.config.get("network", "")), epoch,
@@ -200,7 +202,9 @@ def _says(kind: str, payload: dict[str, Any]) -> str:
     if kind == "ask":
         stage = payload.get("stage")
         behind = f", to begin behind epoch {stage['epoch']} of {stage['trial']}" if stage else ""
-        return f"asked for, knowing events up to {payload['seen']}{behind}"
+        donor = payload.get("donor")
+        begins = f", begins from {donor['trial']}'s epoch {donor['epoch']}" if donor else ""
+        return f"asked for, knowing events up to {payload['seen']}{behind}{begins}"
     if kind == "start":
         return f"a worker took it up on node {payload['node'][:8]}" if payload.get("node") else "a worker took it up"
     if kind == "setback":
@@ -208,6 +212,8 @@ def _says(kind: str, payload: dict[str, Any]) -> str:
     if kind == "report":
         losses = ", ".join(f"{name} {value:.4g}" for name, value in payload["losses"].items())
         text = f"epoch {payload['epoch']} ({payload['phase']}, {payload['seconds']:.1f} s): {losses}"
+        if payload.get("donor"):
+            text += f"; began as {payload['donor']['from']}: {payload['donor']['tensors']} tensors"
         if payload.get("stage"):
             text += f"; first stage {payload['stage'][:12]} stored"
         if "curve" in payload:
@@ -220,6 +226,8 @@ def _says(kind: str, payload: dict[str, Any]) -> str:
     if kind == "stage":
         what = "has to be trained again" if payload["action"] == "lost" else "is not kept"
         return f"first stage {payload['key'][:12]} {what}: {payload['why']}"
+    if kind == "donor":
+        return f"no trial begins with {payload['checkpoint']} any more: {payload['why']}"
     if kind == "decision":
         return f"epoch {payload['epoch']}: {payload['action']} ({payload['why']})"
     if kind == "failed":

@@ -103,6 +103,7 @@ def record(config: Mapping[str, Any], spaces: Spaces) -> tuple[dict[str, Any], d
 def published(method: str, space: Space, paper: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
     """The paper's own setting as far as the space allows it; what it does not allow is drawn."""
     values: dict[str, Any] = {}
+    paper = {"donor": "", **paper}  # what began with a trained network elsewhere is a recipe of its own
     for name, parameter in space.parameters.items():
         if parameter.when is not None and not parameter.when.holds(values):
             continue

@@ -45,7 +45,7 @@ def state_table(state: StudyState) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [] for name in points.SCHEMA.names if name not in same}
     repeats: Counter[str] = Counter()
     for trial in state.trials.values():
-        identity = config_id(trial.config)
+        identity = config_id(trial.identity)
         own = {
             "trial": trial.id, "config_id": identity, "repeat": repeats[identity], "method": trial.method,
             "variant": str(trial.config.get("variant", "")), "network": str(trial.config.get("network", "")),

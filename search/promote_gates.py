@@ -206,7 +206,7 @@ def seeds(state: StudyState, point: FrontPoint, count: int) -> Gate:
     others = {
         other.id: float(curve[point.index]["accuracy"])
         for other in state.trials.values()
-        if other.id != trial.id and other.config == trial.config and other.seed != trial.seed
+        if other.id != trial.id and other.identity == trial.identity and other.seed != trial.seed
         and len(curve := other.curves.get(point.epoch, [])) > point.index
     }  # fmt: skip
     if not others:

@@ -123,6 +123,19 @@ def load(model: str, uri: str) -> Registered:
     return Registered(name, str(found.version), alias, serving, dict(found.tags), loaded, scratch)
 
 
+def checkpoint_of(model: str, uri: str, scratch: Path) -> Path:
+    """The checkpoint folder of ``NAME@ALIAS`` or ``NAME/VERSION`` below an empty folder; its files are those promoted.
+
+    Raises `InputError` where there is no such model or it is damaged. Nothing of it is run.
+    """
+    name, version, alias = split_name(model)
+    client = client_at(uri)
+    with answering(uri):
+        found = resolve(client, name, version=version, alias=alias)
+    with using(uri) as mlflow:
+        return _checked(mlflow, name, found, scratch) / "artifacts" / "model"
+
+
 def _not_loaded(name: str, version: Any, error: Exception) -> InputError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return InputError(f"model {name} version {version} cannot be loaded: {reason}")

@@ -29,7 +29,7 @@ class PointRows:
         """The configuration's identity, and how many earlier trials have it, too."""
         if trial.id not in self._known:
             for new in itertools.islice(self._state.trials.values(), len(self._known), None):  # in the order of asks
-                identity = config_id(new.config)
+                identity = config_id(new.identity)
                 self._known[new.id] = identity, self._count[identity]
                 self._count[identity] += 1
         return self._known[trial.id]

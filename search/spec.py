@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import (
     Field,
@@ -32,8 +32,12 @@ from search.spec_parts import (
 )
 from search.storage import cache_of
 from search.toml import merge, read_toml
+from spaces.donor import with_donor
 from spaces.space import Choice, Fixed, Range, Space, nearest
 from spaces.written import narrowed
+
+if TYPE_CHECKING:
+    from trainables.method import Method
 
 
 def _all_methods() -> dict[str, dict[str, Any]]:
@@ -131,7 +135,7 @@ class StudySpec(Part):
             method, overrides = get_method(name), {**common, **written}
             fields = {f.name: f.default for f in dataclasses.fields(method.Config)}
             try:
-                space = narrowed(method.space, overrides, extra=fields)
+                space = narrowed(*_begun(method, overrides, fields), extra=fields)
                 for values in corners(space):
                     method.configure(values)
             except ValueError as error:
@@ -157,6 +161,18 @@ class StudySpec(Part):
     def read(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
         """A spec from a TOML file, with values that the command line replaces (dotted names)."""
         return cls.parse(merge(read_toml(path), overrides or {}), str(path))
+
+
+def _begun(method: Method, overrides: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[Space, Mapping[str, Any]]:
+    """A method's space with the donors that a study file names, and what else it says of the method."""
+    if "donor" not in fields:
+        return method.space, overrides
+    space = with_donor(method.space, overrides.get("donor", ""), rate=method.donor_rate)
+    for name in ("lr", "donor_lr"):
+        if name in overrides and name not in space:
+            said = "behind a donor the rate is another one" if name == "lr" else "without a donor there is only lr"
+            raise ValueError(f"{name} = {overrides[name]!r} would change nothing: {said}")
+    return space, {name: value for name, value in overrides.items() if name != "donor"}
 
 
 def _trusted(info: ValidationInfo) -> bool:

@@ -31,8 +31,11 @@ def device_of(spec: StudySpec) -> str:
     return "cuda" if spec.resources.gpus_per_trial else "cpu"
 
 
-def stage_key(spec: StudySpec, state: StudyState, config: Mapping[str, Any], seed: int) -> str | None:
-    """The key of a configuration's first stage in this study; None where there is nothing to share."""
+def stage_key(spec: StudySpec, state: StudyState, config: Mapping[str, Any], seed: int, donor: str = "") -> str | None:
+    """The key of a configuration's first stage in this study; None where there is nothing to share.
+
+    `donor`: the checkpoint that it begins with (`StudyState.donor_of`).
+    """
     method = get_method(config["method"])
     values = {name: value for name, value in config.items() if name != "method"}
     try:
@@ -43,6 +46,7 @@ def stage_key(spec: StudySpec, state: StudyState, config: Mapping[str, Any], see
             seed=seed,
             data_hash=state.created["data"]["hash"],
             device=device_of(spec),
+            donor=donor,
         )
     except ValueError:
         return None  # a setting that its method refuses: its trial will say so
@@ -69,7 +73,8 @@ def candidates(proposer: Proposer, state: StudyState) -> list[Stage]:
         trainer = state.trials[stage.trial]
         if trainer.method not in spaces or not varies_later(spaces[trainer.method], trainer.config):
             continue
-        if stage_key(spec, state, trainer.config, trainer.seed) == stage.key:  # else other code trained it
+        known = stage_key(spec, state, trainer.config, trainer.seed, state.donor_of(trainer))
+        if known == stage.key:  # else other code trained it
             found.append((-best[stage.key], trainer.number, stage))
     return [stage for _, _, stage in sorted(found, key=lambda entry: entry[:2])][: spec.stages.keep]
 
@@ -108,7 +113,7 @@ def propose_again(proposer: Proposer, state: StudyState, view: View, number: int
             config = {**drawn, **kept}
             if any(trial.seed == trainer.seed and trial.config == config for trial in known):
                 continue
-            if stage_key(spec, state, config, trainer.seed) != stage.key:
+            if stage_key(spec, state, config, trainer.seed, state.donor_of(trainer)) != stage.key:
                 continue  # a parameter that is marked as of a later stage and is none
             return config, f"behind the first {stage.epoch} epochs of {trainer.id}; the rest {how}", stage
         return None
@@ -152,7 +157,8 @@ class SharedStages:
             return ""
         if self._folder.kept_of(trial.id):
             return ""  # it has begun, its report was lost on the way
-        if stage_key(self._spec, self._state, trial.config, trial.seed) != behind.key:
+        donor = self._state.donor_of(trial)
+        if stage_key(self._spec, self._state, trial.config, trial.seed, donor) != behind.key:
             return f"first stage {behind.key[:12]} was trained by other code"
         remote = self._folder.remote
         if remote is not None:  # its worker compares it with its digests

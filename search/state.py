@@ -19,7 +19,7 @@ from search.constraints import Constraints
 from search.events import Event
 from search.frontier import Archive
 from search.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
-from search.trial import History, Stage, Trial
+from search.trial import Donor, History, Stage, Trial
 
 
 class StudyState:
@@ -29,7 +29,7 @@ class StudyState:
     trials repeat none. `failed`: failed trials in the order in which they failed. `over`: how many trials
     nothing more will come of. `scored`: how many showed a comparable curve or failed. `cost_epochs`: epochs of training
     spent, views counted; `work_seconds`: seconds that trials worked. `nodes`: the cluster as it was last. A fold
-    costs the same however long the study is.
+    costs the same however long the study is. `lost_donors`: checkpoints that no trial can begin with any more.
     """
 
     def __init__(self) -> None:
@@ -37,6 +37,7 @@ class StudyState:
         self.created: dict[str, Any] = {}
         self.trials: dict[str, Trial] = {}
         self.stages: dict[str, Stage] = {}
+        self.lost_donors: set[str] = set()
         self.promotions: list[dict[str, Any]] = []
         self.promoting: dict[str, dict[str, Any]] = {}
         self._promoted: set[str] = set()
@@ -113,6 +114,8 @@ class StudyState:
         self.trials[event.trial] = self._live[event.trial] = trial
         if p.get("stage"):
             trial.behind = Stage(**p["stage"])
+        if p.get("donor"):
+            trial.donor = Donor(**p["donor"])
 
     def _on_known(self, event: Event) -> None:
         for told in event.payload["trials"]:
@@ -191,6 +194,9 @@ class StudyState:
         if event.payload["action"] == "lost":
             self._trial(event).stage_lost = True
 
+    def _on_donor(self, event: Event) -> None:
+        self.lost_donors.add(event.payload["checkpoint"])
+
     def _on_decision(self, event: Event) -> None:
         trial, p = self._trial(event), event.payload
         trial.decided[p["epoch"]] = p["action"]
@@ -251,6 +257,13 @@ class StudyState:
             "trained_again": sum(trial.stage_lost for trial in self.trials.values()),
         }
 
+    def donor_of(self, trial: Trial) -> str:
+        """The name among the study's checkpoints of what a trial begins with; empty where that is nothing."""
+        if trial.donor is not None:
+            return trial.donor.checkpoint
+        named = self.created.get("donors", {}).get(trial.config.get("donor", ""), {})
+        return named.get("checkpoint", "")
+
     @property
     def live(self) -> list[Trial]:
         """Trials that are asked for, not over and not paused, oldest first."""
@@ -295,5 +308,5 @@ class StudyState:
         trials = {name: trial.record() for name, trial in sorted(self.trials.items())}
         stages = {key: asdict(stage) for key, stage in sorted(self.stages.items())}
         content = {"trials": trials, "stages": stages, "front": self.front(), "created": self.created}
-        content["planned"] = list(self.planned)
+        content["planned"], content["lost_donors"] = list(self.planned), sorted(self.lost_donors)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

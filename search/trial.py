@@ -22,6 +22,15 @@ class Stage:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Donor:
+    """The trial whose network another one begins with, as it was after an epoch: its checkpoint by name."""
+
+    trial: str
+    epoch: int
+    checkpoint: str
+
+
 @dataclass(slots=True, eq=False)
 class Trial:
     """One training as the journal tells it. `curves` by epoch; `state` asked, running, paused or over.
@@ -29,7 +38,8 @@ class Trial:
     `behind` is the first stage that it was proposed to begin behind; with `stage_lost` it trains
     that stage itself. `shared` says that it did begin behind it: its `epoch` counts the stage's
     epochs, its `cost_epochs` and `seconds` do not. `bracket` counts the rungs that it passes unseen,
-    `repeats` names the trial whose configuration it trains once more, on another seed.
+    `repeats` names the trial whose configuration it trains once more, on another seed. `donor` is the trial
+    of the study whose network it begins with (`search.donors`), where its configuration asks for one.
     `missed` says by epoch how far its nearest point was from what the constraints ask (0: it has one).
     `node` is where it runs or ran; `setbacks` is what took its workers away, each {kind, why, epoch, node}
     (`search.setbacks`). `alone`: memory ran out, so it runs when nothing else does; `infeasible`: then too.
@@ -57,6 +67,7 @@ class Trial:
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     phases: dict[int, str] = field(default_factory=dict)
     behind: Stage | None = None
+    donor: Donor | None = None
     stage_lost: bool = False
     shared: bool = False
     bracket: int = 0
@@ -75,6 +86,11 @@ class Trial:
     def method(self) -> str:
         """The method's name."""
         return self.config["method"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What trials that differ in nothing but the seed share: the configuration, and what it begins with."""
+        return self.config if self.donor is None else {**self.config, "donor": self.donor.checkpoint}
 
     @property
     def over(self) -> bool:
@@ -115,7 +131,8 @@ class Trial:
     def record(self) -> dict[str, Any]:
         """Everything that is known, as plain values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
-        return values | {"behind": None if self.behind is None else asdict(self.behind)}
+        values |= {"behind": None if self.behind is None else asdict(self.behind)}
+        return values | {"donor": None if self.donor is None else asdict(self.donor)}
 
 
 @dataclass(slots=True)

@@ -59,14 +59,17 @@ def save(
     diagnostics: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint folder; it appears under its name only once it is whole."""
+    files = {NETWORK: network.state_dict(), TRAINING: training, DIAGNOSTICS: diagnostics}
+    write(folder, record, {name: tensors for name, tensors in files.items() if tensors is not None})
+
+
+def write(folder: Path, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write a checkpoint folder of these files of tensors; it appears under its name only once it is whole."""
     part = folder.with_name(f".{folder.name}.part-{socket.gethostname()}-{os.getpid()}")  # a trial may run twice
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, part / NETWORK)
-    for file, more in ((TRAINING, training), (DIAGNOSTICS, diagnostics)):
-        if more is not None:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in more.items()}, part / file)
+    for file, tensors in files.items():
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part / file)
     digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
     (part / STATE).write_text(json.dumps({**record, "files": digests}, indent=1))
     if folder.exists():

@@ -25,13 +25,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from spaces.donor import STUDY
 from trainables import checkpoints
 from trainables.method import Method
 from trainables.network import RoutedNetwork, Task
 from trainables.networks.resnet import ResidualNetwork, ZeroPadShortcut
 
-STUDY = "study"
-"""The donor that only a study can name: its own best matching static network."""
 OPEN = 0.95
 """P(run) that routers begin with."""
 
@@ -72,7 +71,7 @@ def read(place: Path | str, name: str = "") -> Donor:
             tensors = checkpoints.read_tensors(path, checkpoints.NETWORK)
         except checkpoints.CheckpointError as error:
             raise DonorError(f"donor = {name!r}: {error}") from None
-        return Donor(name, tensors, _digest(path / checkpoints.NETWORK), record)
+        return Donor(name, tensors, record.get("digest") or _digest(path / checkpoints.NETWORK), record)
     if not path.is_file():
         raise DonorError(f"donor = {name!r}: there is no such checkpoint folder or file")
     if path.suffix != ".safetensors":
@@ -81,6 +80,13 @@ def read(place: Path | str, name: str = "") -> Donor:
         return Donor(name, load_file(path), _digest(path))
     except (SafetensorError, OSError) as error:
         raise DonorError(f"donor = {name!r}: no weights could be read ({str(error).splitlines()[0][:100]})") from None
+
+
+def keep(donor: Donor, folder: Path) -> None:
+    """Write a donor as a checkpoint folder of its tensors, what its record says of the network, and its digest."""
+    said = ("method", "config", "task", "epoch")
+    record = {name: donor.record[name] for name in said if name in donor.record}
+    checkpoints.write(folder, {**record, "digest": donor.digest}, {checkpoints.NETWORK: donor.tensors})
 
 
 def identity(place: Path | str) -> str:
@@ -134,8 +140,7 @@ def plan(donor: Donor, network: RoutedNetwork) -> Transfer:
     Raises `DonorError` with the first name that has no counterpart, or one of another shape.
     """
     here = network.state_dict()
-    # an MSDNet of two phases gives trunk and classifiers of its first
-    theirs = {name: tensor for name, tensor in donor.tensors.items() if not name.startswith("heads.")}
+    theirs = donor.tensors
     made = _made(donor, network)
     for name, tensor in theirs.items():
         if name not in here or here[name].shape != tensor.shape:

@@ -329,7 +329,7 @@ class Method:
     `cached.FeatureCache` of phases that train on features. `usual` is the setting that diagnostics
     are taken at, where it is not threshold 1/2 or the middle of the curve. `donor`: what the configuration
     of a trained network must say whose weights the method may begin with (`trainables.donors`), among them
-    ``method``; None: it begins with nobody's.
+    ``method``, several values in a tuple; None: it begins with nobody's. `donor_rate`: whether `donor_lr` has a say.
     """
 
     name: str
@@ -353,6 +353,7 @@ class Method:
     paper_cost: Callable[[RoutedNetwork], dict[str, Any]] | None = None
     usual: Mapping[str, Any] | None = None
     donor: Callable[[Any, Task], Mapping[str, Any]] | None = None
+    donor_rate: bool = True
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """The method's `Config` from plain values; `ValueError` names an unknown key or bad value."""

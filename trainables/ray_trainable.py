@@ -48,9 +48,10 @@ _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE
 class RoutedTrainable(tune.Trainable):
     """One trial. `config`: trial, method, config, seed, epochs, evaluate_at, checkpoints, threads, device.
 
-    Also `storage`, the address of checkpoints that lie in no folder of all nodes; `diagnostics`, whether its
-    last epoch measures its paths; `latency`, whether curves measure theirs; `stage`, the key of a first stage to
-    begin behind, and `publish`, whether to store its own; `memory`, bytes that the trial may have for itself.
+    Also `storage`, the address of checkpoints that lie in no folder of all nodes; `donor`, the name of the checkpoint
+    whose weights it begins with (`trainables.donors`); `diagnostics`, whether its last epoch measures its paths;
+    `latency`, whether curves measure theirs; `stage`, the key of a first stage to begin behind, and `publish`,
+    whether to store its own; `memory`, bytes that the trial may have for itself.
     """
 
     _fresh: int | None = None
@@ -108,6 +109,9 @@ class RoutedTrainable(tune.Trainable):
                     return self._result(self._training.last_report or {}, known)
             elif self._trial.get("stage"):
                 self._begin_behind(self._trial["stage"])
+        donor = self._trial.get("donor") if self._training.epoch == 0 and self._training.partial is None else None
+        if donor:
+            self._shelf.bring(donor)
         try:
             report = self._training.step()
         except Interrupted as far:
@@ -117,6 +121,8 @@ class RoutedTrainable(tune.Trainable):
             self._shelf.keep(self._training, folder)
             leave(self._shelf.note, "drained", f"its node is leaving the cluster or the study stops; {far}, and go on")
             raise
+        if donor:
+            self._shelf.let_go(donor)
         report["machine"] = self._meter.read()
         folder = checkpoints.epoch_folder(self._shelf.folder, report["epoch"])
         self._shelf.keep(self._training, folder)
@@ -136,6 +142,7 @@ class RoutedTrainable(tune.Trainable):
             device=self._trial.get("device", "cpu"),
             diagnostics=self._trial.get("diagnostics", False),
             latency=self._trial.get("latency", False),
+            donor=self._shelf.at(self._trial["donor"]) if self._trial.get("donor") else None,
         )
 
     def _begin_behind(self, stage: str) -> None:

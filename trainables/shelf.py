@@ -92,6 +92,19 @@ class Shelf:
         finally:
             self._forget(folder)
 
+    def at(self, name: str) -> Path:
+        """Where a checkpoint of the study lies here, by its name; where it is stored elsewhere, once it was brought."""
+        return self._root / name
+
+    def bring(self, name: str) -> None:
+        """Bring a checkpoint of the study here from the storage; nothing is done where it lies in the folder of all."""
+        if self._remote is not None:
+            self._remote.pull(name, self.at(name), checkpoints.STATE)
+
+    def let_go(self, name: str) -> None:
+        """What was brought is needed here no more."""
+        self._forget(self.at(name))
+
     def publish(self, training: Training) -> str:
         """Store the first stage that a training has just ended; its key (`stages.publish`)."""
         key = stages.publish(training, self._root / stages.FOLDER, self._trial)

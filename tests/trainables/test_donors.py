@@ -265,8 +265,8 @@ BAD: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "halting": ("A", "act", PREACT, "its method is 'static' and must be 'act'"),
     "growth": ("exits", "imta", {**MSDNET, "growth": 6}, "its growth is 4 and must be 6"),
     "columns": ("columns", "decide", {**COLUMNS, "network": "pyramid-4"}, "its network is 'pyramid-static-3' and"),
-    "projections": ("B", "aig", {**BODY, "shortcut": "A"}, "its shortcuts are B, these are A; set shortcut = 'B'"),
-    "pooling": ("A", "blockdrop", {**BODY, "shortcut": "pool"}, "its shortcuts are A, these are pool; set"),
+    "projections": ("B", "aig", {**BODY, "shortcut": "A"}, "its shortcut is 'B' and must be 'auto' or 'A'"),
+    "pooling": ("A", "blockdrop", {**BODY, "shortcut": "pool"}, "its shortcut is 'auto' and must be 'pool'"),
 }  # fmt: skip
 
 

@@ -296,4 +296,5 @@ METHOD = Method(
     settings=thresholds,
     paper_cost=paper_cost,
     donor=static_donor,
+    donor_rate=False,
 )

@@ -222,8 +222,8 @@ def phases(config: Config) -> tuple[Phase, ...]:
 
 
 def trunk_donor(config: Config, task: Task) -> dict[str, Any]:
-    """See `Method.donor`: an MSDNet of the same measures in any variant; of two phases it gives that of the first."""
-    return {"method": "imta", **{name: getattr(config, name) for name in _MEASURES}}
+    """See `Method.donor`: an MSDNet of the same measures and of one phase."""
+    return {"method": "imta", "variant": ("none", "ge"), **{name: getattr(config, name) for name in _MEASURES}}
 
 
 def exit_weights(config: Config) -> list[float]:

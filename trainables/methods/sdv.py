@@ -211,6 +211,11 @@ def build(config: Config, task: Task) -> StochasticDepthResNet:
     return network
 
 
+def donor(config: Config, task: Task) -> dict[str, Any]:
+    """See `Method.donor`."""
+    return static_donor(config, task, config.shortcut or ("A" if config.variant == "original" else "B"))
+
+
 def phases(config: Config) -> tuple[Phase, ...]:
     """Everything together, on drawn masks."""
     return (Phase(name="train", optimiser=Optimiser.of(config), relaxation="bernoulli"),)
@@ -244,5 +249,5 @@ METHOD = Method(
     phases=phases,
     settings=settings,
     paper_cost=paper_cost,
-    donor=static_donor,
+    donor=donor,
 )

@@ -94,9 +94,18 @@ def residual_body(name: str, task: Task, *, width: float = 1.0, shortcut: str = 
     return imagenet_resnet(name, task, width=width, shortcut="B" if shortcut == "auto" else shortcut)
 
 
-def static_donor(config: Any, task: Task) -> dict[str, Any]:
-    """See `Method.donor`: the static network of the same residual body."""
-    return {"method": "static", "network": config.network, "width": config.width}
+def static_donor(config: Any, task: Task, shortcut: str = "") -> dict[str, Any]:
+    """See `Method.donor`: the static network of the same residual body.
+
+    Option B can compute what a donor's option A does, shortcuts without weights only themselves; `shortcut` is the
+    configuration's where it is not given.
+    """
+    wanted = {"method": "static", "network": config.network, "width": config.width}
+    option, published = shortcut or config.shortcut, "B" if config.network in IMAGENET_NETWORKS else "A"
+    option = published if option == "auto" else option
+    if option == "B":
+        return wanted
+    return {**wanted, "shortcut": ("auto", option) if option == published else option}
 
 
 def imagenet_resnet(name: str, task: Task, *, width: float = 1.0, shortcut: str = "B") -> Body:
