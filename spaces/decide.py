@@ -29,6 +29,7 @@ SPACE = with_training(
         "alpha_rtr": LogRange(0.1, 10.0, when=_LEARNT),
         "weight_decay": LogRange(2e-4 / 30, 2e-4 * 30),  # 2 k_L2
         "lr": LogRange(0.01, 0.5),
+        "warmup": Choice((0.05, 0.0)),  # the paper's is none
         "schedule": Choice(("exponential", "cosine")),
         "lr_half_life": LogRange(1 / 16, 1.0, or_zero=True, when=_HALVED),  # as that of the temperature
         "lr_half_life_steps": LogRange(5_000, 40_000, integer=True, or_zero=True, when=When("lr_half_life", (0,))),

@@ -35,7 +35,7 @@ Deviations and choices:
   only, as a term of the loss.
 - `alpha_rtr` multiplies the routers' gradients, decay included: a learning rate alpha_rtr times as large.
 - The rate rises over the first 0.05 of the steps; the paper, which takes 80,000, says nothing. At its rate
-  from the first step deep columns die in short trainings, and routers learn to stay above them.
+  from the first step the ReLUs of deep columns die in short trainings, and routers learn to stay above them.
 - Temperature and rate halve every 10,000 steps in the paper (the code's temperature: 20,000), 1/8 of its 80,000.
   In a short training 1/8 hardens the policy before it has learnt, and digits pay as much as photographs. The
   default therefore depends on the number of steps: 10,000 steps, of at least 1/8 of the training (from 80,000

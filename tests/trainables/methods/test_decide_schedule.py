@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from search.optuna_space import published
 from tests.trainables.deciders import SMALL
 from trainables.epoch import Interrupted
 from trainables.fit import Training
@@ -130,6 +131,12 @@ def test_the_space_draws_shares_steps_and_defaults_and_never_two_of_them() -> No
     for name in ("tau_half_life", "lr_half_life"):  # the paper's are inside
         assert METHOD.space[name].contains(METHOD.published[name])
         assert METHOD.space[f"{name}_steps"].contains(10_000)
+
+
+def test_the_first_trial_of_a_search_is_the_papers() -> None:
+    values = published("decide", METHOD.space, METHOD.published, random.Random(0))
+    assert values.pop("method") == "decide"
+    assert METHOD.configure(values) == METHOD.configure(METHOD.published)
 
 
 def data_of(count: int) -> Data:
