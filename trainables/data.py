@@ -1,8 +1,9 @@
 """Data sets for training: `load` reads, resizes, splits and fingerprints; the rest is re-exported.
 
-The readers are in `sources.py` (published data sets), `hybrid.py` (sets made of these), `imagenet_folders.py`,
-`image_files.py` (folders) and `parquet_files.py`, the records and splits in `splits.py`, what happens on
-the device in `augment.py`, ways to normalise in `normalisation.py`, decoding on demand in `encoded.py`.
+The readers are in `sources.py` (published data sets), `clutter.py` (digits in clutter), `hybrid.py` (sets made of
+others), `imagenet_folders.py`, `image_files.py` (folders) and `parquet_files.py`, the records and splits in
+`splits.py`, what happens on the device in `augment.py`, ways to normalise in `normalisation.py`, decoding on demand
+in `encoded.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from pathlib import Path
 
 from spaces.space import nearest
-from trainables import hybrid, imagenet_folders, sources
+from trainables import clutter, hybrid, imagenet_folders, sources
 from trainables.augment import augment, batches, in_order, normalise, to_device
 from trainables.image_files import export, read_folder, read_images
 from trainables.network import Task
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 
-NAMES = (*sources.NAMES, *hybrid.PARTS, *imagenet_folders.CLASSES)
+NAMES = (*sources.NAMES, clutter.NAME, *hybrid.PARTS, *imagenet_folders.CLASSES)
 """The data sets that have a name."""
 
 
@@ -60,7 +61,7 @@ def catalogue(root: Path) -> list[DatasetStatus]:
     """Every known data set under `root`, in the order of `NAMES`."""
     published = sources.catalogue(root)
     made = hybrid.catalogue({status.name: status for status in published})
-    return [*published, *made, *imagenet_folders.catalogue(root)]
+    return [*published, clutter.catalogue(), *made, *imagenet_folders.catalogue(root)]
 
 
 def download(name: str, root: Path) -> None:
@@ -70,6 +71,8 @@ def download(name: str, root: Path) -> None:
     """
     if name not in NAMES:
         raise DataError(f"no known data set {name!r}{nearest(name, NAMES)}")
+    if name == clutter.NAME:
+        raise DataError(f"{name} is {clutter.catalogue().how}: there is nothing to download")
     if name in imagenet_folders.CLASSES:
         how = next(status.how for status in imagenet_folders.catalogue(root) if status.name == name)
         raise DataError(f"{name} was not downloaded: {how}")
@@ -131,7 +134,9 @@ def _read(name: str, root: Path, image_size: int | None, seed: int) -> tuple[str
     try:
         if name in sources.NAMES:
             return name, read_named(name, root, image_size)
-        if kind not in NAMES or kind in sources.NAMES:
+        if name == clutter.NAME:
+            return name, clutter.read_cluttered(image_size, seed)
+        if kind not in NAMES or kind in (*sources.NAMES, clutter.NAME):
             path, name = _found(name, root, f"no data set {name!r}, and", nearest(name, NAMES))
             return name, (read_parquet if is_parquet(path) else read_folder)(path, image_size)
         path = None
