@@ -155,9 +155,7 @@ def test_the_harder_the_fewer_are_classified():
 def test_it_is_listed_and_there_is_nothing_to_download(tmp_path: Path):
     status = {s.name: s for s in datasets.catalogue(tmp_path)}["cluttered-digits"]
     assert status.present and status.complete and not status.files and "scikit-learn" in status.how
-    with pytest.raises(
-        DataError, match="cluttered-digits is made of what comes with scikit-learn: there is nothing"
-    ):
+    with pytest.raises(DataError, match="cluttered-digits is made of what comes with scikit-learn: there is nothing"):
         datasets.download("cluttered-digits", tmp_path)
     with pytest.raises(DataMissing, match=r"no data set 'cluttered-digit', .* did you mean 'cluttered-digits'"):
         datasets.load("cluttered-digit", root=tmp_path)
