@@ -71,6 +71,7 @@ def learnt(name: str, data: Data, steps: int, seed: int, changes: dict[str, Any]
     optimiser = phase.optimiser.over([parameter for each, parameter in named if phase.trains(each)])
     generator = torch.Generator().manual_seed(seed + 1)
     images, labels = to_device(data.train, "cpu")
+    data = data.for_config(config)
     losses: list[float] = []
     largest, views = 0.0, method.views(config)
     started = time.perf_counter()

@@ -60,7 +60,7 @@ def built(case: str, seed: int = 0, **more: Any) -> RoutedNetwork:
 @cache
 def digits() -> tuple[Tensor, Tensor]:
     """A batch of scikit-learn's digits at 32 x 32."""
-    data = load("digits", root=Path("data"), image_size=32)
+    data = load("digits", root=Path("data"), image_size=32).for_config(get_method("static").configure({}))
     images, labels = to_device(data.train, "cpu")
     assert isinstance(images, Tensor)
     return normalise(images[:128], data), labels[:128]

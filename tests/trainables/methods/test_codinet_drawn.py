@@ -35,6 +35,6 @@ def test_drawn_decisions_are_trained_as_the_paper_and_the_code_say() -> None:
     def relaxations(**values: Any) -> list[str]:
         return [phase.relaxation for phase in METHOD.phases(METHOD.configure(values))]
 
-    assert relaxations(relaxation="bernoulli") == ["softmax", "gumbel_straight_through"]
-    assert relaxations(impl="official") == ["gumbel", "gumbel_straight_through"]
-    assert relaxations(stage2_losses=True) == ["gumbel", "straight_through"]
+    assert relaxations(relaxation="bernoulli") == ["softmax", "bernoulli"]
+    assert relaxations(impl="official") == ["gumbel", "gumbel_detached"]
+    assert relaxations(stage2_losses=True) == ["gumbel", "softmax_detached"]

@@ -213,7 +213,7 @@ def test_bad_configurations_are_refused(name: str, value: Any) -> None:
 
 
 def test_defaults_are_the_papers() -> None:
-    config = Config()
+    config = Config(schedule="step")
     phase = METHOD.phases(config)[0]
     assert (config.network, config.variant, config.batch_size, config.nesterov) == ("msdnet-5", "none", 64, True)
     assert phase.optimiser.nesterov and [round(phase.optimiser.lr_at(s), 6) for s in (0, 0.5, 0.75)] == [
