@@ -16,9 +16,7 @@ import pytest
 from search import upload_process
 from search.events import Event
 from search.toml import to_toml
-from tests.benchmarks import check_tracking
 from tests.command import Run
-from tests.postgres import INSTALLED, postgresql
 from tests.tracked import Place, free_port, lost_and_doubled, runs_at, shown, told, until
 
 
@@ -83,20 +81,6 @@ def test_one_uploader_at_a_time(tmp_path: Path, story: type, uri: str) -> None:
     assert rival.close(100) == 0  # its turn came
     assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)
     place.journal.close()
-
-
-@pytest.mark.timeout(600)
-def test_five_kills_of_the_server_one_of_the_uploader_one_of_the_driver(tmp_path: Path) -> None:
-    """Rows of the server's own tables against the journal; `check_tracking.py --kills 50` is the long form."""
-    kinds = ["server", "uploader", "server", "driver", "server", "server", "server"]
-    if INSTALLED:
-        with postgresql() as database:
-            records, lost, doubled, waiting = check_tracking.run(tmp_path, database, kinds, 1, print)
-    else:
-        print("PostgreSQL is not installed: the server writes to SQLite")
-        records, lost, doubled, waiting = check_tracking.run(tmp_path, "", kinds, 1, print)
-    assert records > 100
-    assert (lost, doubled, waiting) == (0, 0, 0)
 
 
 # -- routefront track ------------------------------------------------------------------------------
