@@ -39,7 +39,7 @@ class Training:
 
     `donor`: the checkpoint folder or file of a trained static network to begin with (`trainables.donors`), where it is
     not what the configuration's `donor` says, or says none. It is read before the first epoch, whose report
-    tells under ``donor`` what was taken. Raises `ValueError` where the method takes none.
+    tells under ``donor`` what was taken (`donated`). Raises `ValueError` where the method takes none.
     """
 
     def __init__(

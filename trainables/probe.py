@@ -119,7 +119,9 @@ def _run(
     few = dataclasses.replace(data, train=data.train.take(np.arange(count)))
 
     def fresh() -> Training:
-        return Training(method, made, few, epochs=1_000_000, device=device)
+        training = Training(method, made, few, epochs=1_000_000, device=device)
+        training.donor = ""  # which weights it begins with does not change what it costs
+        return training
 
     training = fresh()
     training.step()  # allocations, algorithms chosen, files read
