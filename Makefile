@@ -8,6 +8,9 @@ NAME ?= digits-$(STAMP)
 BUDGET ?= 2M
 JOBS ?= 2
 export ROUTEFRONT_STUDIES ?= $(CURDIR)/$(DEMO)/studies
+# Python keeps what it compiles, also where the environment says otherwise: a worker that compiles torch and Ray
+# anew takes twice as long to start.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint lock bench clean
@@ -23,6 +26,7 @@ install: .venv/installed ## create .venv and install everything, pinned
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -c 'import mlflow, optuna, plotly, search.__main__, trainables.ray_trainable' # compiled once
 	@touch $@
 
 demo: install ## search on real digits, draw the frontier, promote the best under a budget, classify with it
