@@ -30,7 +30,7 @@ QUIET = {
     "TUNE_WARN_THRESHOLD_S": "10",
 }
 
-_ANSWER_SECONDS = 8.0
+_ANSWER_SECONDS = 20.0
 HEAD_SECONDS = 45.0
 """Ray itself ends a process whose head was away for a minute, with a screenful of its own words."""
 

@@ -114,7 +114,7 @@ def document(uri: str, run: Any, path: str) -> Any:
     return json.loads(Path(client.download_artifacts(run.info.run_id, path)).read_text())
 
 
-def until(condition: Callable[[], T], seconds: float = 100.0) -> T:
+def until(condition: Callable[[], T], seconds: float = 300.0) -> T:
     """What the condition says once it says something."""
     limit = time.monotonic() + seconds
     while not (said := condition()):

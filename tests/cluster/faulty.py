@@ -88,7 +88,7 @@ class Driven:
         with self._said.open("w") as said:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
 
-    def until(self, true: Callable[[StudyState], object], within: float = 120.0) -> StudyState:
+    def until(self, true: Callable[[StudyState], object], within: float = 300.0) -> StudyState:
         """Wait until the journal says so."""
         end = time.monotonic() + within
         while True:

@@ -29,7 +29,6 @@ def nodes() -> Iterator[Nodes]:
     found.shutdown()
 
 
-@pytest.mark.timeout(400)
 def test_workers_nodes_and_the_driver_are_killed_and_nothing_is_lost_or_doubled(nodes: Nodes, tmp_path: Path) -> None:
     """One trial more leaks memory, and another one leaves a process behind."""
     ills = {"*": ("wait", 1), "t0002": ("leak", 1), "t0003": ("fork", 0)}
@@ -75,7 +74,7 @@ def _connects(address: str, **environment: str | None) -> tuple[str, float]:
     given = {**os.environ, **environment}
     began = time.monotonic()
     ran = subprocess.run(
-        [sys.executable, "-c", code, address], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", code, address], cwd=ROOT, capture_output=True, text=True, timeout=300,
         env={name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     assert ran.returncode == 0 and len(ran.stdout.splitlines()) == 1 and not ran.stderr, ran.stdout + ran.stderr
@@ -110,7 +109,7 @@ def test_a_cluster_of_another_version_is_said_with_both(nodes: Nodes) -> None:
     import ray
 
     def pretend(version: str) -> None:
-        subprocess.run([sys.executable, "-c", code, nodes.address, version], check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", code, nodes.address, version], check=True, timeout=300)
 
     pretend("2.9.3")
     try:
@@ -138,7 +137,7 @@ def test_a_study_that_nodes_cannot_reach_is_refused_before_its_first_trial(nodes
     (same.parent / "image").write_text("abc")
     (other.parent / "image").write_text("abcd")
     command = [sys.executable, "-c", code, nodes.address, str(folder), str(same), str(missing), str(other)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     well, said, differs = ran.stdout.splitlines()
     assert well == "well" and f"has no images at {missing}: copy them there" in said

@@ -162,7 +162,7 @@ def test_the_study_file_comes_through_every_manifest(words: str) -> None:
         f"true && ({command})".replace("~/routefront-study.toml", "/dev/stdout"),
         document.replace('> "$run/study.toml"', ""),
     ):
-        done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=30)
+        done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=300)
         assert done.stdout.decode() == text
 
 
@@ -186,11 +186,11 @@ def test_the_batch_script_is_clean_bash(changes: dict[str, Any], tmp_path: Path)
     script = tmp_path / "slurm.sh"
     study = STUDY if changes.get("slurm__gpus") != 0 else StudyFile("digits", STUDY.text)
     script.write_text(rendered("slurm", described(**changes), study))
-    subprocess.run(["bash", "-n", str(script)], check=True, timeout=30)
+    subprocess.run(["bash", "-n", str(script)], check=True, timeout=300)
     assert "@@" not in script.read_text()
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed: the script's syntax was checked, its style was not")
-    done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
 
 

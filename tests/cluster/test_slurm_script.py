@@ -109,13 +109,12 @@ def start(tmp_path: Path) -> Any:
 
 
 def _gone(job: Job) -> bool:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while job.left() and time.monotonic() < end:
         time.sleep(0.2)
     return not job.left()
 
 
-@pytest.mark.timeout(420)
 def test_a_head_and_a_worker_run_the_study_and_before_the_time_is_over_it_stops_and_queues_again(start: Start) -> None:
     job = start(2, LONG="yes")
     end = time.monotonic() + 300
@@ -132,7 +131,7 @@ def test_a_head_and_a_worker_run_the_study_and_before_the_time_is_over_it_stops_
     assert "2 of 2 nodes have joined" in job.log
 
     os.kill(job.process.pid, signal.SIGUSR1)  # as Slurm does: to the batch shell alone
-    assert job.process.wait(100) == 0, job.log
+    assert job.process.wait(300) == 0, job.log
     assert (job.notes / "stop").read_text() == f"digits --studies {job.storage}/studies"
     assert job.steps().splitlines()[-1] == f"requeue {job.number}" and "queues again" in job.log
     assert _gone(job), job.left()
@@ -177,6 +176,6 @@ def test_an_address_that_other_nodes_reach(capfd: pytest.CaptureFixture[str]) ->
     assert socket.inet_aton(found) and not found.startswith("127.")
     assert nodes.main(["here", "no-such-node.invalid"]) == 1
     command = [sys.executable, "-m", "cluster.nodes", "wait", "127.0.0.1:9", "2", "--within", "0"]
-    assert subprocess.run(command, cwd=ROOT, timeout=120, check=False).returncode == 1  # this process may have a Ray
+    assert subprocess.run(command, cwd=ROOT, timeout=300, check=False).returncode == 1  # this process may have a Ray
     out, err = capfd.readouterr()
     assert not out and [line[:6] for line in err.splitlines()] == ["error:", "error:"]

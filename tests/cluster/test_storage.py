@@ -43,7 +43,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return at
 
 
-@pytest.mark.timeout(300)
 def test_a_search_moves_to_another_machine(address: str, machine: Any) -> None:
     if not INSTALLED:
         pytest.skip("PostgreSQL is not installed (no /usr/lib/postgresql/*/bin/initdb)")

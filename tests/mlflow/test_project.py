@@ -38,7 +38,6 @@ SPEC: dict[str, Any] = {
 }
 
 
-@pytest.mark.timeout(500)
 def test_mlflow_runs_a_search(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(to_toml(SPEC))
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

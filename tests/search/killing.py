@@ -109,7 +109,7 @@ def drive(studies: Path, name: str, address: str, kind: str, number: int, when: 
     """Run such a driver in a process of its own: whether it was killed, and what it printed."""
     command = [sys.executable, "-m", "tests.search.killing", str(studies), name, address, kind, str(number), when]
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     if done.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
     return done.returncode != 0, done.stdout.strip()

@@ -69,7 +69,6 @@ def test_what_a_finished_study_keeps(cli: Run, studies: Path, ray_address: str) 
     assert study.state().count() == before
 
 
-@pytest.mark.timeout(240)
 def test_the_whole_road(cli: Run, studies: Path, ray_address: str, tmp_path: Path) -> None:
     _road(cli, studies, ray_address)
     at = ("--studies", studies)
@@ -120,7 +119,6 @@ def test_the_whole_road(cli: Run, studies: Path, ray_address: str, tmp_path: Pat
         assert code == 0 and out.strip()
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -250,5 +248,5 @@ for words, command in found:
         assert each.help and Text.from_markup(each.help).plain == each.help, (words, each.name)
 assert not {"torch", "ray", "mlflow", "optuna"} & set(sys.modules), "help must be quick"
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

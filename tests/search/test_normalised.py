@@ -29,7 +29,6 @@ from trainables.network import RoutedNetwork, Task
 from trainables.registry import get_method
 from trainables.splits import digest
 
-pytestmark = pytest.mark.timeout(300)
 DATA = {"name": "digits", "limit": 400, "image_size": 8}
 
 

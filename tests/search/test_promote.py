@@ -25,8 +25,6 @@ from search.units import wilson
 from tests.search.promoting import client, point_of, spec
 from trainables.data import Data
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture
 def images(digits_small: Data) -> Data:
@@ -69,7 +67,7 @@ def in_a_bare_process(tmp_path: Path, uri: str, model: str, images: np.ndarray) 
         env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": ""},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -16,8 +16,6 @@ from search.study import Study
 from tests.search.promoting import point_of, spec, train
 from trainables.data import Data
 
-pytestmark = pytest.mark.timeout(300)
-
 TINY = {"width": 0.25, "batch_size": 32, "lr": 0.1}
 FAMILIES: dict[str, dict[str, Any]] = {
     "codinet": {**TINY, "network": "resnet-8", "variant": "full", "views": 2},

@@ -25,8 +25,6 @@ from trainables.data import Data
 from trainables.network import RoutedNetwork, Task
 from trainables.registry import get_method
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -23,8 +23,6 @@ from search.study import Study
 from tests.search.promoting import client, point_of, processes, promote_alone, spec, train
 from trainables.data import Data
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def move(version: str | None, previous: str | None, why: str = "promote") -> dict[str, Any]:
     return {"version": version, "previous": previous, "why": why, "time": 0}
@@ -188,7 +186,7 @@ def test_two_promotions_at_one_moment_leave_one_winner(tiny: Study, registry: st
     ]
     for process in started:
         process.start()
-    found = {name: (error, what) for name, error, what in (answers.get(timeout=200) for _ in started)}
+    found = {name: (error, what) for name, error, what in (answers.get(timeout=300) for _ in started)}
     for process in started:
         process.join(60)
     registered = client(registry)

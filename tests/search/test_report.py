@@ -294,7 +294,7 @@ def browse(address, width=1200):
     done = subprocess.run(
         [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom",
          "--enable-logging=stderr", "--virtual-time-budget=15000", address],
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     wrong = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
     assert not wrong, wrong
@@ -324,7 +324,7 @@ def test_a_browser_draws_the_page_and_runs_nothing_else(full, page, tmp_path):
 
 def browse_quietly(address):
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=5000"]
-    return subprocess.run([*command, address], capture_output=True, text=True, timeout=240).stdout
+    return subprocess.run([*command, address], capture_output=True, text=True, timeout=300).stdout
 
 
 @needs_browser

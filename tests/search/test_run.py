@@ -14,8 +14,6 @@ from search.errors import InputError
 from search.spec import StudySpec
 from search.study import Study, load_data
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def _spec(name: str, **changes: Any) -> StudySpec:
     values: dict[str, Any] = {

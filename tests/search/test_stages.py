@@ -366,7 +366,6 @@ def _straight(spec: StudySpec, trial: Any) -> list[dict[str, Any]]:
     return [training.step() for _ in range(spec.budget.epochs)]
 
 
-@pytest.mark.timeout(180)
 def test_a_study_shares_stages_through_a_killed_trainer_a_resume_and_damage(ray_address: str, tmp_path: Path) -> None:
     spec = _spec("real", resources={"workers": 1}, budget={"trials": 3, "epochs": 4})
     study = Study.create(spec, root=tmp_path)

@@ -32,11 +32,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     thread.start()
     yield server, study, one
     server.close()
-    thread.join(timeout=10)
+    thread.join(timeout=100)
 
 
 def ask(server: Watch, path: str = "/", method: str = "GET", body: bytes | None = None, **headers: str) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
     connection.putrequest(method, path, skip_host="Host" in headers)
     if body is not None:
         connection.putheader("Content-Length", str(len(body)))
