@@ -37,7 +37,6 @@ LONG = (
     "test_project.py",
     "test_storage.py",
     "test_slurm_script.py",
-    "test_stock_faults.py",
     "test_cli.py",
 )
 

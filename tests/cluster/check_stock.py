@@ -1,7 +1,11 @@
-"""Ray Tune with OptunaSearch and ASHA as people set it up: ``python -m tests.search.stock ADDRESS FOLDER MODE``.
+"""Stock Ray Tune with OptunaSearch and ASHA, its driver killed: what do the rungs remember after a restore?
 
-MODE "run" kills itself by SIGKILL at the fourth result, "restore" ends when the first trial is there again. Each prints
-the numbers of records of ASHA's rungs at that moment as a line of JSON.
+    python tests/cluster/check_stock.py
+
+Runs itself twice on a local Ray. The first driver kills itself by SIGKILL at the fourth result, right behind a
+snapshot; the second restores and ends when the first trial is there again. Each prints the numbers of records of ASHA's
+rungs at that moment as a line of JSON. Exits with 1 if the restored rungs remember anything: then this project's claim
+that stock rungs do not survive a killed driver is outdated.
 """
 
 from __future__ import annotations
@@ -10,10 +14,18 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from cluster.connect import prepare_environment
+
+prepare_environment(local=True)  # before Ray is imported
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 EPOCHS, TRIALS, KILLED_AT = 9, 3, 4
@@ -51,13 +63,13 @@ def train(config: dict[str, Any]) -> None:
         tune.report({"error": config["x"] + 1 / epoch})
 
 
-def main() -> None:
+def drive(address: str, folder: str, mode: str) -> None:
+    """One of the two drivers; it ends by SIGKILL."""
     import ray
     from ray import tune
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
 
-    address, folder, mode = sys.argv[1:]
     warnings.simplefilter("ignore")
     ray.init(
         address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}}
@@ -77,5 +89,27 @@ def main() -> None:
     tuner.fit()
 
 
+def main() -> int:
+    import ray
+
+    address = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False).address_info[
+        "address"
+    ]
+    rungs: list[list[int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for mode in ("run", "restore"):
+            words = [sys.executable, __file__, address, folder, mode]
+            done = subprocess.run(words, capture_output=True, text=True)
+            said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            assert said and done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+            print(mode, json.dumps(said[-1]))
+            rungs.append(said[-1]["rungs"])
+    assert sum(rungs[0]) > 0
+    return int(sum(rungs[1]) > 0)
+
+
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 4:
+        drive(*sys.argv[1:])
+    else:
+        sys.exit(main())
