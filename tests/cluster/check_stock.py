@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cluster.connect import prepare_environment
 
 prepare_environment(local=True)  # before Ray is imported
-from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler  # noqa: E402
 
 EPOCHS, TRIALS, KILLED_AT = 9, 3, 4
 
