@@ -57,6 +57,11 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
     first = [("created", created), *taught(spec, data.hash, root)]
     _reach(spec, folder)
     fresh = not folder.path.exists()
+    if not fresh and (others := folder.written()[1]):
+        raise InputError(
+            f"{folder.path} is no study and holds {others[0]!r}, which no study writes;"
+            " choose another --name or --studies"
+        )
     try:
         for path in (folder.points, folder.checkpoints, folder.ray):
             path.mkdir(parents=True, exist_ok=True)

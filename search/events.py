@@ -31,8 +31,11 @@ abandoned  id, why: the alias of that `promoting` did not move and will not
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from search.errors import InputError
 
 REPORT_KEYS = (
     "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
@@ -50,6 +53,34 @@ class Event:
     kind: str
     trial: str | None
     payload: dict[str, Any]
+
+
+_TRIAL = r"t\d{4,}"
+_SHAPES = {
+    "trial": re.compile(_TRIAL),
+    "checkpoint": re.compile(rf"{_TRIAL}/epoch-\d{{4,}}(-\d{{6,}})?|donors/[0-9a-f]{{1,64}}"),
+    "stage": re.compile(r"[0-9a-f]{64}"),
+    "key": re.compile(r"[0-9a-f]{64}"),
+}
+"""Shapes of what an event's payload says that becomes the name of a file."""
+
+
+def check_names(event: Event) -> None:
+    """Raise `InputError` where an event names a trial, a checkpoint or a stage as no study names them.
+
+    A journal may come from a stranger, and these names become names of files: ``../..`` would lead out of the study.
+    """
+    payload = event.payload
+    if not isinstance(payload, dict):
+        raise InputError(f"the journal is damaged: the payload of event {event.seq} is no table")
+    begun = payload.get("donors") if event.kind == "created" else None
+    named = begun.values() if isinstance(begun, dict) else ()
+    for table in ({"trial": event.trial}, payload, payload.get("stage"), payload.get("donor"), *named):
+        if isinstance(table, dict):
+            for name, shape in _SHAPES.items():
+                value = table.get(name)
+                if value and not isinstance(value, dict) and not (isinstance(value, str) and shape.fullmatch(value)):
+                    raise InputError(f"the journal is damaged: event {event.seq} says {name} = {str(value)[:80]!r}")
 
 
 class Events(Protocol):

@@ -6,6 +6,9 @@ names (`search.storage`). Their checkpoints are fetched when they are asked for.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +23,20 @@ if TYPE_CHECKING:
 
 _STATE = "state.json"  # written last (`trainables.checkpoints`)
 COMMAND_PATIENCE, DRIVER_PATIENCE = 8.0, 60.0
+_PICTURES = (
+    "budget classes confidence dataflow easy-hard exit-training exits frontier gate-images gates halting kl parameters"
+    " path-weights ponder routing-flow routing-training skip-ratio tsne variants"
+)
+_WRITTEN = {
+    "": r"study\.toml|control\.db(-wal|-shm|-journal)?|stop|\.reach-?[\w-]*|\.study-\d+-\d+\.part|report\.html"
+    rf"|({'|'.join(_PICTURES.split())})\.png",
+    "points": r"[\w.-]+\.parquet(\.tmp)?",
+    "tracking": r"[\w.-]+\.(json|log|part)",
+    "checkpoints": r"\.?t\d{4,}|\.?stages|\.?donors",
+    "ray": r".+",
+}
+"""What a study writes, by the folder below its own that it writes it into: patterns of names."""
+_log = logging.getLogger("routefront.search")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +143,68 @@ class StudyFolder:
         return [p.name for p in self.stages.glob("*")] if remote is None else remote.names("checkpoints/stages")
 
     def size(self, name: str) -> int:
-        """Bytes of a folder or file of the study, in the storage where it lies there."""
+        """Bytes of a folder or file of the study, in the storage where it lies there. Links count for nothing."""
         remote = self.remote
         if remote is not None and (found := remote.sizes(name)):
             return sum(found.values())
         path = self.path / name
-        return sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
+        files = (p for p in [path, *path.rglob("*")] if not p.is_symlink() and p.is_file())
+        return sum(p.stat().st_size for p in files) if self._inside(name) else 0
+
+    def written(self) -> tuple[list[str], list[str]]:
+        """Names, relative to the folder, of what studies write (`_WRITTEN`) and of all else that lies there."""
+        remote, ours, others = self.remote, [], []
+
+        def names(folder: str) -> list[str]:
+            if remote is not None:
+                return remote.names(folder)
+            path = self.path / folder
+            return sorted(p.name for p in path.iterdir()) if path.is_dir() and not path.is_symlink() else []
+
+        for folder, shape in _WRITTEN.items():
+            for name in names(folder):
+                path, linked = self.path / folder / name, remote is None and (self.path / folder / name).is_symlink()
+                if not folder and name in _WRITTEN and not linked and (remote is not None or path.is_dir()):
+                    continue  # what lies in it has its own turn
+                kind = ours if re.fullmatch(shape, name) and not linked else others
+                kind.append(f"{folder}/{name}" if folder else name)
+        return ours, others
+
+    def remove_written(self) -> list[str]:
+        """Remove what a study has written, and the folders that are empty then; returns what was left there."""
+        ours, others = self.written()
+        self.remove(ours)
+        for folder in sorted(_WRITTEN, reverse=True):
+            with contextlib.suppress(OSError):  # not empty, or not there
+                (self.path / folder).rmdir()
+        return others
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove folders and files of the study by their names relative to it, here and in the storage."""
-        names = list(names)
+        """Remove folders and files of the study by their names relative to it, here and in the storage.
+
+        What lies behind a link, or outside the study's folder, stays; a link itself is removed as such.
+        """
+        names = [name for name in names if self._inside(name)]
         for name in names:
             path = self.path / name
-            path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+            if path.is_symlink() or path.is_file():
+                path.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
         remote = self.remote
         if remote is not None:
             remote.remove(names)
+
+    def _inside(self, name: str) -> bool:
+        """Whether a name leads to a place below the study's folder without following a link."""
+        path = self.path / name
+        if name == "" or ".." in path.parts or not path.is_relative_to(self.path):
+            _log.warning("%r is no name below %s; nothing was removed there", name, self.path)
+            return False
+        for above in path.parents:
+            if above == self.path:
+                return True
+            if above.is_symlink():
+                _log.warning("%s is a link; what lies behind it is not the study's and stays", above)
+                return False
+        return False

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from search.constraints import Constraints
-from search.events import Event
+from search.events import Event, check_names
 from search.frontier import Archive
 from search.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
 from search.trial import Donor, History, Stage, Trial
@@ -73,6 +73,7 @@ class StudyState:
     def apply(self, event: Event) -> None:
         """Fold one event in; events must come in order."""
         assert event.seq == self.seq + 1, (event.seq, self.seq)
+        check_names(event)
         self.seq = event.seq
         if self._session is not None:
             self.elapsed = self._before + max(0.0, event.time - self._session)

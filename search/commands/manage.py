@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,9 +128,14 @@ def delete(
     found = Study.load(study, root=studies)
     if found.status() == "running":
         raise InputError(f"study {found.spec.name!r} is running; stop it first: routefront stop {found.spec.name}")
-    size = found.folder.size("")
-    if not yes and not typer.confirm(f"remove {found.folder.path} ({show_bytes(size)}) and its journal?", err=True):
-        raise InputError("nothing was removed")
+    own, others = found.folder.written()
+    _same_study(found, own)
+    size = sum(map(found.folder.size, own))
+    if not yes:
+        for line in _listed(own):
+            err.print(f"  {line}", markup=False, soft_wrap=True)
+        if not typer.confirm(f"remove these of {found.folder.path} ({show_bytes(size)}) and the journal?", err=True):
+            raise InputError("nothing was removed")
     if found.spec.journal:
         journal = found.journal()
         try:
@@ -137,9 +143,39 @@ def delete(
             journal.delete()
         finally:
             journal.close()
-    found.folder.remove([""])
-    record = {"study": found.spec.name, "removed": str(found.folder.path), "bytes": size}
-    print_json(record) if as_json else out.print(f"removed {found.spec.name} ({show_bytes(size)})", soft_wrap=True)
+    others = found.folder.remove_written()
+    record = {"study": found.spec.name, "removed": str(found.folder.path), "bytes": size, "left": others}
+    if as_json:
+        print_json(record)
+        return
+    out.print(f"removed {found.spec.name} ({show_bytes(size)})", soft_wrap=True, markup=False)
+    if others:
+        left = ", ".join(others[:8]) + (f" and {len(others) - 8} more" if len(others) > 8 else "")
+        out.print(f"left in {found.folder.path}, for no study writes it: {left}", soft_wrap=True, markup=False)
+
+
+def _same_study(study: Any, own: list[str]) -> None:
+    """Raise `InputError` unless folder and journal are of one study, so that nothing else is removed."""
+    journal = study.journal()
+    try:
+        first = journal.first()
+    finally:
+        journal.close()
+    name, folder = study.spec.name, study.folder.path
+    told = first.payload.get("spec", {}).get("name") if first is not None and first.kind == "created" else None
+    if told != name:
+        raise InputError(f"nothing was removed: the journal of {folder} tells of no study {name!r}")
+    if study.spec.journal and (folder.name != name or own == ["study.toml"]):
+        raise InputError(
+            f"nothing was removed: {folder} holds the study file of {name!r} but is not the folder that the study wrote"
+        )
+
+
+def _listed(names: list[str]) -> list[str]:
+    """Lines that sum up names relative to a study's folder: files by name, folders by their number of entries."""
+    folders = Counter(name.partition("/")[0] for name in names if "/" in name)
+    files = [name for name in names if "/" not in name]
+    return files + [f"{folder}/ ({count} entries)" for folder, count in folders.items()]
 
 
 def gc(

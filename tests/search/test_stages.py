@@ -196,7 +196,7 @@ def test_a_configuration_is_never_trained_twice_on_one_seed(story: Callable[...,
         assert config["stage2_lr"] == 0.01
         seen.add(stage.trial)
         seed = state.trials[stage.trial].seed
-        s.add("ask", {"number": number, "config": config, "seed": seed, "why": why}, f"x{number}")
+        s.add("ask", {"number": number, "config": config, "seed": seed, "why": why}, f"t{number:04d}")
         state.apply(s.events[-1])
     assert seen == {"t0000", "t0001"}
     assert all(shared_again(spec, spaces, state, number) is None for number in range(20, 30))
