@@ -244,7 +244,10 @@ class Chronicle:
         why = event.payload["why"]
         self._wait(f"the study was {why}")
         change = self._change(STUDY)
-        change.status, change.ended = ("FINISHED" if why == "finished" else "KILLED"), _milliseconds(event)
+        change.status, change.ended = (
+            {"finished": "FINISHED", "failed": "FAILED"}.get(why, "KILLED"),
+            _milliseconds(event),
+        )
         change.tags["routefront.reason"] = why
         self.add_frontier()
 

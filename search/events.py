@@ -44,6 +44,10 @@ REPORT_KEYS = (
 """What a `report` keeps of what a worker says."""
 
 
+WITHOUT_A_DRIVER = frozenset({"session", "plan", "promoting", "promotion", "abandoned"})
+"""Kinds of events that may be the first ones behind the death of a driver: the time before them was nobody's work."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened: `seq` counts from 1 without gaps, `time` is seconds since 1970."""

@@ -25,7 +25,7 @@ Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
 
 
 def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | None = None, trainable: Any = None) -> str:
-    """Run what the study's budget still allows; returns why it ended: finished, stopped or interrupted.
+    """Run what the study's budget still allows; returns why it ended: finished, stopped, interrupted, or failed (no operating point).
 
     `trainable` takes the place of the one that trains (benchmarks of everything else).
 
@@ -122,7 +122,7 @@ def _end(driver: Driver, why: str) -> None:
 def _ending(driver: Driver) -> str:
     state = driver.state
     if not state.live and not driver.stopping and driver.exhausted:
-        return "finished"
+        return "finished" if state.has_points else "failed"
     return driver.stopping or "interrupted"
 
 

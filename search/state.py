@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from search.constraints import Constraints
-from search.events import Event, check_names
+from search.events import WITHOUT_A_DRIVER, Event, check_names
 from search.frontier import Archive
 from search.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
 from search.trial import Donor, History, Stage, Trial
@@ -75,7 +75,7 @@ class StudyState:
         assert event.seq == self.seq + 1, (event.seq, self.seq)
         check_names(event)
         self.seq = event.seq
-        if self._session is not None:
+        if self._session is not None and event.kind not in WITHOUT_A_DRIVER:
             self.elapsed = self._before + max(0.0, event.time - self._session)
         getattr(self, f"_on_{event.kind}", self._ignore)(event)
 
@@ -280,6 +280,11 @@ class StudyState:
         if self._session is None:
             return self.elapsed
         return self._before + max(0.0, (time.time() if now is None else now) - self._session)
+
+    @property
+    def has_points(self) -> bool:
+        """Whether any trial has an operating point."""
+        return any(trial.curves for trial in self.trials.values())
 
     def count(self) -> dict[str, int]:
         """Trials by state."""

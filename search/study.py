@@ -87,7 +87,7 @@ class Study:
             journal.close()
 
     def status(self) -> str:
-        """running, finished, stopped or interrupted."""
+        """running, finished, failed (without an operating point), stopped or interrupted."""
         journal = self.journal()
         try:
             if journal.held():
@@ -143,7 +143,7 @@ class Study:
 
         `tracking` is an MLflow address or "off"; `say` hears what a person should know; `plans` are trials
         to run before others (the event ``plan`` of `search.state`). Returns
-        finished, stopped or interrupted. Trials that are over are never run again, those that were
+        finished, stopped, interrupted, or failed where no trial has an operating point. Trials that are over are never run again, those that were
         running go on from their last checkpoint.
         """
         from search.mlflow_client import shown
@@ -154,7 +154,8 @@ class Study:
             if plans:
                 driver.record("plan", {"trials": [dict(plan) for plan in plans]})
             if driver.exhausted and driver.state.ended:
-                return "finished"  # and nothing needs to be started to see it
+                # nothing needs to be started to see it
+                return "finished" if driver.state.has_points else "failed"
             data = data or load_data(self.spec)
             self.check_data(driver.state, data)
             tracker = None

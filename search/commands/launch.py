@@ -233,6 +233,11 @@ def _launch(
         raise typer.Exit(130)
     if counts_all_failed(record):
         raise RunError("every trial failed; `routefront status STUDY` says why")
+    if why == "failed":
+        raise RunError(
+            f"the budget ended before any trial had an operating point ({record['epochs']:g} epochs in"
+            f" {show_seconds(record['seconds'])}); with a larger one: routefront resume {study.spec.name} --time ..."
+        )
     if not state.front() and state.constraints:
         raise RunError(unmet_constraints(state))
     return state

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,19 @@ def test_checkpoints_of_two_fronts_and_of_each_methods_own_are_kept(story: Calla
     assert kept_checkpoints(s.state) == kept
     s.add("promotion", {"checkpoint": "t0002/epoch-0009"})
     assert kept_checkpoints(s.state) == {*kept, "t0002/epoch-0009"}
+
+
+def test_time_without_a_driver_is_nobodys(story: Any) -> None:
+    s = story(("static",))  # "session" is the second event, at 1001 s
+    trial = s.ask(0)
+    s.report(trial, 1, [(0.5, 1e6)])
+    worked = s.state.elapsed
+    s._time = itertools.count(2000.0)  # the driver was killed and nobody came for a while
+    s.add("promoting", {"id": "p", "model": "m"})
+    s.add("abandoned", {"id": "p", "why": "killed"})
+    s.add("plan", {"trials": []})
+    s.add("session", {"host": "here", "pid": 2, "workers": 1})
+    assert s.state.elapsed == worked == 3.0
+    s.report(trial, 2)
+    assert s.state.elapsed == worked + 1.0 and s.state.elapsed_at(2010.0) == worked + 7.0
+    assert [step.seconds for step in s.state.history] == [3.0, 4.0]
