@@ -25,7 +25,9 @@ Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
 
 
 def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | None = None, trainable: Any = None) -> str:
-    """Run what the study's budget still allows; returns why it ended: finished, stopped, interrupted, or failed (no operating point).
+    """Run what the study's budget still allows; returns why it ended: finished, stopped, interrupted, or failed.
+
+    It failed where the budget is spent and no trial has an operating point.
 
     `trainable` takes the place of the one that trains (benchmarks of everything else).
 

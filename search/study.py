@@ -142,9 +142,9 @@ class Study:
         """Run the study until its budget is spent; also continues an interrupted one.
 
         `tracking` is an MLflow address or "off"; `say` hears what a person should know; `plans` are trials
-        to run before others (the event ``plan`` of `search.state`). Returns
-        finished, stopped, interrupted, or failed where no trial has an operating point. Trials that are over are never run again, those that were
-        running go on from their last checkpoint.
+        to run before others (the event ``plan`` of `search.state`). Returns finished, stopped, interrupted, or
+        failed where no trial has an operating point. Trials that are over are never run again, those that were running
+        go on from their last checkpoint.
         """
         from search.mlflow_client import shown
         from search.run import run
