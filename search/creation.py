@@ -13,6 +13,7 @@ from search.donors import named, store
 from search.errors import InputError
 from search.folder import StudyFolder
 from search.journal import Journal, journal_address
+from search.kept import record_of
 from search.spec import StudySpec, corners
 from search.storage import shown, write_spec
 from search.toml import to_toml
@@ -52,6 +53,7 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
             "counts": [len(data.train.labels), len(data.validation.labels), len(data.test.labels)],
         },
         "code_version": code_version(),
+        "methods": record_of(spec),
         **({"donors": {each.written: each.record() for each in begun}} if begun else {}),
     }
     first = [("created", created), *taught(spec, data.hash, root)]

@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 _RANK = tuple[bool, float, int]
 
 
-def _values(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "method"}
-
-
 def takers(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The methods of a study file whose trials may begin with a network of the study itself."""
     return [name for name, written in methods.items() if STUDY in options_of(written.get("donor", ""))]
@@ -62,7 +58,7 @@ class Donors:
         if method.donor is None:
             return None
         try:
-            wanted = method.donor(method.configure(_values(config)), Task(**self._state.created["data"]["task"]))
+            wanted = method.donor(self._state.kept.configure(config), Task(**self._state.created["data"]["task"]))
         except ValueError:  # a setting that its method refuses: its trial will say so
             return None
         ranked = [(self._rank(trial), trial) for trial in self._of(wanted["method"]) if self._fits(trial, wanted)]
@@ -79,7 +75,7 @@ class Donors:
             method = get_method(name)
             if method.donor is None:
                 continue
-            wanted = method.donor(method.configure({"donor": STUDY}), task)
+            wanted = method.donor(self._state.kept.configure({"method": name, "donor": STUDY}), task)
             kind = {key: wanted[key] for key in ("method", "variant") if key in wanted}
             names = sorted({*wanted, "shortcut"} - kind.keys())
             for trial in self._of(wanted["method"]):
@@ -113,7 +109,7 @@ class Donors:
         """A trial's whole configuration, defaults included; None of one that its method refuses."""
         if trial.id not in self._known:
             try:
-                whole = config_dict(get_method(trial.method).configure(_values(trial.config)))
+                whole = config_dict(self._state.kept.configure(trial.config))
                 self._known[trial.id] = {"method": trial.method, **whole}
             except ValueError:
                 self._known[trial.id] = None

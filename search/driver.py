@@ -18,8 +18,8 @@ from search.errors import InputError
 from search.folder import DRIVER_PATIENCE, StudyFolder
 from search.frontier import front_layers
 from search.journal import Journal
+from search.kept import Kept
 from search.paths import chosen
-from search.proposals import papers_of
 from search.rows import PointRows
 from search.setbacks import DIED, MEMORY, NODE, is_out_of_memory, last_line
 from search.spec import StudySpec
@@ -46,14 +46,14 @@ class Driver(Engine):
     journal: Journal
 
     def __init__(self, folder: StudyFolder, spec: StudySpec, journal: Journal, workers: int = 1) -> None:
-        spaces = spec.spaces()
+        kept = Kept.by(journal)
         super().__init__(
             str(folder.path),
             spec,
             journal,
             workers,
-            spaces=spaces,
-            papers=papers_of(spaces),
+            spaces=kept.spaces,
+            papers=kept.papers,
             clock=journal.now,
             background=True,
         )
@@ -72,6 +72,10 @@ class Driver(Engine):
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
         """See `SharedStages.orders`; `donor`: the checkpoint that the trial begins with, by name."""
         return {**self.stages.orders(trial, evaluate_at), "donor": self.state.donor_of(trial) or None}
+
+    def values(self, trial: Trial) -> dict[str, Any]:
+        """Every value of the trial's configuration: a worker adds no default of its own (`search.kept`)."""
+        return self.state.kept.values(trial.config)
 
     def _waits(self, trial: Trial) -> bool:
         return self.stages.waits(trial)

@@ -45,7 +45,7 @@ class Engine:
     (`engine_at`); `clock` is the time in seconds; with `background` proposals are prepared in a thread.
     Calls may come from several threads of this process. `listeners` hear every event after it was folded in.
     `stopping` says why no trial is asked for any more, `trouble` which error made it so. A subclass overrides
-    what is done beside the events: `orders`, `_waits`, `_loss`, `_donor_loss`, `_took`, `_ended`.
+    what is done beside the events: `orders`, `values`, `_waits`, `_loss`, `_donor_loss`, `_took`, `_ended`.
     """
 
     def __init__(
@@ -298,6 +298,10 @@ class Engine:
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
         """What the trial's worker is told besides its configuration."""
         return {}
+
+    def values(self, trial: Trial) -> dict[str, Any]:
+        """The configuration that the trial's worker is told."""
+        return {name: value for name, value in trial.config.items() if name != "method"}
 
     def _waits(self, trial: Trial) -> bool:
         """Whether a trial has to let a new one go first."""

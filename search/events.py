@@ -3,7 +3,8 @@
 Kinds of events and their payloads:
 
 ========== =====================================================================================
-created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version, donors: by
+created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version,
+           methods: by name the space, defaults and published setting that it keeps (`search.kept`), donors: by
            the name in the study file what trials may begin with {checkpoint, digest, from} (`search.donors`)
 session    host, pid, workers: a driver began to work
 known      study, trials: what an earlier study showed: id, config, curves {epoch: [errors, MACs]} (`search.warm`)

@@ -23,12 +23,12 @@ from search.folder import StudyFolder
 from search.front import FrontPoint
 from search.state import StudyState
 from search.units import show_count, show_share
-from trainables.checkpoints import NETWORK, CheckpointError, load_network, read_record, with_defaults
+from trainables.checkpoints import NETWORK, CheckpointError, difference, load_network, read_record
 from trainables.data import Data, normalise, to_device
 from trainables.evaluation import evaluate
 from trainables.latency import milliseconds
 from trainables.macs import counted
-from trainables.method import Method, config_dict
+from trainables.method import Method
 from trainables.network import RoutedNetwork
 from trainables.registry import get_method
 
@@ -73,13 +73,16 @@ def open_checkpoint(folder: StudyFolder, state: StudyState, point: FrontPoint) -
         most = (1 << 24) + _BYTES * max(point.params, 1)
         if size > most:
             raise CheckpointError(f"checkpoint {path} is damaged: {NETWORK} has {show_count(size)} bytes, not < {most}")
-        record = with_defaults(get_method(point.method), read_record(path))
+        record = read_record(path)
         digest = record.get("files", {}).get(NETWORK)
         if digest is None:
             raise CheckpointError(f"checkpoint {path} is damaged: it has no digest of {NETWORK}")
         for name, value in expected.items():
             if name in record and record[name] != value:
                 raise CheckpointError(f"checkpoint {path} is another one: its {name} is {_short(record[name])}")
+        wrong = difference(get_method(point.method), state.kept.configure(point.config), record)
+        if wrong:
+            raise CheckpointError(f"checkpoint {path} is another one: {wrong}")
         method, network, _ = load_network(path)
     except (CheckpointError, ValueError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, ValueError) else f"checkpoint is damaged ({error!r})"
@@ -103,11 +106,9 @@ def _inside(folder: StudyFolder, point: FrontPoint) -> Path:
 
 
 def _expected(state: StudyState, point: FrontPoint) -> dict[str, Any]:
-    """What the journal says that the checkpoint is; a network of another size is never built."""
-    values = {name: value for name, value in point.config.items() if name != "method"}
-    config = config_dict(get_method(point.method).configure(values))
+    """What the journal says that the checkpoint is, beside its configuration."""
     task = state.created["data"]["task"]
-    return {"method": point.method, "config": config, "task": task, "trial": point.trial, "epoch": point.epoch}
+    return {"method": point.method, "task": task, "trial": point.trial, "epoch": point.epoch}
 
 
 def _short(value: Any) -> str:

@@ -56,7 +56,6 @@ class CurveSearcher(Searcher):
         trial = engine.ask()
         if trial is None:
             return Searcher.FINISHED if engine.exhausted else None
-        values = {k: v for k, v in trial.config.items() if k != "method"}
         memory = self._constants["memory"]
         share = engine.alone.give(trial.id) if trial.alone else 1
         return {
@@ -67,7 +66,7 @@ class CurveSearcher(Searcher):
             "attempt": engine.attempt(trial.id),
             "trial": trial.id,
             "method": trial.method,
-            "config": values,
+            "config": engine.values(trial),
             "seed": trial.seed,
             "checkpoints": str(Path(self._folder) / "checkpoints"),
         }

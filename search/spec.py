@@ -123,7 +123,7 @@ class StudySpec(Part):
         return sorted({max(1, round(last / 9)), max(1, round(last / 3))} - {last})
 
     def spaces(self) -> dict[str, Space]:
-        """The space of every method of the study, narrowed by what the study file says.
+        """The space of every method of a new study, narrowed by its file; then it keeps it (`search.kept`).
 
         What ``[data]`` says of all methods counts as said in the table of each that says nothing itself.
         """

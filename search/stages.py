@@ -36,12 +36,10 @@ def stage_key(spec: StudySpec, state: StudyState, config: Mapping[str, Any], see
 
     `donor`: the checkpoint that it begins with (`StudyState.donor_of`).
     """
-    method = get_method(config["method"])
-    values = {name: value for name, value in config.items() if name != "method"}
     try:
         return stages.key(
-            method,
-            method.configure(values),
+            get_method(config["method"]),
+            state.kept.configure(config),
             epochs=spec.budget.epochs,
             seed=seed,
             data_hash=state.created["data"]["hash"],

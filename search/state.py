@@ -18,6 +18,7 @@ import numpy as np
 from search.constraints import Constraints
 from search.events import WITHOUT_A_DRIVER, Event, check_names
 from search.frontier import Archive
+from search.kept import Kept
 from search.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
 from search.trial import Donor, History, Stage, Trial
 
@@ -35,6 +36,7 @@ class StudyState:
     def __init__(self) -> None:
         self.seq = 0
         self.created: dict[str, Any] = {}
+        self._kept: Kept | None = None
         self.trials: dict[str, Trial] = {}
         self.stages: dict[str, Stage] = {}
         self.lost_donors: set[str] = set()
@@ -83,7 +85,7 @@ class StudyState:
         """Kinds of later versions change nothing here."""
 
     def _on_created(self, event: Event) -> None:
-        self.created = event.payload
+        self.created, self._kept = event.payload, None
         self.constraints = Constraints.of(event.payload["spec"].get("constraints"))
         reference = event.payload["reference"]
         self.archive = Archive((reference["error"], reference["macs"]))
@@ -241,6 +243,13 @@ class StudyState:
         self.history.append(History(self.elapsed, self.cost_epochs, self.over, self.hypervolume))
 
     # -- what is asked of the state ------------------------------------------------------------
+
+    @property
+    def kept(self) -> Kept:
+        """What the study keeps from its creation: spaces, defaults and published settings of its methods."""
+        if self._kept is None:
+            self._kept = Kept.of(self.created)
+        return self._kept
 
     @property
     def hypervolume(self) -> float:

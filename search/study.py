@@ -17,6 +17,7 @@ from search.errors import InputError
 from search.folder import StudyFolder
 from search.front import FrontPoint
 from search.journal import Journal, journal_address
+from search.kept import Kept, otherwise
 from search.spec import StudySpec, studies_root
 from search.state import StudyState
 from search.storage import bring, shown, stored_names, write_spec
@@ -70,6 +71,14 @@ class Study:
             raise InputError(f"no study {str(name)!r} in {shown(base)}{hint}")
         return cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec), trusted=True), folder)
 
+    @classmethod
+    def spec_of(cls, values: Mapping[str, Any], origin: str, *, root: Path | None = None) -> StudySpec:
+        """The spec in plain values, checked but for the methods of a study that exists: it keeps its own spaces."""
+        spec = StudySpec.parse(values, origin, trusted=True)
+        folder = StudyFolder(studies_root(root) / spec.name)
+        bring(folder)
+        return spec if folder.spec.exists() else StudySpec.parse(values, origin)
+
     def journal(self) -> Journal:
         """The study's journal, open for reading."""
         return Journal(journal_address(self.spec, self.folder), self.spec.name)
@@ -83,6 +92,14 @@ class Study:
             if not held:
                 state.rest()
             return state
+        finally:
+            journal.close()
+
+    def kept(self) -> Kept:
+        """What the study keeps from its creation, without reading all that happened since."""
+        journal = self.journal()
+        try:
+            return Kept.by(journal)
         finally:
             journal.close()
 
@@ -105,7 +122,7 @@ class Study:
         where a limit is not one.
         """
         limits = {"budget.trials": trials, "budget.time": time, "budget.cost": cost}
-        spec = StudySpec.parse(merge(self.spec.model_dump(exclude_none=True), limits), "extend")
+        spec = StudySpec.parse(merge(self.spec.model_dump(exclude_none=True), limits), "extend", trusted=True)
         found = Study(spec, self.folder)
         found._write()
         return found
@@ -156,6 +173,8 @@ class Study:
             if driver.exhausted and driver.state.ended:
                 # nothing needs to be started to see it
                 return "finished" if driver.state.has_points else "failed"
+            if driver.state.kept.before:
+                say(otherwise(self.spec.name))
             data = data or load_data(self.spec)
             self.check_data(driver.state, data)
             tracker = None

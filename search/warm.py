@@ -22,6 +22,7 @@ from search.view import View
 if TYPE_CHECKING:
     from search.state import StudyState
     from search.study import Study
+    from search.trial import Trial
 
 Told = list[tuple[str, dict[str, Any]]]
 
@@ -54,7 +55,7 @@ def taught(spec: StudySpec, data_hash: str, root: Path | None) -> Told:
 
 def known(study: Study, state: StudyState, spec: StudySpec) -> list[dict[str, Any]]:
     """What a sampler that knew the earlier study would be told of it, at the epochs that are rungs of the new one."""
-    view = View.of(study.spec, {}, state, Observations())
+    view, spaces = View.of(study.spec, {}, state, Observations()), spec.spaces()
     epochs = {*spec.rung_epochs, spec.budget.epochs}
     found = []
     for trial in view.told():
@@ -63,8 +64,16 @@ def known(study: Study, state: StudyState, spec: StudySpec) -> list[dict[str, An
         curves = {e: trial.arrays(e) for e, comparable in trial.comparable.items() if comparable and e in epochs}
         if curves:
             shown = {str(e): [error.tolist(), macs.tolist()] for e, (error, macs) in curves.items()}
-            found.append({"id": f"{study.spec.name}/{trial.id}", "config": trial.config, "curves": shown})
+            values = _values(state, trial)
+            active = {name: values[name] for name in spaces[trial.method].active(values) if name in values}
+            found.append({"id": f"{study.spec.name}/{trial.id}", "config": active | trial.config, "curves": shown})
     return found
+
+
+def _values(state: StudyState, trial: Trial) -> dict[str, Any]:
+    """A trial's configuration and, of what its study's space did not have, the values that stood instead."""
+    drawn = state.kept.spaces[trial.method]
+    return {name: v for name, v in state.kept.values(trial.config).items() if name not in drawn} | trial.config
 
 
 def leaders(study: Study, state: StudyState, spec: StudySpec) -> list[dict[str, Any]]:
@@ -77,6 +86,6 @@ def leaders(study: Study, state: StudyState, spec: StudySpec) -> list[dict[str, 
         if trial.method not in spaces:
             continue
         rng = random.Random(seed_of(spec.seed, name, "warm start"))
-        config = published(trial.method, spaces[trial.method], trial.config, rng)
+        config = published(trial.method, spaces[trial.method], _values(state, trial), rng)
         plans.append({"config": config, "why": f"on the front of {study.spec.name} ({name})"})
     return plans

@@ -10,6 +10,7 @@ class Story:
     """Events of a study, written by hand: `ask`, `report` ... append, `state` folds."""
 
     def __init__(self, methods: tuple[str, ...] = ("static", "skipnet"), epochs: int = 9) -> None:
+        from search.kept import record_of
         from search.spec import StudySpec
 
         self.spec = StudySpec.parse(
@@ -35,6 +36,7 @@ class Story:
                     "counts": [1077, 360, 360],
                 },
                 "code_version": "test",
+                "methods": record_of(self.spec),
             },
         )
         self.add("session", {"host": "here", "pid": 1, "workers": 1})

@@ -43,7 +43,7 @@ def test_the_wheel_brings_packages_presets_and_what_mlflow_runs(wheel: zipfile.Z
     names = set(wheel.namelist())
     for source in [p for top in ("spaces", "trainables", "search", "cluster") for p in (ROOT / top).rglob("*.py")]:
         assert source.relative_to(ROOT).as_posix() in names
-    assert {"search/presets/digits.toml", "search/presets/cifar10.toml"} <= names
+    assert {"search/presets/digits.toml", "search/presets/cifar10.toml", "trainables/earlier.json"} <= names
     data = {name.split("/share/routefront/")[1] for name in names if "/share/routefront/" in name}
     assert {p.name for p in (ROOT / "mlflow").iterdir() if p.is_file()} <= data
     assert not any(name.startswith(("mlflow/", "tests/")) for name in names)

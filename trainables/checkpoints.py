@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import reprlib
 import shutil
 import socket
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from trainables.earlier import completed
 from trainables.method import Method, config_dict
 from trainables.network import RoutedNetwork, Task
 from trainables.registry import get_method
@@ -40,15 +42,26 @@ def network_record(method: Method, network: RoutedNetwork) -> dict[str, Any]:
     return {"method": method.name, "config": config_dict(network.config), "task": asdict(network.task)}
 
 
-def with_defaults(method: Method, record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record whose configuration has the defaults of what the method has gained since it was written.
+def config_of(method: Method, record: Mapping[str, Any]) -> Any:
+    """The configuration in a checkpoint's record, which earlier code may have written (`trainables.earlier`)."""
+    return method.configure(completed(method, record["config"]))
 
-    Every such default means what was done before. What is no configuration of the method stays as it is.
+
+def difference(method: Method, config: Any, record: Mapping[str, Any]) -> str:
+    """The first value in which a checkpoint's configuration is not `config`, in words; empty where they are the same.
+
+    Fields that only one of them knows do not count, as far as `config` has what they mean (`trainables.earlier`).
     """
-    try:
-        return {**record, "config": config_dict(method.configure(record["config"]))}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return dict(record)
+    said, expected = record.get("config"), config_dict(config)
+    if not isinstance(said, Mapping):
+        return f"its config is {reprlib.repr(said)}"
+    found = {name: said[name] for name in expected if name in said}
+    if found.keys() != expected.keys() and all(found[name] == expected[name] for name in found):
+        found = config_dict(config_of(method, record))  # what the record says is as expected, so this is safe
+    for name, value in found.items():
+        if value != expected[name]:
+            return f"its config has {name} = {reprlib.repr(value)}, expected {reprlib.repr(expected[name])}"
+    return ""
 
 
 def save(
@@ -115,7 +128,7 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[Meth
     """The method, the network in eval mode and the record of a checkpoint."""
     record = read_record(folder)
     method = get_method(record["method"])
-    network = method.build(method.configure(record["config"]), Task(**record["task"]))
+    network = method.build(config_of(method, record), Task(**record["task"]))
     try:
         network.load_state_dict(read_tensors(folder, NETWORK))
     except RuntimeError as error:

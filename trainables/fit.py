@@ -233,13 +233,16 @@ class Training:
 
         Raises `CheckpointError` where it is damaged or was written for something else.
         """
-        record = checkpoints.with_defaults(self.method, checkpoints.read_record(folder))
-        expected = checkpoints.network_record(self.method, self.network)
-        for key, value in (*expected.items(), ("epochs", self.epochs), ("seed", self.seed)):
-            if record.get(key) != value:
+        record = checkpoints.read_record(folder)
+        expected = checkpoints.network_record(self.method, self.network) | {"epochs": self.epochs, "seed": self.seed}
+        for key, value in expected.items():
+            if key != "config" and record.get(key) != value:
                 raise checkpoints.CheckpointError(
                     f"checkpoint {folder} is of another trial: {key} is {record.get(key)!r}, expected {value!r}"
                 )
+        wrong = checkpoints.difference(self.method, self.network.config, record)
+        if wrong:
+            raise checkpoints.CheckpointError(f"checkpoint {folder} is of another trial: {wrong}")
         if record["data"]["hash"] != self.data.hash:
             raise checkpoints.CheckpointError(f"checkpoint {folder} was trained on other data ({record['data']})")
         self.load(folder, record)

@@ -82,10 +82,10 @@ def search(
     if methods is not None:
         words = [word.strip() for word in methods.split(",") if word.strip()]
         values["methods"] = {word: values.get("methods", {}).get(word, {}) for word in words}
-    spec = StudySpec.parse(values, str(path))
     if dry_run:
-        _dry_run(spec, studies, as_json)
+        _dry_run(StudySpec.parse(values, str(path)), studies, as_json)
         return
+    spec = Study.spec_of(values, str(path), root=studies)
     from search.tracking import check_server
 
     check_server(_tracking_uri(spec.tracking.uri, studies))
@@ -187,7 +187,7 @@ def start(
         "resources.workers": workers,
         "tracking.uri": tracking,
     }
-    spec = StudySpec.parse(merge(found.spec.model_dump(exclude_none=True), changes), "resume")
+    spec = StudySpec.parse(merge(found.spec.model_dump(exclude_none=True), changes), "resume", trusted=True)
     found = Study(spec, found.folder)
     check_server(_tracking_uri(spec.tracking.uri, studies))
     with progress(f"reading {spec.data.name}", as_json):

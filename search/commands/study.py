@@ -10,6 +10,7 @@ from rich.table import Table
 
 from search.commands.common import Json, Studies, err, out, print_json
 from search.errors import InputError
+from search.kept import otherwise
 from search.units import parse_seconds, show_seconds
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ def extend(
         raise InputError("say which limit is to be another one: --trials, --time, --cost")
     found = Study.load(study, root=studies)
     found = found.extend(trials=trials, time=parse_seconds(time_limit) if time_limit else None, cost=cost)
+    if found.kept().before:
+        err.print(otherwise(found.spec.name), soft_wrap=True, markup=False)
     budget, running = found.spec.budget, found.status() == "running"
     if as_json:
         print_json({"study": found.spec.name, "budget": budget.model_dump(mode="json"), "running": running})
