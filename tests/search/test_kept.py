@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optuna.trial import FixedTrial
 
 from search.errors import InputError
 from search.export import to_optuna
 from search.kept import Kept, record_of
+from search.optuna_space import record, suggest
 from search.spec import StudySpec, corners
 from search.stages import stage_key
 from search.study import Study
@@ -176,6 +178,15 @@ def test_an_old_study_is_opened_and_queried(old: Study, cli: Callable[..., Any],
     assert code == 0 and "at most 7 trials" in said
     assert error.count("\n") == 1 and "trials that begin from now on are initialised otherwise" in error
     assert "--name NEW --fork old" in error
+
+
+def test_trials_from_before_are_told_to_the_sampler_as_they_were(old: Study) -> None:
+    state, spaces = old.state(), old.kept().spaces
+    assert len(state.trials) == 4
+    for trial in state.trials.values():
+        params, distributions = record(trial.config, spaces)
+        assert params.keys() == distributions.keys() and not any("schedule" in name for name in params)
+        assert suggest(FixedTrial(params), spaces) == trial.config  # type: ignore[arg-type]
 
 
 def test_a_new_study_learns_from_an_old_one(old: Study, tmp_path: Path) -> None:
