@@ -4,8 +4,8 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 DEMO ?= demo
 STAMP := $(shell date +%Y%m%d-%H%M%S)
-NAME ?= digits-$(STAMP)
-BUDGET ?= 2M
+NAME ?= clutter-$(STAMP)
+BUDGET ?= 500k
 JOBS ?= 2
 export ROUTEFRONT_STUDIES ?= $(CURDIR)/$(DEMO)/studies
 # Python keeps what it compiles, also where the environment says otherwise: a worker that compiles torch and Ray
@@ -29,13 +29,13 @@ install: .venv/installed ## create .venv and install everything, pinned
 	$(BIN)/python -c 'import mlflow, optuna, plotly, search.__main__, trainables.ray_trainable' # compiled once
 	@touch $@
 
-demo: install ## search on real digits, draw the frontier, promote the best under a budget, classify with it
+demo: install ## search on digits in clutter, draw the frontier, promote the best under a budget, classify with it
 	@mkdir -p $(DEMO)
-	$(BIN)/routefront search --preset digits --name $(NAME)
+	$(BIN)/routefront search --preset clutter --name $(NAME)
 	$(BIN)/routefront frontier $(NAME)
 	$(BIN)/routefront report $(NAME) --out $(DEMO)
-	$(BIN)/routefront promote $(NAME) --max-macs $(BUDGET) --model digits --alias champion
-	$(BIN)/routefront predict --model digits@champion --split test
+	$(BIN)/routefront promote $(NAME) --max-macs $(BUDGET) --model clutter --alias champion
+	$(BIN)/routefront predict --model clutter@champion --split test
 
 test: install ## the test suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 15

@@ -44,8 +44,9 @@ class Engine:
     `spaces` are the methods' spaces, `papers` their published settings. `name` finds the engine again
     (`engine_at`); `clock` is the time in seconds; with `background` proposals are prepared in a thread.
     Calls may come from several threads of this process. `listeners` hear every event after it was folded in.
-    `stopping` says why no trial is asked for any more, `trouble` which error made it so. A subclass overrides
-    what is done beside the events: `orders`, `values`, `_waits`, `_loss`, `_donor_loss`, `_took`, `_ended`.
+    `stopping` says why no trial is asked for any more, `trouble` which error made it so, `signal` which signal asked for
+    it. A subclass overrides what is done beside the events: `orders`, `values`, `_waits`, `_loss`, `_donor_loss`,
+    `_took`, `_ended`.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Engine:
         self.spaces, self.clock = dict(spaces), clock
         self.proposer = Proposer(spec, self.spaces, papers)
         self.listeners: list[Listener] = []
-        self.stopping, self.trouble = "", ""
+        self.stopping, self.trouble, self.signal = "", "", 0
         self.alone = Alone()
         self._lock = threading.RLock()
         self._handed: dict[str, Trial] = {}

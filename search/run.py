@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from cluster.resources import misfit, nodes_of, room
 from search.driver import Driver
 from search.errors import InputError, RunError
 from search.journal import LeaseLostError
+from search.signals import heeded
 from search.storage import StoredMarker
 from trainables.data import Data
 from trainables.remote import StorageError
@@ -25,9 +27,10 @@ Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
 
 
 def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | None = None, trainable: Any = None) -> str:
-    """Run what the study's budget still allows; returns why it ended: finished, stopped, interrupted, or failed.
+    """Run what the study's budget still allows; returns why it ended.
 
-    It failed where the budget is spent and no trial has an operating point.
+    That is: finished, stopped, interrupted (by SIGINT), terminated (by SIGTERM), or failed: the budget is spent and no
+    trial has an operating point.
 
     `trainable` takes the place of the one that trains (benchmarks of everything else).
 
@@ -57,6 +60,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
             survey.settle()
         except (StorageError, ValueError) as error:
             raise InputError(str(error)) from None
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `search.signals` takes it
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the driver hands out no more than there is room for
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     driver.folder.remove(["stop"])
@@ -91,6 +95,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
                 stack.enter_context(watched_head(ray, lambda why: _end(driver, why)))
             if watch:
                 stack.enter_context(watch(driver))
+            stack.enter_context(heeded(driver))
             tuner.fit()
     except LeaseLostError:
         raise
@@ -123,8 +128,10 @@ def _end(driver: Driver, why: str) -> None:
 
 def _ending(driver: Driver) -> str:
     state = driver.state
-    if not state.live and not driver.stopping and driver.exhausted:
+    if not driver.signal and not state.live and not driver.stopping and driver.exhausted:
         return "finished" if state.has_points else "failed"
+    if driver.signal:
+        return "terminated" if driver.signal == signal.SIGTERM else "interrupted"
     return driver.stopping or "interrupted"
 
 

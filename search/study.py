@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch, Ray and Optuna are only needed to launch; looking at
     from search.run import Watcher
     from trainables.data import Data
 
-_DRAIN_SECONDS = 60.0
+_DRAIN_SECONDS, _HURRIED_SECONDS = 60.0, 5.0
 
 
 class Study:
@@ -104,7 +104,7 @@ class Study:
             journal.close()
 
     def status(self) -> str:
-        """running, finished, failed (without an operating point), stopped or interrupted."""
+        """running, finished, failed (without an operating point), stopped, interrupted or terminated."""
         journal = self.journal()
         try:
             if journal.held():
@@ -159,9 +159,9 @@ class Study:
         """Run the study until its budget is spent; also continues an interrupted one.
 
         `tracking` is an MLflow address or "off"; `say` hears what a person should know; `plans` are trials
-        to run before others (the event ``plan`` of `search.state`). Returns finished, stopped, interrupted, or
-        failed where no trial has an operating point. Trials that are over are never run again, those that were running
-        go on from their last checkpoint.
+        to run before others (the event ``plan`` of `search.state`). Returns finished, stopped, interrupted
+        (by Ctrl-C), terminated (by SIGTERM), or failed where no trial has an operating point. Trials that are over
+        are never run again, those that were running go on from their last checkpoint.
         """
         from search.mlflow_client import shown
         from search.run import run
@@ -186,7 +186,7 @@ class Study:
                 why = run(driver, data, address=address, watch=watch)
                 driver.end(why)
             finally:
-                waiting = tracker.close(_DRAIN_SECONDS) if tracker else 0
+                waiting = tracker.close(_HURRIED_SECONDS if driver.signal else _DRAIN_SECONDS) if tracker else 0
         if waiting:
             say(
                 f"{waiting} events have not reached {shown(tracking)} yet; the next session brings them, and so does:"

@@ -14,6 +14,9 @@ from search.constraints import unmet_constraints
 from search.errors import InputError, RunError
 from search.units import parse_seconds, show_seconds
 
+_CODES = {"interrupted": 130, "terminated": 143}
+"""Exit codes of a search that a signal has ended."""
+
 if TYPE_CHECKING:
     from search.spec import StudySpec
     from search.state import StudyState
@@ -228,9 +231,9 @@ def _launch(
             f" {record['epochs']:g} epochs in {show_seconds(record['seconds'])}"
         )
         failures(state)
-    if why == "interrupted":
-        err.print(f"interrupted; go on with: routefront resume {study.spec.name}")
-        raise typer.Exit(130)
+    if why in _CODES:
+        err.print(f"{why}; go on with: routefront resume {study.spec.name}", soft_wrap=True, markup=False)
+        raise typer.Exit(_CODES[why])
     if counts_all_failed(record):
         raise RunError("every trial failed; `routefront status STUDY` says why")
     if why == "failed":
