@@ -44,8 +44,8 @@ class Engine:
     `spaces` are the methods' spaces, `papers` their published settings. `name` finds the engine again
     (`engine_at`); `clock` is the time in seconds; with `background` proposals are prepared in a thread.
     Calls may come from several threads of this process. `listeners` hear every event after it was folded in.
-    `stopping` says why no trial is asked for any more, `trouble` which error made it so, `signal` which signal asked for
-    it. A subclass overrides what is done beside the events: `orders`, `values`, `_waits`, `_loss`, `_donor_loss`,
+    `stopping` says why no trial is asked for any more, `trouble` which error made it so, `signal` which signal asked
+    for it. A subclass overrides what is done beside the events: `orders`, `values`, `_waits`, `_loss`, `_donor_loss`,
     `_took`, `_ended`.
     """
 

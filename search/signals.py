@@ -1,8 +1,8 @@
 """Signals that end a running search: gently at the first, at once at the second.
 
 Slurm, Kubernetes, ``docker stop`` and ``timeout`` send SIGTERM and kill the process half a minute later; Ctrl-C is
-SIGINT. The first signal does what ``routefront stop`` does: workers leave behind a checkpoint of the epoch that they are
-in. Ray's own handlers are replaced, for they end the process within Ray's C++ code and lose those epochs.
+SIGINT. The first signal does what ``routefront stop`` does: workers leave behind a checkpoint of the epoch that they
+are in. Ray's own handlers are replaced, for they end the process within Ray's C++ code and lose those epochs.
 """
 
 from __future__ import annotations
