@@ -185,6 +185,12 @@ def named(spec: StudySpec, task: Task, root: Path | None) -> list[Named]:
     return list(found.values())
 
 
+def _may_be(space: Space, name: str, default: Any, wanted: Sequence[Any]) -> bool:
+    """Whether a parameter can have one of the wanted values in a space; `default` is its value where it is no part."""
+    parameter = space.parameters.get(name)
+    return default in wanted if parameter is None else any(map(parameter.contains, wanted))
+
+
 def _trained_here(
     method: Method, configs: Sequence[Mapping[str, Any]], spaces: Mapping[str, Space], task: Task
 ) -> None:
@@ -193,10 +199,15 @@ def _trained_here(
     asked = [method.donor(method.configure(values), task) for values in configs]
     for wanted in asked:
         trained = get_method(wanted["method"])
-        for values in corners(spaces[trained.name]) if trained.name in spaces else ():
-            whole = {"method": trained.name, **config_dict(trained.configure(values))}
-            if all(whole.get(k) in (v if isinstance(v, tuple) else (v,)) for k, v in wanted.items()):
-                return
+        if trained.name not in spaces:
+            continue
+        usual = config_dict(trained.configure({}))
+        if all(
+            _may_be(spaces[trained.name], name, usual.get(name), value if isinstance(value, tuple) else (value,))
+            for name, value in wanted.items()
+            if name != "method"
+        ):
+            return
     first = {name: value[0] if isinstance(value, tuple) else value for name, value in asked[0].items()}
     body = ", ".join(f"{name} = {value!r}" for name, value in first.items() if name != "method")
     raise ValueError(f"donor = {STUDY!r}: no trial of this study is one; add [methods.{first['method']}] with {body}")

@@ -328,6 +328,15 @@ def test_what_cannot_be_a_donor_is_said_before_anything_is_written(donor: Path, 
         Study.create(_spec("bad", methods={"aig": {**BODY, "donor": here}}), root=tmp_path, data=other)
 
 
+def test_a_donor_of_the_study_may_be_any_of_its_static_networks() -> None:
+    """Every option counts, also one that no corner of the space combines with the others that are wanted."""
+    static = {**BODY, "network": ["resnet-8", "resnet-14"], "width": [0.25, 0.5, 1.0]}
+    for aig in ({**BODY, "donor": "study"}, {**BODY, "network": "resnet-14", "width": 0.25, "donor": "study"}):
+        assert named(_spec("wide", methods={"static": static, "aig": aig}), TASK, None) == []
+    with pytest.raises(InputError, match="no trial of this study is one"):
+        named(_spec("wide", methods={"static": static, "aig": {**BODY, "width": 0.75, "donor": "study"}}), TASK, None)
+
+
 def test_rates_that_would_change_nothing_are_refused() -> None:
     for aig, message in (
         ({"donor": "study", "lr": 0.1}, "lr = 0.1 would"),
