@@ -64,8 +64,23 @@ ALIASES: dict[str, str] = {
     "search.tune.run": "run",
 }
 
-# old paths that go on working: documented faces for plug-ins
-FACES = ("trainables.method", "trainables.network")
+# old paths that go on working: all their public names, or those named
+FACES: dict[str, tuple[str, ...]] = {"trainables.method": (), "trainables.network": (), "trainables.fused": ("prepared",)}
+FACE_DOCS = {
+    "trainables.method": """What a plug-in's method is made of, at the place that plug-ins import from: it stays where modules move.
+
+The definitions are in `trainables.contracts`.
+""",
+    "trainables.network": """The contract of a network, at the place that plug-ins import from: it stays where modules move.
+
+The definitions are in `trainables.contracts.network`.
+""",
+    "trainables.fused": """`prepared`, at the place where scripts of models that were promoted earlier look for it.
+
+Without it they would serve networks that are not prepared, and say nothing. New code imports
+`trainables.inference.prepare`.
+""",
+}
 
 # what nobody calls, not even a test ("module:name"); it stays, with a warning, where somebody does by now
 DEAD = ("search.mlflow_client:answering", "search.pooled:describe_reference", "search.query:pool")

@@ -41,6 +41,23 @@ PACKAGES: dict[str, str] = {
 }
 
 DOCS: dict[str, str] = {
+    "search.planning.donors": """Donors that a study file names: checkpoints, weights or registered models that trials begin with.
+
+They are read when the study is created, compared with every configuration that may begin with them, and copied into
+the study's folder under their digests (``checkpoints/donors/<digest>``): workers read them there and never ask a
+registry. `search.state.donors` chooses among the study's own networks.
+""",
+    "search.state.donors": """The networks of a study itself that its trials may begin with (`trainables.training.donors`).
+
+``donor = "study"`` is another trial of the study: of all trials that are over, that began with no donor themselves
+and whose body is the one asked for, the best: finished before stopped, then by the accuracy that its curves show on
+the validation split. It is chosen when the trial is asked for, from the state right then, and its event names it. Who
+is over stays so, hence the best of a body only ever gives way to a better one: its checkpoint is kept, and any other
+that trials begin with while they are not over. Where there is none yet a trial begins from scratch, at a learning
+rate drawn as for others (`without`). Donors that the study file names are read in `search.planning.donors`.
+""",
+    "trainables.training.precision": "What arithmetic a device computes quickly.",
+    "trainables.worker.machine": "What an epoch costs a machine: processor time, memory of the process and the GPU.",
     # -- search -----------------------------------------------------------------------------------------------------
     "search.studies.stored": """Studies as they are stored: opening one by name, reading its state, changing its limits.
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ("import trainables.fit", "trainables.fit has moved: import trainables.training.training"),
         ("from trainables.gates import relax", "trainables.gates has moved: import trainables.networks.gated.gates"),
-        ("from trainables import fused", "trainables.fused has moved: import trainables.inference.prepare"),
+        ("from trainables import epoch", "trainables.epoch has moved: import trainables.training.partial"),
         ("from trainables.data import Data", "from trainables.data.splits import Data"),
         ("from trainables.data import load", "load of trainables.data has moved: from trainables.data.datasets import load"),
         (
@@ -42,6 +42,11 @@ def test_the_faces_for_plug_ins_stay() -> None:
         "from trainables.method import Batch, Method, Optimiser, Phase, TrainingConfig, require\n"
         "from trainables.network import Inference, Routed, RoutedNetwork, Task, Unit\n"
         "from trainables.registry import get_method\n"
+        "from trainables.version import code_version\n"
+        "from trainables import checkpoints, fused, inference, normalisation, serving\n"
+        "import trainables.inference.prepare\n"
+        "assert checkpoints.load_network is serving.load_network\n"
+        "assert fused.prepared is inference.prepare.prepared and normalisation.Normalisation.of\n"
         "assert get_method('static').__class__ is Method\n"
         "from search import Study, StudySpec"
     )
@@ -72,5 +77,5 @@ def test_other_code_of_the_same_name_is_left_alone(monkeypatch: pytest.MonkeyPat
     mine = [finder for finder in sys.meta_path if isinstance(finder, Finder)]
     assert len(mine) == 2
     monkeypatch.setattr(trainables, "__path__", ["/somewhere/else"])
-    assert all(finder.find_spec("trainables.fused") is None for finder in mine)
+    assert all(finder.find_spec("trainables.epoch") is None for finder in mine)
     assert new_place("trainables.version") == "" and new_place("trainables.nothing") == ""
