@@ -27,6 +27,7 @@ NAMES: dict[str, str] = {
     "search.exit_pngs:_GREY": "",
     "search.exit_pngs:_ponder": "search.report.halting",
     "search.exit_pngs:GREY": "search.report.png",
+    "search.pooled:state_table": "search.points.table",  # apart from rows, which need no pyarrow
     "search.view:as_optuna": "search.sampling.optuna_samplers",
     "search.decisions:PRIOR_TRIALS": "search.rungs.brackets",
     "search.commands.look:register_report": "search.commands.report",

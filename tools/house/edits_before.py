@@ -173,6 +173,12 @@ edit(O, '''    from search.mlflow_client import default_uri
         return donors.read(fetch(option, Path(scratch)), option)
 ''')
 edit(O, "from collections.abc import Iterator, Mapping, Sequence\n", "from collections.abc import Callable, Iterator, Mapping, Sequence\n")
+edit(D, "from search.donors import Donors, takers\n", "")
+edit(D, "    if not takers(state.created[\"spec\"][\"methods\"]):\n        return set()\n    names = ", '''    from search.donors import Donors, takers  # they bring torch, and most questions about checkpoints need none
+
+    if not takers(state.created["spec"]["methods"]):
+        return set()
+    names = ''')
 R = "search/registered.py"
 edit(R, "def _not_loaded(name: str, version: Any, error: Exception) -> InputError:\n", '''def donor_of(spec: StudySpec, root: Path | None, option: str, scratch: Path) -> Path:
     """The checkpoint folder of a registered model that a study file names as a donor: see `checkpoint_of`."""

@@ -121,7 +121,7 @@ A study's points are read from its Parquet files where these are whole, which th
 work ended in good order. Those of a running or interrupted study come from the journal itself, which
 has what was not flushed yet.
 """,
-    "search.points.rows": """Rows of the operating-point table from the state of a study: of one curve, or of all at once.""",
+    "search.points.table": "All operating points of a study's state as one table.",
     "search.units": """Numbers and names as people write and read them: 20M, 1.5G, 2h, 97.2 %; text that a terminal can show.
 
 Names come from study files, plug-ins and folders that somebody else made: control characters never reach a terminal.

@@ -1295,6 +1295,12 @@ def moved_module(template: str, places: set[str]) -> str:
         elsewhere = {name: home for name, home in public.items() if home != new}
         became_package = source.module in places and new != source.module
         if became_package:
+            for name, (origin, there, typing) in source.imported.items():  # others imported them from here
+                found = resolve(origin, there) if there and not typing and not name.startswith("_") else None
+                if found and found[0] == "name" and not found[2].startswith("_"):
+                    public.setdefault(name, found[1] if found[2] == name else f"{found[1]}:{found[2]}")
+            # a name that a module of the package has now finds that module
+            public = {name: home for name, home in public.items() if f"{source.module}.{name}" not in places}
             names[source.module] = public
         elif elsewhere:
             names[source.module] = elsewhere
