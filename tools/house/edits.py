@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edits_after import AFTER, FINISH, TEXT_FILES
-from edits_before import BEFORE, DOCUMENTED, PROGRAMS
+from edits_before import BEFORE, DOCUMENTED, LATER, PROGRAMS
 from edits_docs import DOCS, PACKAGES
 
 # -- files ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Edits of the OLD files, before they are divided.
 
 `BEFORE`: exact ones, (old path, text, new text), each has to fit exactly once. `PROGRAMS`: those that find their
-place by names. Names and imports here are those of the old house; the mover rewrites them with everything else.
+place by names. `LATER`: exact ones of what another branch adds, applied where they fit. Names and imports here are those of the old house; the mover rewrites them with everything else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import tokenize
 from collections.abc import Callable
 
 BEFORE: list[tuple[str, str, str]] = []
+LATER: list[tuple[str, str, str]] = [
+    ("trainables/checkpoints.py", "record, which earlier code may have written (`trainables.earlier`)", "record, which may be of earlier code (`trainables.earlier`)"),
+]
 PROGRAMS: list[Callable[[dict[str, str], Callable[[str], None]], None]] = []
 
 
