@@ -472,4 +472,14 @@ edit(
     """    code = "import pathlib; from trainables.data import load; print(load('cluttered-digits', root=pathlib.Path()).hash)"\n""",
     """    code = "import pathlib; from trainables.data import load;"\n    code += " print(load('cluttered-digits', root=pathlib.Path()).hash)"\n""",
 )
+edit("tests/test_packaging.py", """    ignore = shutil.ignore_patterns(".venv", ".git", "demo", "studies", "data", "*.egg-info", "build", "__pycache__")
+    shutil.copytree""", """    everywhere = shutil.ignore_patterns(".venv", ".git", "*.egg-info", "build", "__pycache__")
+    top = {"demo", "studies", "data"}  # there are packages of these names, too
+
+    def ignore(at: str, names: list[str]) -> set[str]:
+        return everywhere(at, names) | (top & {*names} if Path(at) == ROOT else set())
+
+    shutil.copytree""")
+edit("tests/test_packaging.py", """{"search/presets/digits.toml", "search/presets/cifar10.toml\"""", """{"search/frontier/published.csv", "search/report/page.js"} <= names
+    assert {"search/presets/digits.toml", "search/presets/cifar10.toml\"""")
 edit("tests/benchmarks/recorded.py", "as a problem of `search.simulate`: a configuration", "as a problem for the simulation: a configuration")
