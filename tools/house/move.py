@@ -718,6 +718,7 @@ def file_of(module: str, package: bool = False) -> str:
 
 DOTTED = re.compile(r"(?<![\w./@-])(?:search|trainables|cluster|spaces|tests)(?:\.\w+)+")
 PATHS = re.compile(r"(?<![\w.@-])(?:search|trainables|cluster|spaces|tests)(?:/[\w.-]+)+")
+IMPORTED = re.compile(r"\bfrom ((?:search|trainables|cluster)(?:\.\w+)*) import (\w+)(?=[;\n\"']|$)")
 TICKED = re.compile(r"(?<!`)`([a-z_][\w.]*)(\(\))?`(?!`)")
 KEPT_DOTTED = {module for module, names in FACES.items() if not names}
 
@@ -762,7 +763,15 @@ def replacements(text: str, root: str) -> list[tuple[int, int, str]]:
         new = new_path(word)
         if new and new != word:
             found.append((match.start(), match.start() + len(word), new))
+    for match in IMPORTED.finditer(text):  # code in a string: from trainables import shelf
+        module = f"{match[1]}.{match[2]}"
+        if module in INDEX and module not in FACES and new_module(module) != module:
+            package, _, last = new_module(module).rpartition(".")
+            put = f"from {package} import {last}" + ("" if last == match[2] else f" as {match[2]}")
+            found.append((match.start(), match.end(), put))
     for match in DOTTED.finditer(text):
+        if any(a <= match.start() < b for a, b, _ in found):
+            continue
         if text[match.end() : match.end() + 1] == "/" or match[0].endswith((".py", ".toml")):
             continue
         new = new_dotted(match[0])
