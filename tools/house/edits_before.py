@@ -1,7 +1,8 @@
 """Edits of the OLD files, before they are divided.
 
 `BEFORE`: exact ones, (old path, text, new text), each has to fit exactly once. `PROGRAMS`: those that find their
-place by names. `LATER`: exact ones of what another branch adds, applied where they fit. Names and imports here are those of the old house; the mover rewrites them with everything else.
+place by names. `LATER`: exact ones of what another branch adds, applied where they fit. Names and imports
+here are those of the old house; the mover rewrites them with everything else.
 """
 
 from __future__ import annotations
