@@ -42,6 +42,10 @@ MORE_FILES: dict[str, str] = {
     "trainables/networks/initialisation.py": "trainables/networks/initialisation.py",
     "trainables/normalisation.py": "trainables/normalisation.py",  # models that were promoted earlier import it
     "tests/benchmarks/bench_learning.py": "tests/benchmarks/training/bench_learning.py",
+    "search/signals.py": "search/tune/signals.py",
+    "tests/cluster/check_stock.py": "tests/benchmarks/faults/check_stock.py",
+    "tests/search/test_signals.py": "tests/search/tune/test_signals.py",
+    "tests/security/test_not_ours.py": "tests/security/test_not_ours.py",
     "tests/search/test_donors.py": "tests/search/engine/test_donors.py",
     "tests/search/test_kept.py": "tests/search/state/test_kept.py",
     "tests/search/test_normalised.py": "tests/search/promotion/test_normalised.py",
