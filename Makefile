@@ -26,7 +26,7 @@ install: .venv/installed ## create .venv and install everything, pinned
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	$(BIN)/python -c 'import mlflow, optuna, plotly, search.__main__, trainables.ray_trainable' # compiled once
+	$(BIN)/python -c 'import mlflow, optuna, plotly, search.__main__, trainables.worker.ray_trainable' # compiled once
 	@touch $@
 
 demo: install ## search on digits in clutter, draw the frontier, promote the best under a budget, classify with it
@@ -51,7 +51,7 @@ lock: install ## renew requirements.lock (hashes, no addresses)
 		--extra postgres pyproject.toml -o requirements.lock
 
 bench: install ## the benchmarks, each prints a table
-	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in tests/benchmarks/*/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean: ## remove what was built and the demo's results (.venv stays)
 	rm -rf build dist *.egg-info $(DEMO) .ruff_cache .hypothesis .import_linter_cache

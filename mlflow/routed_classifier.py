@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
 
-_BATCH = 128  # as in `trainables.evaluation.evaluate`, so that noise falls alike; it bounds memory too
+_BATCH = 128  # as in `trainables.inference.evaluation.evaluate`, so that noise falls alike; it bounds memory too
 _BUNDLED = ("trainables", "spaces")
 
 
@@ -189,12 +189,8 @@ def _load(
 
 
 def _prepared(folder: Path, device: torch.device) -> Any:
-    network = importlib.import_module("trainables.checkpoints").load_network(folder, device)[1]
-    try:
-        fused = importlib.import_module("trainables.fused")
-    except ModuleNotFoundError:  # promoted before networks were prepared
-        return network
-    return fused.prepared(network)
+    # this file and the code beside it are promoted together: a module that is missing is an error, never skipped
+    return importlib.import_module("trainables.serving").load_prepared(folder, device)
 
 
 def _normalise(record: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spaces.moved import install
+
 if TYPE_CHECKING:
-    from search.spec import StudySpec
+    from search.spec.study import StudySpec
     from search.study import Study
 
 __all__ = ["Study", "StudySpec"]
+
+install(__name__, __path__)
 
 
 def __getattr__(name: str) -> Any:
@@ -18,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return Study
     if name == "StudySpec":
-        from search.spec import StudySpec
+        from search.spec.study import StudySpec
 
         return StudySpec
     raise AttributeError(f"module 'search' has no attribute {name!r}")

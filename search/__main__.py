@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from search.commands import catalogue, cluster, launch, look, manage, model, study, track
-from search.commands.common import err
+from search.commands import catalogue, cluster, frontier, launch, manage, promotion, report, study, track
+from search.commands.terminal import err
 from search.errors import InputError, RunError
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ def options(
     """Options before the command."""
 
 
-for module in (catalogue, launch, study, look, manage, model, track, cluster):
+for module in (catalogue, launch, study, frontier, report, manage, promotion, track, cluster):
     module.register(app)
 
 

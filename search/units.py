@@ -1,11 +1,14 @@
-"""Numbers as people write and read them: 20M, 1.5G, 2h, 97.2 %."""
+"""Numbers and names as people write and read them: 20M, 1.5G, 2h, 97.2 %; text that a terminal can show.
+
+Names come from study files, plug-ins and folders that somebody else made: control characters never reach a terminal.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from search.errors import InputError
@@ -81,9 +84,12 @@ def knobs_text(knobs: Mapping[str, Any] | str) -> str:
     return ", ".join(f"{name} {shown(value)}" for name, value in (found or {}).items()) or "-"
 
 
-def wilson(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a share, 95 % by default (Wilson, JASA 1927)."""
-    share, n = correct / count, count
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (0.0 if correct == 0 else middle - half), (1.0 if correct == count else middle + half)
+def printable(text: str) -> str:
+    """The text without what moves a terminal's cursor or hides: control and format characters as `?`."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def dataset_name(name: str) -> str:
+    """The name of a data set for people: of a path its last part, ``hybrid:/a/b`` becoming ``hybrid:b``."""
+    kind, colon, where = name.rpartition(":")
+    return f"{kind}{colon}{Path(where).name}"

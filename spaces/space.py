@@ -1,6 +1,6 @@
 """Search spaces: ranges, choices and the conditions between them.
 
-A `Space` says what may vary and nothing about how it is searched: `search/optuna_space.py` asks
+A `Space` says what may vary and nothing about how it is searched: `search/sampling/optuna_space.py` asks
 Optuna for its parameters, tests draw from it with `sample`. Every parameter marks the *stage* of
 training that it first influences, so that trials which agree on stage 1 can share its result.
 """
@@ -220,3 +220,12 @@ class Space:
     def stage(self, number: int) -> list[str]:
         """Names of the parameters that first influence training stage `number` (1 is the first)."""
         return [n for n, p in self.parameters.items() if p.stage == number]
+
+
+def drawn(space: Space, rng: random.Random, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Uniform draws of the parameters of a space that are not given."""
+    values: dict[str, Any] = {}
+    for name, parameter in space.parameters.items():
+        if parameter.when is None or parameter.when.holds(values):
+            values[name] = given[name] if name in given else parameter.sample(rng)
+    return values

@@ -7,7 +7,7 @@ import secrets
 
 import pytest
 
-from tests.command import Run, runner
+from tests.support.command import Run, runner
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,7 +24,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 @pytest.fixture
 def story() -> type:
     """The class `Story`: a study of some methods, told by hand."""
-    from tests.story import Story
+    from tests.support.story import Story
 
     return Story
 
@@ -32,10 +32,10 @@ def story() -> type:
 # Files of few but long tests, which begin first, so that no worker is left with them at the end.
 LONG = (
     "test_live_cluster.py",
-    "test_upload_process.py",
+    "test_process.py",
     "test_server.py",
     "test_project.py",
-    "test_storage.py",
+    "test_object_storage.py",
     "test_slurm_script.py",
     "test_cli.py",
 )

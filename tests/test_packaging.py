@@ -16,7 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """A wheel built from a copy of the sources, as `pip install .` builds it."""
     folder = tmp_path_factory.mktemp("wheel")
-    ignore = shutil.ignore_patterns(".venv", ".git", "demo", "studies", "data", "*.egg-info", "build", "__pycache__")
+    everywhere = shutil.ignore_patterns(".venv", ".git", "*.egg-info", "build", "__pycache__")
+    top = {"demo", "studies", "data"}  # there are packages of these names, too
+
+    def ignore(at: str, names: list[str]) -> set[str]:
+        return everywhere(at, names) | (top & {*names} if Path(at) == ROOT else set())
+
     shutil.copytree(ROOT, folder / "source", ignore=ignore)
     subprocess.run(
         [
@@ -43,7 +48,12 @@ def test_the_wheel_brings_packages_presets_and_what_mlflow_runs(wheel: zipfile.Z
     names = set(wheel.namelist())
     for source in [p for top in ("spaces", "trainables", "search", "cluster") for p in (ROOT / top).rglob("*.py")]:
         assert source.relative_to(ROOT).as_posix() in names
-    assert {"search/presets/digits.toml", "search/presets/cifar10.toml", "trainables/earlier.json"} <= names
+    assert {"search/frontier/published.csv", "search/report/page.js"} <= names
+    assert {
+        "search/spec/presets/digits.toml",
+        "search/spec/presets/cifar10.toml",
+        "trainables/contracts/earlier.json",
+    } <= names
     data = {name.split("/share/routefront/")[1] for name in names if "/share/routefront/" in name}
     assert {p.name for p in (ROOT / "mlflow").iterdir() if p.is_file()} <= data
     assert not any(name.startswith(("mlflow/", "tests/")) for name in names)

@@ -9,6 +9,7 @@ Nothing in it is ever unpickled.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import reprlib
@@ -19,15 +20,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainables.earlier import completed
-from trainables.method import Method, config_dict
-from trainables.network import RoutedNetwork, Task
-from trainables.registry import get_method
+from trainables.contracts.earlier import completed
+from trainables.contracts.method import Method, config_dict
+from trainables.contracts.network import RoutedNetwork
 
 NETWORK, TRAINING, STATE = "network.safetensors", "training.safetensors", "state.json"
 DIAGNOSTICS = "diagnostics.safetensors"
@@ -43,14 +42,15 @@ def network_record(method: Method, network: RoutedNetwork) -> dict[str, Any]:
 
 
 def config_of(method: Method, record: Mapping[str, Any]) -> Any:
-    """The configuration in a checkpoint's record, which earlier code may have written (`trainables.earlier`)."""
+    """The configuration in a checkpoint's record, which may be of earlier code (`trainables.contracts.earlier`)."""
     return method.configure(completed(method, record["config"]))
 
 
 def difference(method: Method, config: Any, record: Mapping[str, Any]) -> str:
     """The first value in which a checkpoint's configuration is not `config`, in words; empty where they are the same.
 
-    Fields that only one of them knows do not count, as far as `config` has what they mean (`trainables.earlier`).
+    Fields that only one of them knows do not count, as far as `config` has what they mean
+    (`trainables.contracts.earlier`).
     """
     said, expected = record.get("config"), config_dict(config)
     if not isinstance(said, Mapping):
@@ -124,19 +124,6 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
         raise CheckpointError(f"checkpoint {folder} is damaged: {name}: {error}") from None
 
 
-def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[Method, RoutedNetwork, dict[str, Any]]:
-    """The method, the network in eval mode and the record of a checkpoint."""
-    record = read_record(folder)
-    method = get_method(record["method"])
-    network = method.build(config_of(method, record), Task(**record["task"]))
-    try:
-        network.load_state_dict(read_tensors(folder, NETWORK))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"checkpoint {folder} is of another network: {reason}") from None
-    return method, network.to(device).eval(), record
-
-
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint of a trial's folder, ``epoch-NNNN`` or one in the middle of the next, or None."""
     for candidate in sorted(folder.glob("epoch-*"), reverse=True):
@@ -156,3 +143,10 @@ def epoch_folder(folder: Path, epoch: int) -> Path:
 def partial_folder(folder: Path, epoch: int, steps: int) -> Path:
     """Where a trial's checkpoint so many steps behind an epoch lies: its name comes after that epoch's."""
     return folder / f"epoch-{epoch:04d}-{steps:06d}"
+
+
+def __getattr__(name: str) -> Any:
+    """`load_network`, where scripts of models that were promoted earlier look for it; it is a floor above."""
+    if name == "load_network":
+        return importlib.import_module("trainables.serving").load_network
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

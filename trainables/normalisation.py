@@ -1,7 +1,7 @@
 """How pixels become a network's inputs: by channel constants, or every image by itself.
 
 The one formula for training, evaluation and serving: a decision that is drawn from a hash of the inputs
-(`trainables.gates`) is the same everywhere only if the inputs are, to the last bit.
+(`trainables.networks.gated.gates`) is the same everywhere only if the inputs are, to the last bit.
 
 Shape legend: B images, C channels, S pixels along an edge.
 """

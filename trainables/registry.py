@@ -6,20 +6,8 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from spaces.space import nearest
-from trainables.method import Method
-from trainables.methods import (
-    act,
-    aig,
-    blockdrop,
-    codinet,
-    decide,
-    ensemble,
-    imta,
-    multipath,
-    sdv,
-    skipnet,
-    static,
-)
+from trainables.contracts.method import Method
+from trainables.methods import act, aig, blockdrop, codinet, decide, ensemble, imta, multipath, sdv, skipnet, static
 
 _OURS = (
     static.METHOD,
@@ -43,7 +31,10 @@ def all_methods() -> dict[str, Method]:
     """Our methods and those of installed plug-ins (a plug-in may not take a name of ours)."""
     methods = dict(METHODS)
     for point in entry_points(group="routefront.methods"):
-        method = point.load()
+        try:
+            method = point.load()
+        except ImportError as error:  # it may have been written against other places (`spaces.moved`)
+            raise ValueError(f"plug-in {point.value!r} cannot be imported: {error}") from None
         if method.name in methods:
             raise ValueError(f"plug-in {point.value!r} brings a method named {method.name!r}, which exists already")
         methods[method.name] = method

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.description import Description
-from cluster.manifests import StudyFile, Versions
+from cluster.manifests.description import Description
+from cluster.manifests.inputs import StudyFile, Versions
 from cluster.manifests.text import fill
 
 # The tools of `ray up` inside the head's container: it starts and reaches the other machines from there.

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cluster.quantities import memory_bytes
-from cluster.wording import (
+from cluster.manifests.quantities import memory_bytes
+from cluster.manifests.wording import (
     Export,
     Folder,
     Image,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.description import Description, Head, WorkerGroup
-from cluster.manifests import StudyFile, Versions, check_trials_fit
+from cluster.manifests.description import Description, Head, WorkerGroup
+from cluster.manifests.inputs import StudyFile, Versions, check_trials_fit
+from cluster.manifests.quantities import mebibytes
 from cluster.manifests.text import NODE_ENVIRONMENT, search_command, to_yaml
-from cluster.quantities import mebibytes
 
 _STUDY = "/etc/routefront"
 

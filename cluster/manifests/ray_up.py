@@ -9,8 +9,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from cluster.description import Cloud, Description, WorkerGroup
-from cluster.manifests import StudyFile, Versions, check_trials_fit
+from cluster.manifests.description import Cloud, Description, WorkerGroup
+from cluster.manifests.inputs import StudyFile, Versions, check_trials_fit
 from cluster.manifests.text import NODE_ENVIRONMENT, search_command, to_yaml
 
 _PORT = 6379

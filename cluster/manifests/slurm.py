@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shlex
 
-from cluster.description import Description, Slurm
-from cluster.manifests import StudyFile, Versions, needs, offers
+from cluster.manifests.description import Description, Slurm
+from cluster.manifests.inputs import StudyFile, Versions, needs, offers
+from cluster.manifests.quantities import mebibytes, slurm_time
 from cluster.manifests.text import NODE_ENVIRONMENT, fill, search_command
-from cluster.quantities import mebibytes, slurm_time
 
 _END = "END_OF_STUDY"
 

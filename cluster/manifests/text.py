@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cluster.description import Description
+from cluster.manifests.description import Description
 
 NODE_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 
-from cluster.quantities import memory_bytes, seconds
+from cluster.manifests.quantities import memory_bytes, seconds
 
 
 def _check(pattern: str, wanted: str) -> Callable[[str], str]:

@@ -10,9 +10,9 @@ from torch import nn
 
 from search.errors import InputError
 from spaces.space import Parameter, nearest
-from trainables.macs import counted
-from trainables.method import Method, config_dict
-from trainables.network import RoutedNetwork, Task
+from trainables.contracts.method import Method, config_dict
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.execution.macs import counted
 from trainables.registry import get_method
 
 

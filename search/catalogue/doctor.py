@@ -45,7 +45,7 @@ def checks() -> Iterator[Check]:
     yield Check("Ray", _ray)
     yield Check("MLflow", _mlflow)
     yield Check("registry", _model_code)
-    from trainables import data as datasets
+    from trainables.data import datasets
 
     for entry in datasets.catalogue(datasets.default_root()):
         yield Check(f"data {entry.name}", lambda entry=entry: _dataset(entry), needed=False)
@@ -61,7 +61,7 @@ def _version(module: str) -> str:
 def _devices() -> str:
     import torch
 
-    from trainables.machine import computes_bfloat16
+    from trainables.training.precision import computes_bfloat16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -71,8 +71,7 @@ def _devices() -> str:
 
 
 def _studies() -> str:
-    from search.spec import studies_root
-    from search.storage import shown, stored_names
+    from search.studies.roots import shown, stored_names, studies_root
 
     root = studies_root()
     if shown(root) != str(root):
@@ -85,7 +84,7 @@ def _studies() -> str:
 
 def _sqlite() -> str:
     with tempfile.TemporaryDirectory() as folder:
-        from search.journal import Journal, sqlite_address
+        from search.journal.database import Journal, sqlite_address
 
         journal = Journal(sqlite_address(Path(folder) / "control.db"), "doctor", create=True)
         journal.acquire()
@@ -116,8 +115,8 @@ def _ray() -> str:
 
 
 def _mlflow() -> str:
-    from search.spec import studies_root
-    from search.tracking import check_server, default_uri
+    from search.studies.roots import studies_root
+    from search.tracking.server import check_server, default_uri
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(studies_root())
     check_server(uri)
@@ -125,7 +124,7 @@ def _mlflow() -> str:
 
 
 def _model_code() -> str:
-    from search.promote import model_code
+    from search.promotion.promotion import model_code
 
     return f"serving code at {model_code()}"
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from search.commands.common import Json, err, out, print_json, progress
+from search.commands.terminal import Json, err, out, print_json, progress
 from search.errors import InputError
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="A configuration value, key=value; repeatable.")]
@@ -30,7 +30,7 @@ def methods(
 
     Example: routefront methods codinet
     """
-    from search.describe import method_record
+    from search.catalogue.describe import method_record
     from trainables.registry import all_methods, get_method
 
     try:
@@ -87,7 +87,7 @@ def describe(
 
     Example: routefront describe skipnet --network resnet-110 --set gate=rnn
     """
-    from search.describe import network_description
+    from search.catalogue.describe import network_description
 
     chosen = {**parse_sets(values)}
     if variant is not None:
@@ -128,7 +128,7 @@ def data(
     """
     from dataclasses import asdict
 
-    from trainables import data as datasets
+    from trainables.data import datasets
 
     base = root or datasets.default_root()
     try:
@@ -159,7 +159,7 @@ def data(
 
 
 def _loaded(name: str, root: Path) -> dict[str, Any]:
-    from trainables import data as datasets
+    from trainables.data import datasets
 
     loaded = datasets.load(name, root=root)
     return {
@@ -178,7 +178,7 @@ def doctor(as_json: Json = False) -> None:
 
     Example: routefront doctor --json
     """
-    from search.doctor import checks
+    from search.catalogue.doctor import checks
 
     found = []
     for check in checks():

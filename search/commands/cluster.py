@@ -1,4 +1,4 @@
-"""Commands about clusters: `routefront cluster render`; others are in `search.commands.plan` and `.jobs`."""
+"""Commands about clusters: `routefront cluster render`; others are in `search.commands.cluster_plan` and `.jobs`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.commands import jobs, plan
-from search.commands.common import Json, err, out, print_json
+from search.commands import cluster_jobs, cluster_plan
+from search.commands.terminal import Json, err, out, print_json
 from search.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.description import Description
-    from cluster.manifests import StudyFile
+    from cluster.manifests.description import Description
+    from cluster.manifests.inputs import StudyFile
 
 app = typer.Typer(no_args_is_help=True, help="Where studies run: what fits, manifests, jobs.", rich_markup_mode="rich")
 
 
 def register(parent: typer.Typer) -> None:
     """Add these commands to the command line."""
-    plan.register(app)
-    jobs.register(app)
+    cluster_plan.register(app)
+    cluster_jobs.register(app)
     parent.add_typer(app, name="cluster")
 
 
@@ -39,8 +39,9 @@ def render(
     Examples: routefront cluster render cluster.toml --to kuberay --out rayjob.yaml
     routefront cluster render cluster.toml --out manifests
     """
-    from cluster.description import Description
-    from cluster.manifests import Versions, notes, renderers, wanted
+    from cluster.manifests.description import Description
+    from cluster.manifests.inputs import Versions, notes, wanted
+    from cluster.manifests.kinds import renderers
     from spaces.space import nearest
 
     kinds = renderers()
@@ -79,9 +80,9 @@ def study_file(cluster: Description, folder: Path) -> StudyFile:
 
     Raises `InputError` where the study is wrong, `ValueError` where it carries a password.
     """
-    from cluster.manifests import StudyFile
-    from search.spec import StudySpec
-    from search.toml import merge, preset, read_toml, to_toml
+    from cluster.manifests.inputs import StudyFile
+    from search.spec.study import StudySpec
+    from search.spec.toml import merge, preset, read_toml, to_toml
 
     path = preset(cluster.preset) if cluster.preset else folder / str(cluster.study)
     changes: dict[str, Any] = {"journal": cluster.journal.address if cluster.journal else None}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.commands.common import Json, err, out, print_json
+from search.commands.terminal import Json, err, out, print_json
 from search.errors import InputError, RunError
 from search.units import show_seconds
 
@@ -66,8 +66,8 @@ def submit(
     Example: routefront cluster submit study.toml --address http://head:8265 --studies /mnt/studies --wait
     """
     from cluster.jobs import Jobs
-    from search.spec import StudySpec
-    from search.toml import merge, read_toml, to_toml
+    from search.spec.study import StudySpec
+    from search.spec.toml import merge, read_toml, to_toml
 
     values = merge(read_toml(file), {"name": name})
     spec = StudySpec.parse(values, str(file))

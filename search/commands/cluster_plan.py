@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from search.commands.common import Json, Preset, err, out, print_json, progress
+from search.commands.terminal import Json, Preset, err, out, print_json, progress
 from search.errors import InputError
-from search.toml import to_toml
+from search.spec.toml import to_toml
 from search.units import show_bytes, show_count, show_seconds
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ def plan(
     Examples: routefront cluster plan study.toml
     routefront cluster plan --preset cifar10 --description cluster.toml
     """
-    from search.plan import here
-    from search.plan import plan as planned
-    from search.spec import StudySpec
-    from search.study import load_data
-    from search.toml import merge, read_toml
-    from search.toml import preset as preset_file
+    from search.planning.sharing import here
+    from search.planning.sharing import plan as planned
+    from search.spec.study import StudySpec
+    from search.spec.toml import merge, read_toml
+    from search.spec.toml import preset as preset_file
+    from search.studies.stored import load_data
 
     if (file is None) == (preset is None):
         raise InputError("give one study file or one --preset, for example: routefront cluster plan --preset digits")
@@ -65,7 +65,7 @@ def plan(
 
 
 def _described(path: Path) -> list[Node]:
-    from cluster.description import Description
+    from cluster.manifests.description import Description
     from cluster.resources import Node
 
     try:

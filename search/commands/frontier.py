@@ -1,4 +1,4 @@
-"""Commands that show what was found: frontier, report, watch."""
+"""The command `frontier`: the operating points of studies that no other one beats."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.commands.common import Json, Studies, err, out, print_json, progress
+from search.commands.terminal import Json, Names, Studies, out, print_json, progress
 from search.errors import InputError
 from search.units import parse_count
 
 if TYPE_CHECKING:
-    from search.front import FrontPoint
-    from search.fronts import Front
+    from search.frontier.answer import Front
+    from search.frontier.point import FrontPoint
     from search.study import Study
 
-Name = Annotated[str, typer.Argument(help="A study, by name or by its folder.")]
-Names = Annotated[list[str], typer.Argument(help="One study or several of the same images, by name or by folder.")]
 _ONE = "best, cheapest, knee"
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("frontier")(frontier)
-    app.command("report")(report)
-    app.command("watch")(watch)
 
 
 def frontier(
@@ -70,7 +66,7 @@ def frontier(
     routefront frontier night morning --by-method --plot both.png
     routefront frontier digits --latency --axis latency --layers 2
     """  # fmt: skip
-    from search.fronts import ask
+    from search.frontier.answer import ask
     from search.study import Study
 
     found = [Study.load(name, root=studies) for name in study]
@@ -106,7 +102,7 @@ def _chosen(
     studies: Sequence[Study], front: Front, axis: str, latency: bool, most: float | None, as_json: bool
 ) -> Sequence[FrontPoint]:
     """The front's points, measured and cut by latency where that was asked for."""
-    from search.latency import by_latency, measured
+    from search.frontier.latency import by_latency, measured
 
     if front.empty:
         raise InputError(front.empty)
@@ -130,7 +126,7 @@ def _chosen(
 
 
 def _one(points: Sequence[FrontPoint], axis: str, best: bool, cheapest: bool) -> FrontPoint:
-    from search import query
+    from search.frontier import query
 
     if axis == "macs":
         return query.most_accurate(points) if best else query.cheapest(points) if cheapest else query.knee_of(points)
@@ -156,14 +152,14 @@ def _knob(text: str) -> tuple[str, Any]:
 def _write(
     front: Front, points: Sequence[FrontPoint], plot: Path | None, csv: Path | None, parquet: Path | None, as_json: bool
 ) -> None:
-    from search.front_files import write_csv, write_parquet
+    from search.frontier.files import write_csv, write_parquet
 
     if csv:
         write_csv(points, csv)
     if parquet:
         write_parquet(points, parquet)
     if plot:
-        from search.front_png import draw_front
+        from search.report.frontier_png import draw_front
 
         with progress("drawing", as_json):
             draw_front(front, points, plot)
@@ -179,7 +175,8 @@ def _print_front(front: Front, points: Sequence[FrontPoint], papers: bool) -> No
 
 
 def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: bool) -> None:
-    from search.front_files import dataset_name, front_table, printable, published_table
+    from search.commands.frontier_tables import front_table, published_table
+    from search.units import dataset_name, printable
 
     wide = out.width >= 110
     images = f"on {printable(dataset_name(front.dataset))}"
@@ -229,53 +226,3 @@ def _tell_history(studies: Sequence[Study], as_json: bool) -> None:
             table.add_row(*row, f"{step['hypervolume']:.4f}")
         out.print(f"{record['study']}: hypervolume over time", markup=False)
         out.print(table)
-
-
-def report(
-    study: Name,
-    folder: Annotated[Path | None, typer.Option("--out", help="Where to write (default: the study's folder).")] = None,
-    studies: Studies = None,
-    as_json: Json = False,
-) -> None:
-    """A self-contained HTML page and PNGs: the frontier, how it was found, and the paths of the best trials.
-
-    The page needs no network. Points tell their configuration, and a click shows the trial's curves over its epochs;
-    then hypervolume against cost, which parameters mattered, a timeline of the trials. For the best trials skip ratio
-    per block, computation by class, t-SNE of paths, KL between images and augmented copies, easy and hard images
-    (they need the study's data set); of exits their dataflow, budgets, training and confidences; of halting its cost
-    and maps. Figures were measured during the search on the validation split; nothing is run again.
-
-    Example: routefront report digits --out .
-    """
-    from search.pages import write_report
-    from search.study import Study
-
-    found = Study.load(study, root=studies)
-    with progress("drawing the report", as_json):
-        files = write_report(found, folder or found.folder.path)
-    if as_json:
-        print_json(files)
-    else:
-        for path in files.values():
-            out.print(f"wrote {path}", soft_wrap=True)
-
-
-def watch(
-    study: Name,
-    port: Annotated[int, typer.Option(help="A port of this machine [0: a free one].", min=0, max=65535)] = 0,
-    studies: Studies = None,
-) -> None:
-    """The report's page, live, on this machine only (127.0.0.1) and read-only; Ctrl-C ends it.
-
-    It follows the study's journal and shows for every point the command that promotes it.
-
-    Example: routefront watch digits --port 8000
-    """
-    from search.study import Study
-    from search.watch import Watch
-
-    found = Study.load(study, root=studies)
-    with progress("drawing the page", False):
-        server = Watch(found, port)
-    err.print(f"watching {found.spec.name} at {server.address} (this machine only; Ctrl-C ends it)", markup=False)
-    server.serve()

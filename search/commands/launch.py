@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.commands.common import Json, Preset, Studies, Tracking, err, out, print_json, progress
-from search.commands.study import Name, failures, status_record
-from search.constraints import unmet_constraints
+from search.commands.study import failures, status_record
+from search.commands.terminal import Json, Name, Preset, Studies, Tracking, err, out, print_json, progress
 from search.errors import InputError, RunError
+from search.status.table import unmet_constraints
 from search.units import parse_seconds, show_seconds
 
 _CODES = {"interrupted": 130, "terminated": 143}
 """Exit codes of a search that a signal has ended."""
 
 if TYPE_CHECKING:
-    from search.spec import StudySpec
-    from search.state import StudyState
+    from search.spec.study import StudySpec
+    from search.state.state import StudyState
     from search.study import Study
 
 Address = Annotated[str | None, typer.Option(help="A Ray cluster, host:port or 'auto' (default: Ray on this machine).")]
@@ -58,10 +58,11 @@ def search(
     Examples: routefront search --preset digits
     routefront search study.toml --trials 100 --time 2h --name night
     """
-    from search.spec import StudySpec
-    from search.study import Study, load_data
-    from search.toml import merge, read_toml
-    from search.toml import preset as preset_file
+    from search.spec.study import StudySpec
+    from search.spec.toml import merge, read_toml
+    from search.spec.toml import preset as preset_file
+    from search.studies.stored import load_data
+    from search.study import Study
 
     if (file is None) == (preset is None):
         raise InputError("give one study file or one --preset, for example: routefront search --preset digits")
@@ -89,7 +90,7 @@ def search(
         _dry_run(StudySpec.parse(values, str(path)), studies, as_json)
         return
     spec = Study.spec_of(values, str(path), root=studies)
-    from search.tracking import check_server
+    from search.tracking.server import check_server
 
     check_server(_tracking_uri(spec.tracking.uri, studies))
     with progress(f"reading {spec.data.name}", as_json):
@@ -100,14 +101,14 @@ def search(
 
 
 def _tracking_uri(given: str | None, studies: Path | None) -> str:
-    from search.spec import studies_root
-    from search.tracking import default_uri
+    from search.studies.roots import studies_root
+    from search.tracking.server import default_uri
 
     return given or default_uri(studies_root(studies))
 
 
 def _dry_run(spec: StudySpec, studies: Path | None, as_json: bool) -> None:
-    from search.forecast import forecast
+    from search.planning.forecast import forecast
 
     record = forecast(spec, studies)
     if as_json:
@@ -178,10 +179,11 @@ def start(
     cost: float | None = None,
 ) -> StudyState:
     """Go on with a study, its budget or workers changed; `plans` run first. With `quiet` no summary on stdout."""
-    from search.spec import StudySpec
-    from search.study import Study, load_data
-    from search.toml import merge
-    from search.tracking import check_server
+    from search.spec.study import StudySpec
+    from search.spec.toml import merge
+    from search.studies.stored import load_data
+    from search.study import Study
+    from search.tracking.server import check_server
 
     changes = {
         "budget.time": parse_seconds(time_limit) if time_limit else None,
@@ -207,7 +209,7 @@ def _launch(
     plans: Sequence[Mapping[str, Any]] = (),
     quiet: bool = False,
 ) -> StudyState:
-    from search.live import watching
+    from search.status.display import watching
 
     uri = _tracking_uri(study.spec.tracking.uri, studies)
     err.print(f"study [bold]{study.spec.name}[/] in {study.folder.path}", soft_wrap=True)

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from search.commands.common import Json, Studies, Tracking, err, out, print_json, progress
 from search.commands.launch import Address, start
-from search.commands.study import Name
+from search.commands.terminal import Json, Name, Studies, Tracking, err, out, print_json, progress
 from search.errors import InputError
 from search.units import knobs_text, show_bytes, show_count, show_share
 
@@ -46,7 +45,7 @@ def confirm(
     Examples: routefront confirm digits --seeds 3
     routefront confirm digits --point t0019-9-4
     """
-    from search.confirm import plan_repeats, spreads
+    from search.planning.repeats import plan_repeats, spreads
     from search.study import Study
 
     found = Study.load(study, root=studies)
@@ -98,7 +97,7 @@ def export(
 
     Example: routefront export digits --optuna digits.db
     """
-    from search.export import to_optuna
+    from search.sampling.optuna_export import to_optuna
     from search.study import Study
 
     found = Study.load(study, root=studies)
@@ -188,9 +187,10 @@ def gc(
 
     Example: routefront gc --dry-run
     """
-    from search.study import Study, all_studies
+    from search.engine.driver import driving
+    from search.studies.stored import StoredStudy, all_studies
 
-    chosen = [Study.load(study, root=studies)] if study else all_studies(studies)
+    chosen = [StoredStudy.load(study, root=studies)] if study else all_studies(studies)
     records: list[dict[str, Any]] = []
     for found in chosen:
         if found.status() == "running":
@@ -200,7 +200,7 @@ def gc(
         names = found.reclaimable()
         size = sum(map(found.folder.size, names))
         if not dry_run:
-            with found.driving() as driver:  # refuses where a driver began in between
+            with driving(found) as driver:  # refuses where a driver began in between
                 driver.folder.remove(names)
                 driver.flush()
         records.append({"study": found.spec.name, "folders": len(names), "bytes": size})

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from search.commands.common import Json, Studies, Tracking, out, print_json, progress
-from search.commands.model_tables import print_family, print_history, print_predictions, print_promotion
+from search.commands.promotion_tables import print_family, print_history, print_predictions, print_promotion
+from search.commands.terminal import Json, Studies, Tracking, out, print_json, progress
 from search.errors import InputError
 from search.units import parse_count, parse_seconds
 
@@ -99,8 +99,8 @@ def _latency(text: str) -> float:
 
 
 def _uri(tracking: str | None, studies: Path | None) -> str:
-    from search.spec import studies_root
-    from search.tracking import check_server, default_uri
+    from search.studies.roots import studies_root
+    from search.tracking.server import check_server, default_uri
 
     uri = tracking or default_uri(studies_root(studies))
     if uri == "off":
@@ -122,7 +122,7 @@ def rollback(
     Examples: routefront rollback --model digits --alias champion
     routefront rollback --model digits --to 3
     """
-    from search.registered import rollback as move_back
+    from search.promotion.history import rollback as move_back
 
     if to is not None and not to.isdigit():
         raise InputError(f"--to {to!r}: versions are whole numbers, for example 3")
@@ -144,7 +144,7 @@ def history(
 
     Example: routefront history --model digits
     """
-    from search.registered import history as versions_of
+    from search.promotion.history import history as versions_of
 
     with progress("asking the registry", as_json):
         versions = versions_of(model, _uri(tracking, studies))
@@ -174,7 +174,7 @@ def predict(
     Examples: routefront predict --model digits@champion --split test
     routefront predict --model digits@champion --images photo.png
     """
-    from search.predict import predict_images, predict_split
+    from search.promotion.models import predict_images, predict_split
 
     if (not images) == (split is None):
         raise InputError("give --images FILES or --split test, one of them")

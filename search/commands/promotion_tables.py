@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from search.commands.common import out
+from search.commands.terminal import out
 from search.units import show_count, show_share
 
 _SIGNS = {True: ("passes", "green"), False: ("fails", "red"), None: ("-", "dim")}

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from search.commands.common import Json, Studies, err, out, print_json
+from search.commands.terminal import Json, Name, Studies, err, out, print_json
 from search.errors import InputError
-from search.kept import otherwise
+from search.state.kept import otherwise
 from search.units import parse_seconds, show_seconds
 
 if TYPE_CHECKING:
-    from search.study import Study
-
-Name = Annotated[str, typer.Argument(help="A study, by name or by its folder.")]
+    from search.studies.stored import StoredStudy
 
 
 def register(app: typer.Typer) -> None:
@@ -41,8 +39,8 @@ def list_studies(studies: Studies = None, as_json: Json = False) -> None:
 
     Example: routefront list
     """
-    from search.spec import studies_root
-    from search.study import all_studies
+    from search.studies.roots import studies_root
+    from search.studies.stored import all_studies
 
     records = [status_record(study, study.state()) for study in all_studies(studies)]
     if as_json:
@@ -60,7 +58,7 @@ def list_studies(studies: Studies = None, as_json: Json = False) -> None:
     out.print(table)
 
 
-def status_record(study: Study, state: Any) -> dict[str, Any]:
+def status_record(study: StoredStudy, state: Any) -> dict[str, Any]:
     """A study's state as `routefront status --json` prints it."""
     return {
         "study": study.spec.name,
@@ -89,8 +87,9 @@ def status(
     Examples: routefront status digits --watch
     routefront status digits --trial t0003
     """
-    from search.live import status_table, trial_story
-    from search.seeing import cluster_record, cluster_table
+    from search.status.cluster import cluster_record, cluster_table
+    from search.status.story import trial_story
+    from search.status.table import status_table
     from search.study import Study
 
     if trial is not None:

@@ -10,7 +10,10 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 
-from search.toml import presets
+from search.spec.toml import presets
+
+Name = Annotated[str, typer.Argument(help="A study, by name or by its folder.")]
+Names = Annotated[list[str], typer.Argument(help="One study or several of the same images, by name or by folder.")]
 
 
 def _width(stream: TextIO) -> int | None:
@@ -22,7 +25,7 @@ err = Console(highlight=False, width=_width(sys.stderr), stderr=True)
 
 
 def _root(text: str) -> Path:
-    from search.spec import root_of
+    from search.studies.roots import root_of
 
     return root_of(text)
 

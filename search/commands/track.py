@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.commands.common import Json, Studies, err, out, print_json, progress
-from search.commands.study import Name
+from search.commands.terminal import Json, Name, Studies, err, out, print_json, progress
 from search.errors import InputError
 
 
@@ -31,9 +30,9 @@ def track(
     What is there already is not doubled. Users and passwords: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD.
     Example: routefront track digits --to http://127.0.0.1:5000
     """
-    from search.mlflow_client import check_server, shown
     from search.study import Study
-    from search.upload_process import rebuild
+    from search.tracking.process import rebuild
+    from search.tracking.server import check_server, shown
 
     if to == "off":
         raise InputError("--to off records nothing; give http://HOST:PORT or sqlite:///FILE")

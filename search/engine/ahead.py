@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from search.decisions import bracket_of
-from search.proposals import Proposer, seed_of
-from search.stages import propose_again
-from search.state import StudyState
+from search.rungs.brackets import bracket_of
+from search.sampling.first_stages import propose_again
+from search.sampling.proposals import Proposer, seed_of
+from search.state.state import StudyState
 
 Payload = dict[str, Any]
 

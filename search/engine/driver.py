@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from cluster.resources import ALIVE, Node
-from search import points
-from search.donors import Donors, takers
-from search.engine import Engine, engine_at
+from search.engine.engine import Engine, engine_at
+from search.engine.shared_stages import SharedStages
 from search.errors import InputError
-from search.folder import DRIVER_PATIENCE, StudyFolder
-from search.frontier import front_layers
-from search.journal import Journal
-from search.kept import Kept
-from search.paths import chosen
-from search.rows import PointRows
-from search.setbacks import DIED, MEMORY, NODE, is_out_of_memory, last_line
-from search.spec import StudySpec
-from search.stages import SharedStages
-from search.state import StudyState
-from search.storage import Courier
-from search.toml import read_toml
-from search.trial import Donor, Trial
+from search.journal.database import Journal
+from search.points import files as points
+from search.points.rows import PointRows
+from search.spec.study import StudySpec
+from search.spec.toml import read_toml
+from search.state.kept import Kept
+from search.state.retention import kept_checkpoints
+from search.state.setbacks import DIED, MEMORY, NODE, is_out_of_memory, last_line
+from search.state.trial import Donor, Trial
+from search.studies.courier import Courier
+from search.studies.folder import StudyFolder
+from search.studies.roots import DRIVER_PATIENCE
+from search.studies.stored import StoredStudy
 from trainables.checkpoints import STATE, CheckpointError, read_record
 
 _FLUSH_ROWS = 500
@@ -74,7 +72,7 @@ class Driver(Engine):
         return {**self.stages.orders(trial, evaluate_at), "donor": self.state.donor_of(trial) or None}
 
     def values(self, trial: Trial) -> dict[str, Any]:
-        """Every value of the trial's configuration: a worker adds no default of its own (`search.kept`)."""
+        """Every value of the trial's configuration: a worker adds no default of its own (`search.state.kept`)."""
         return self.state.kept.values(trial.config)
 
     def _waits(self, trial: Trial) -> bool:
@@ -198,45 +196,19 @@ class Driver(Engine):
         self.close()
 
 
-def kept_checkpoints(state: StudyState) -> set[str]:
-    """Names ``trial/epoch-NNNN`` of the checkpoints in the first two fronts and in each method's own, of promoted
-    points, of the trials whose paths a report shows, and of those that trials begin with (`search.donors`).
-    """
-    owners: list[tuple[Trial, int]] = []
-    errors: list[float] = []
-    macs: list[float] = []
-    for trial in state.trials.values():
-        for epoch in trial.curves:
-            error, cost = trial.arrays(epoch)  # NaN where a point misses a constraint: in the last layer
-            owners += [(trial, epoch)] * len(error)
-            errors += error.tolist()
-            macs += cost.tolist()
-    keep = {promotion["checkpoint"] for promotion in state.promotions}
-    keep |= {trial.checkpoint for trial in chosen(state) if trial.checkpoint}
-    if owners:
-        error_of, macs_of = np.array(errors), np.array(macs)
-        near = front_layers(error_of, macs_of) <= 1
-        methods = np.array([trial.method for trial, _ in owners])
-        for method in np.unique(methods):
-            own = np.flatnonzero((methods == method) & ~np.isnan(error_of))
-            near[own[front_layers(error_of[own], macs_of[own]) == 0]] = True
-        for index in np.flatnonzero(near):
-            trial, epoch = owners[index]
-            if epoch in trial.checkpoints:
-                keep.add(trial.checkpoints[epoch])
-    return keep | _donated(state, keep)
-
-
-def _donated(state: StudyState, kept: set[str]) -> set[str]:
-    """Checkpoints that trials may begin with: new ones, those that are not over, repeats of those in `kept`, and who
-    trains a lost first stage again.
-    """
-    if not takers(state.created["spec"]["methods"]):
-        return set()
-    names = {name.partition("/")[0] for name in kept} | {stage.trial for stage in state.stages.values()}
-    begun = [trial.donor for trial in state.trials.values() if not trial.over or trial.id in names]
-    planned = {plan["donor"]["checkpoint"] for plan in state.planned if plan.get("donor")}
-    return Donors(state).kept() | {donor.checkpoint for donor in begun if donor} | planned
+@contextlib.contextmanager
+def driving(study: StoredStudy) -> Iterator[Driver]:
+    """Hold a study's lease and write: yields the driver, closed at the end whatever happens."""
+    journal = study.journal()
+    journal.acquire()
+    driver = Driver(study.folder, study.spec, journal)
+    try:
+        driver.replay(journal.events())
+        if StoredStudy.load(study.folder.path).spec.budget != study.spec.budget:  # `resume` with other limits
+            study.write()
+        yield driver
+    finally:
+        driver.release()
 
 
 def driver_at(path: str) -> Driver:

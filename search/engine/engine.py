@@ -1,8 +1,8 @@
 """The part of a study's driver that is a function of its events alone: ask, start, report, fail.
 
 Every call appends one event first and answers from the folded state, so that a journal replayed
-gives the engine back whatever happened to its process. `search.driver` adds what lies in the
-study's folder, `search.simulate` runs the same engine in virtual time.
+gives the engine back whatever happened to its process. `search.engine.driver` adds what lies in the
+study's folder, `search.simulation.simulation` runs the same engine in virtual time.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from search.ahead import Ahead
-from search.alone import Alone
-from search.decisions import Decision, decide, limit_of, promotable
-from search.donors import Donors, without
+from search.engine.ahead import Ahead
+from search.engine.whole_nodes import Alone
 from search.errors import InputError
-from search.events import REPORT_KEYS, Event, Events
-from search.proposals import Papers, Proposer, seed_of
-from search.setbacks import MEMORY, too_many
-from search.spec import StudySpec
-from search.state import StudyState, Trial
-from search.trial import Donor
+from search.journal.events import REPORT_KEYS, Event, Events
+from search.rungs.decisions import Decision, decide, limit_of, promotable
+from search.sampling.proposals import Papers, Proposer, seed_of
+from search.spec.study import StudySpec
+from search.state.donors import Donors, without
+from search.state.setbacks import MEMORY, too_many
+from search.state.state import StudyState
+from search.state.trial import Donor, Trial
 from spaces.donor import STUDY
 from spaces.space import Space
 
@@ -111,7 +111,7 @@ class Engine:
         Unfinished trials of an earlier session come first, each with its checkpoint; one whose first stage
         another trial is just training again lets a new one go first. Then those that waited at a rung and are
         among its best by now, then what was planned, then what is proposed; last those that need the memory of
-        a whole node, as many at once as there are nodes (`search.alone`).
+        a whole node, as many at once as there are nodes (`search.engine.whole_nodes`).
         """
         with self._lock:
             self._handed = {name: trial for name, trial in self._handed.items() if trial.state in ("asked", "running")}
@@ -150,7 +150,7 @@ class Engine:
     def _begun(self, payload: dict[str, Any]) -> dict[str, Any]:
         """What is asked for, with the trial named whose network it begins with, where one of the study's is wanted.
 
-        From scratch where there is none yet (`search.donors`). One whose checkpoint is lost is wanted no more.
+        From scratch where there is none yet (`search.state.donors`). One whose checkpoint is lost is wanted no more.
         """
         config = payload["config"]
         if config.get("donor") != STUDY or payload.get("donor"):
@@ -211,7 +211,7 @@ class Engine:
                 self.record("start", {"node": node}, name)
 
     def setback(self, name: str, kind: str, why: str) -> bool:
-        """A trial lost its worker (`search.setbacks`): whether Ray may give it another one at once.
+        """A trial lost its worker (`search.state.setbacks`): whether Ray may give it another one at once.
 
         It may not where it met too many and failed, and where memory ran out: then it is handed out
         once more when nothing else runs, and has failed as infeasible where that is not enough.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from search.trial import Trial
+    from search.state.trial import Trial
 
 
 class Alone:

@@ -1,7 +1,7 @@
 """The answer to a question: a front with its confidence, beside it the fronts of single methods.
 
 >>> from search import Study
->>> from search.fronts import ask
+>>> from search.frontier.answer import ask
 >>> front = ask([Study.load("night")], max_macs=20e6)   # doctest: +SKIP
 >>> front.points[0].membership                          # doctest: +SKIP
 0.93
@@ -17,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from search import confidence, frontier
-from search.front import FrontPoint
-from search.pooled import StudyPoints, opened
-from search.published import Published, published_for
-from search.query import Pool, Query, details, front_rows, in_budget, points_of, pool_of, unmet
+from search.frontier.point import FrontPoint
+from search.frontier.pool import StudyPoints, opened
+from search.frontier.published import Published, published_for
+from search.frontier.query import Pool, Query, details, front_rows, in_budget, points_of, pool_of, unmet
+from search.pareto import confidence
+from search.pareto import front as pareto
 
 if TYPE_CHECKING:
-    from search.study import Study
+    from search.studies.stored import StoredStudy
 
 _SIBLING = ("config_id", "epoch", "setting")
 _WIDE = ("point_id", "trial", "checkpoint", "accuracy", "macs", "correct", "count", "seed", *_SIBLING)
@@ -72,7 +73,7 @@ class Front:
 
 
 def ask(
-    studies: Sequence[Study],
+    studies: Sequence[StoredStudy],
     *,
     by_method: bool = False,
     sure: bool = False,
@@ -80,10 +81,10 @@ def ask(
     seed: int = 0,
     **wishes: Any,
 ) -> Front:
-    """The front of some studies together; `wishes` are those of `search.query.Query`.
+    """The front of some studies together; `wishes` are those of `search.frontier.query.Query`.
 
     `by_method` adds the fronts of single methods, `sure` the probability of every member to be on the
-    front (`search.confidence`, with `draws` and `seed`). Raises `InputError` where studies have
+    front (`search.pareto.confidence`, with `draws` and `seed`). Raises `InputError` where studies have
     different images, a name is unknown, or files are damaged or of another version; where nothing
     meets a budget the front is empty and `Front.empty` says what there is.
     """
@@ -118,7 +119,7 @@ def answer(
         dataset=data["name"],
         data_hash=data["hash"],
         reference=pool.reference,
-        hypervolume=frontier.hypervolume(pool.error[first], pool.macs[first], pool.reference),
+        hypervolume=pareto.hypervolume(pool.error[first], pool.macs[first], pool.reference),
         points=points,
         methods={name: found for name, (found, _) in methods.items()},
         hypervolumes={name: volume for name, (_, volume) in methods.items()},
@@ -135,7 +136,7 @@ def _by_method(pool: Pool) -> dict[str, tuple[list[FrontPoint], float]]:
         rows = front_rows(pool.error[mine], pool.macs[mine])
         points = points_of(pool, [in_budget(pool, mine[rows[0]])]) if rows else []
         front = mine[rows[0]] if rows else mine[:0]
-        volume = frontier.hypervolume(pool.error[front], pool.macs[front], pool.reference)
+        volume = pareto.hypervolume(pool.error[front], pool.macs[front], pool.reference)
         # a point of another method may have the same figures and have come first
         found[name] = ([replace(p, layer=0) for p in points if p.method == name], volume)
     return dict(sorted(found.items(), key=lambda entry: -entry[1][1]))
@@ -220,7 +221,7 @@ def _bits(pool: Pool, table: pa.Table) -> list[np.ndarray | None]:
     return found
 
 
-def _stored_bits(study: Study, checkpoint: str) -> np.ndarray | None:
+def _stored_bits(study: StoredStudy, checkpoint: str) -> np.ndarray | None:
     """`correct_bits` (settings, bytes) of a checkpoint, without reading its weights; None where it is gone."""
     from safetensors import SafetensorError, safe_open
 

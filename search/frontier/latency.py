@@ -1,8 +1,8 @@
 """How long front members take on this machine: milliseconds per image, alone and in batches of 64.
 
-A member is its checkpoint, prepared for inference as it is served (`trainables.fused.prepared`), with
+A member is its checkpoint, prepared for inference as it is served (`trainables.inference.prepare.prepared`), with
 its knobs, on the study's validation images: real ones, since their paths decide what is computed. The
-figure is `trainables.latency.milliseconds`; the images are drawn with a fixed
+figure is `trainables.inference.latency.milliseconds`; the images are drawn with a fixed
 seed and are the same for all members. It holds for this machine and its load now, and for no other.
 """
 
@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search import frontier
 from search.errors import InputError
-from search.front import FrontPoint
+from search.frontier.point import FrontPoint
+from search.pareto import front as pareto
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from search.study import Study
-    from trainables.data import Data
+    from search.studies.stored import StoredStudy
+    from trainables.data.splits import Data
 
 BATCHES = (1, 64)
 
 
 def measured(
-    studies: Sequence[Study], points: Sequence[FrontPoint], say: Callable[[str], None] = lambda text: None
+    studies: Sequence[StoredStudy], points: Sequence[FrontPoint], say: Callable[[str], None] = lambda text: None
 ) -> list[FrontPoint]:
     """The points with `latency_ms` and `latency_ms_64` where their checkpoints are there, the others as they are.
 
@@ -54,18 +54,18 @@ def measured(
     return found
 
 
-def _folder(study: Study, point: FrontPoint) -> str | None:
+def _folder(study: StoredStudy, point: FrontPoint) -> str | None:
     path = study.folder.checkpoint(point.checkpoint)
     inside = path.resolve().is_relative_to(study.folder.checkpoints.resolve())
     return str(path) if point.checkpoint and inside and (path / "state.json").is_file() else None
 
 
-def _images(study: Study) -> tuple[Tensor, Data]:
+def _images(study: StoredStudy) -> tuple[Tensor, Data]:
     """Validation images, not normalised yet: as many as the largest batch, drawn with a fixed seed; and their data."""
     import torch
 
-    from search.study import load_data
-    from trainables.data import to_device
+    from search.studies.stored import load_data
+    from trainables.data.augment import to_device
 
     data = load_data(study.spec)
     study.check_data(study.state(), data)
@@ -75,10 +75,11 @@ def _images(study: Study) -> tuple[Tensor, Data]:
     return torch.cat(list(chosen.split(len(rows)))), data  # images that lie in files are decoded here, once
 
 
-def _of_point(study: Study, point: FrontPoint, images: Tensor, data: Data) -> tuple[float, float]:
-    from trainables.checkpoints import CheckpointError, load_network
-    from trainables.data import normalise
-    from trainables.latency import milliseconds
+def _of_point(study: StoredStudy, point: FrontPoint, images: Tensor, data: Data) -> tuple[float, float]:
+    from trainables.checkpoints import CheckpointError
+    from trainables.data.augment import normalise
+    from trainables.inference.latency import milliseconds
+    from trainables.serving import load_network
 
     path = study.folder.checkpoints / point.checkpoint
     try:
@@ -96,5 +97,5 @@ def by_latency(points: Sequence[FrontPoint], batch: int = 1) -> list[FrontPoint]
     """Those of the measured points that no other one beats in accuracy and latency, quickest first."""
     timed = [(p, p.latency_ms if batch == 1 else p.latency_ms_64) for p in points]
     able = [(p, t) for p, t in timed if t is not None]
-    keep = frontier.non_dominated([1 - p.accuracy for p, _ in able], [t for _, t in able])
+    keep = pareto.non_dominated([1 - p.accuracy for p, _ in able], [t for _, t in able])
     return [p for p, _ in sorted((pair for pair, on in zip(able, keep, strict=True) if on), key=lambda pair: pair[1])]

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from search import frontier
 from search.errors import InputError
-from search.rows import config_id
-from search.state import StudyState
-from search.units import show_count, show_share, wilson
+from search.pareto import front as pareto
+from search.pareto.confidence import wilson
+from search.points.rows import config_id
+from search.state.state import StudyState
+from search.units import show_count, show_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +20,9 @@ class FrontPoint:
     """A non-dominated operating point; accuracy on the validation split, MACs per image.
 
     `layer` 0 is the front, 1 the front of the rest. `seeds`: how many seeds its configuration was trained
-    with to this epoch. `membership`: the probability to be on the front (`search.confidence`), `evidence`
+    with to this epoch. `membership`: the probability to be on the front (`search.pareto.confidence`), `evidence`
     what that was drawn from ("images" or "counts"). `latency_ms`, `latency_ms_64`: milliseconds per image
-    where they were measured, alone and in batches of 64 (`search.latency`).
+    where they were measured, alone and in batches of 64 (`search.frontier.latency`).
     """
 
     trial: str
@@ -127,7 +128,7 @@ def _front_of_method(state: StudyState, method: str) -> list[FrontPoint]:
         for index in range(len(curve))
     ]
     points = [front_point(state, key) for key in keys]
-    mask = frontier.non_dominated(
+    mask = pareto.non_dominated(
         np.array([1 - point.accuracy for point in points]), np.array([point.macs for point in points])
     )
     return sorted((p for p, keep in zip(points, mask, strict=True) if keep), key=lambda p: p.macs)

@@ -1,4 +1,4 @@
-"""The operating points of studies as tables, to ask questions of: one study's, or several studies' together.
+"""The operating points of studies, to ask questions of: one study's, or several studies' together.
 
 A study's points are read from its Parquet files where these are whole, which the journal says: its
 work ended in good order. Those of a running or interrupted study come from the journal itself, which
@@ -7,71 +7,25 @@ has what was not flushed yet.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from search import points
-from search.constraints import Constraints
 from search.errors import InputError
-from search.rows import config_id
-from search.state import StudyState
-from search.units import show_count
+from search.points import files as points
+from search.points.table import state_table
+from search.state.constraints import Constraints
+from search.state.state import StudyState
 
 if TYPE_CHECKING:
-    from search.study import Study
+    from search.studies.stored import StoredStudy
+
 
 # What a driver writes while it works; a promotion afterwards adds no operating point.
 _WORK = ("session", "ask", "start", "report", "decision", "failed", "stage", "ended")
 _CREATED = {"spec": ("name",), "reference": ("error", "macs"), "data": ("name", "hash", "task")}
-
-
-def state_table(state: StudyState) -> pa.Table:
-    """All operating points of a state in the schema of `search.points`, trial by trial.
-
-    Where the study has constraints, only those that meet them.
-    """
-    created = state.created
-    data, study = created["data"], created["spec"]["name"]
-    same = {
-        "schema_version": points.VERSION, "study": study, "image_size": data["task"]["size"], "dataset": data["name"],
-        "data_hash": data["hash"], "split": "validation", "code_version": created["code_version"],
-    }  # fmt: skip
-    columns: dict[str, list[Any]] = {name: [] for name in points.SCHEMA.names if name not in same}
-    repeats: Counter[str] = Counter()
-    for trial in state.trials.values():
-        identity = config_id(trial.identity)
-        own = {
-            "trial": trial.id, "config_id": identity, "repeat": repeats[identity], "method": trial.method,
-            "variant": str(trial.config.get("variant", "")), "network": str(trial.config.get("network", "")),
-            "cost_epochs": trial.cost_epochs, "macs_full": trial.macs_full, "params": trial.params,
-            "seconds": trial.seconds, "seed": trial.seed, "config": json.dumps(trial.config, sort_keys=True),
-            "correct_bits": None,
-        }  # fmt: skip
-        repeats[identity] += 1
-        for epoch, curve in trial.curves.items():
-            own |= {"phase": trial.phases.get(epoch, ""), "epoch": epoch}
-            own["checkpoint"] = trial.checkpoints.get(epoch, "")
-            # what misses a constraint was told to the state as no point
-            counts = np.isfinite(trial.arrays(epoch)[0]).tolist()
-            places = [index for index, here in enumerate(counts) if here]
-            curve = [curve[index] for index in places]
-            for name, value in own.items():
-                columns[name] += [value] * len(curve)
-            columns["point_id"] += [f"{trial.id}-{epoch}-{index}" for index in places]
-            for name in ("setting", "knobs"):
-                columns[name] += [json.dumps(point[name], sort_keys=True) for point in curve]
-            for name in ("accuracy", "correct", "count", "macs", "macs_std"):
-                columns[name] += [point[name] for point in curve]
-    count = len(columns["point_id"])
-    arrays = {name: pa.array(values, points.SCHEMA.field(name).type) for name, values in columns.items()}
-    arrays |= {name: pa.repeat(pa.scalar(value, points.SCHEMA.field(name).type), count) for name, value in same.items()}
-    return pa.table([arrays[name] for name in points.SCHEMA.names], schema=points.SCHEMA)
 
 
 class StudyPoints:
@@ -80,7 +34,7 @@ class StudyPoints:
     Raises `InputError` for a study without a journal, with a damaged one, or of another version.
     """
 
-    def __init__(self, study: Study, state: StudyState | None = None) -> None:
+    def __init__(self, study: StoredStudy, state: StudyState | None = None) -> None:
         self.study = study
         self._table: pa.Table | None = None
         if state is None:
@@ -131,7 +85,7 @@ class StudyPoints:
     def read(
         self, columns: Sequence[str] | None = None, filters: pc.Expression | None = None, *, unique: bool = True
     ) -> pa.Table:
-        """Rows and columns as `search.points.read` gives them; `InputError` where a file is damaged or newer."""
+        """Rows and columns as `search.points.files.read` gives them; `InputError` where a file is damaged or newer."""
         if self._table is not None:
             found = self._table if filters is None else self._table.filter(filters)
             return found.select(list(columns)) if columns is not None else found
@@ -141,7 +95,7 @@ class StudyPoints:
             raise InputError(f"operating points of study {self.name!r}: {error}") from None
 
 
-def opened(studies: Sequence[Study]) -> list[StudyPoints]:
+def opened(studies: Sequence[StoredStudy]) -> list[StudyPoints]:
     """The studies' points, each study once; `InputError` where their points may not share one front."""
     unique = {study.folder.path: study for study in studies}
     found = [StudyPoints(study) for study in unique.values()]
@@ -172,8 +126,3 @@ def _images(data: dict[str, Any]) -> str:
 def joint_reference(pool: Sequence[StudyPoints]) -> tuple[float, float]:
     """(error of guessing, the largest reference MACs of these studies)."""
     return pool[0].reference[0], max(one.reference[1] for one in pool)
-
-
-def describe_reference(reference: tuple[float, float]) -> str:
-    """``error 90.0 %, 40M MACs``."""
-    return f"error {100 * reference[0]:.1f} %, {show_count(reference[1])} MACs"

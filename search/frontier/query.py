@@ -10,21 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from search import frontier
 from search.errors import InputError
-from search.front import FrontPoint
-from search.pooled import StudyPoints, joint_reference, opened
+from search.frontier.point import FrontPoint
+from search.frontier.pool import StudyPoints, joint_reference
+from search.pareto import front as pareto
 from search.units import show_count, show_share
 from spaces.space import nearest
-
-if TYPE_CHECKING:
-    from search.study import Study
 
 _MOST_LAYERS = 100
 _NAMES = ("method", "variant", "network")
@@ -89,11 +86,6 @@ class Pool:
     def reference(self) -> tuple[float, float]:
         """The reference of the hypervolume; of several studies the one that holds all of theirs."""
         return joint_reference(self.sources)
-
-
-def pool(studies: Sequence[Study], query: Query, *, columns: Sequence[str] = ()) -> Pool:
-    """Read what a question needs; `InputError` for mixed data sets, unknown names, damaged or newer files."""
-    return pool_of(opened(studies), query, columns=columns)
 
 
 def pool_of(sources: list[StudyPoints], query: Query, *, columns: Sequence[str] = ()) -> Pool:
@@ -165,7 +157,7 @@ def front_rows(error: np.ndarray, macs: np.ndarray, layers: int = 1) -> list[np.
     found: list[np.ndarray] = []
     left = np.arange(len(error))
     for _ in range(layers):
-        rows = left[frontier.non_dominated(error[left], macs[left])]
+        rows = left[pareto.non_dominated(error[left], macs[left])]
         if not len(rows):
             break
         found.append(rows[np.argsort(macs[rows])])
@@ -271,6 +263,6 @@ def cheapest(points: Sequence[FrontPoint]) -> FrontPoint:
 
 def knee_of(points: Sequence[FrontPoint]) -> FrontPoint:
     """The point of a front after which accuracy costs more than it did before."""
-    index = frontier.knee(np.array([1 - p.accuracy for p in points]), np.array([p.macs for p in points]))
+    index = pareto.knee(np.array([1 - p.accuracy for p in points]), np.array([p.macs for p in points]))
     assert index is not None, "a front with points has a knee"
     return points[index]

@@ -1,7 +1,7 @@
 """The journal: what happened to a study, append-only, in a database that one process may write.
 
 Every event is appended before it is acted upon; all state is a fold over the events
-(`search/state.py`). The *lease* names the one writer: it carries a fencing number that grows with
+(`search/state/state.py`). The *lease* names the one writer: it carries a fencing number that grows with
 every owner, and an append succeeds only while its writer's number is the current one, checked in
 the same transaction. A lease that was not renewed for `LEASE_SECONDS`, or whose process on this
 host is gone, is taken over.
@@ -17,20 +17,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
 
 from search.errors import InputError
-from search.events import Event
-from search.journal_tables import EVENTS, LEASES, METADATA, open_engine
-from search.lease import alive
-from search.mounts import is_network
-
-if TYPE_CHECKING:
-    from search.folder import StudyFolder
-    from search.spec import StudySpec
+from search.journal.events import Event
+from search.journal.lease import alive
+from search.journal.mounts import is_network
+from search.journal.tables import EVENTS, LEASES, METADATA, open_engine
 
 LEASE_SECONDS = 30.0
 OUTAGE_SECONDS = 900.0
@@ -49,11 +45,6 @@ class LeaseLostError(RuntimeError):
 def sqlite_address(path: Path) -> str:
     """The SQLAlchemy address of an SQLite file."""
     return f"sqlite:///{path}"
-
-
-def journal_address(spec: StudySpec, folder: StudyFolder) -> str:
-    """Where a study's journal is: the spec's database, else SQLite in the study's folder."""
-    return spec.journal or sqlite_address(folder.control)
 
 
 class Journal:

@@ -4,17 +4,17 @@ Kinds of events and their payloads:
 
 ========== =====================================================================================
 created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version,
-           methods: by name the space, defaults and published setting that it keeps (`search.kept`), donors: by
-           the name in the study file what trials may begin with {checkpoint, digest, from} (`search.donors`)
+           methods: by name the space, defaults and published setting that it keeps (`search.state.kept`), donors: by
+           the name in the study file what trials may begin with {checkpoint, digest, from} (`search.state.donors`)
 session    host, pid, workers: a driver began to work
-known      study, trials: what an earlier study showed: id, config, curves {epoch: [errors, MACs]} (`search.warm`)
-plan       trials that are to be asked for before others: a list of {config, seed, why, repeats}
-ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
+known      study, trials: what an earlier study showed: id, config, curves {epoch: [errors, MACs]}
+(`search.planning.warm_start`) plan       trials that are to be asked for before others: a list of {config, seed, why,
+repeats} ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
            the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds};
            bracket (rungs that it passes unseen), planned (it was), repeats (of which trial);
            donor {trial, epoch, checkpoint}: the trial of this study whose network it begins with
 start      node: a worker took the trial up
-setback    kind, why, epoch, node: a trial lost its worker and is tried again (`search.setbacks`)
+setback    kind, why, epoch, node: a trial lost its worker and is tried again (`search.state.setbacks`)
 nodes      nodes {id, host, cpus, gpus, memory, state}, workers: the cluster is another one from here on
 budget     trials, time, cost: the study's limits are others from here on
 report     what `fit` reports (epoch, losses, curve ...), checkpoint (name of its folder), stage (the
@@ -89,7 +89,7 @@ def check_names(event: Event) -> None:
 
 
 class Events(Protocol):
-    """Where events are appended: a `search.journal.Journal`, or a list in a simulation."""
+    """Where events are appended: a `search.journal.database.Journal`, or a list in a simulation."""
 
     def append(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> Event:
         """Append one event and return it, numbered and timed."""

@@ -17,6 +17,7 @@ resampling: its interval says what the number of images allows. Shape legend: n 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -158,3 +159,11 @@ def _share_on_front(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
     share = np.empty(len(cost))
     share[order] = on.mean(axis=1)
     return share
+
+
+def wilson(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a share, 95 % by default (Wilson, JASA 1927)."""
+    share, n = correct / count, count
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (0.0 if correct == 0 else middle - half), (1.0 if correct == count else middle + half)

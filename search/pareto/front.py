@@ -162,7 +162,7 @@ def standings(
     Curves equal in all three share the mean of their places; a single curve stands at 1. Points at or above
     the reference's error (no better than guessing) or above its MACs reach no layer, and a curve without any
     other stands below all that have one. A curve whose every point another matches or beats is never placed
-    above that other. `missed` (k,) tells how far each is from what a study asks for (`search.constraints`):
+    above that other. `missed` (k,) tells how far each is from what a study asks for (`search.state.constraints`):
     the farther, the lower, before anything else.
     """
     count = len(curves)

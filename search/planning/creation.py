@@ -8,39 +8,41 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.constraints import Constraints
-from search.donors import named, store
 from search.errors import InputError
-from search.folder import StudyFolder
-from search.journal import Journal, journal_address
-from search.kept import record_of
-from search.spec import StudySpec, corners
-from search.storage import shown, write_spec
-from search.toml import to_toml
-from search.view import drawn
-from search.warm import taught
-from spaces.space import Space
+from search.journal.database import Journal
+from search.planning.donors import Fetch, named, store
+from search.planning.warm_start import taught
+from search.spec.study import StudySpec, corners
+from search.spec.toml import to_toml
+from search.state.constraints import Constraints
+from search.state.kept import settings_of
+from search.studies.folder import StudyFolder, write_spec
+from search.studies.roots import shown
+from search.studies.stored import journal_address
+from spaces.recorded import recorded
+from spaces.space import Space, drawn
 from trainables.version import code_version
 
 if TYPE_CHECKING:
-    from trainables.data import Data
-    from trainables.method import Method
-    from trainables.network import RoutedNetwork, Task
+    from trainables.contracts.method import Method
+    from trainables.contracts.network import RoutedNetwork, Task
+    from trainables.data.splits import Data
+
 
 _DRAWS = 64
 
 
-def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) -> None:
+def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None, fetch: Fetch | None = None) -> None:
     """Write a new study: its journal with what it begins with, then its study file.
 
     The study file comes last: a folder without one is no study, and what a killed creation left of a
-    journal in it is removed. Raises `InputError` where data are missing, a network does not fit its
-    images, a donor is missing or of another body, a method's phases not the epochs, a constraint can be met by
-    nothing, or the folder cannot be written.
+    journal in it is removed. `fetch` reads registered models (`search.planning.donors.Fetch`). Raises `InputError`
+    where data are missing, a network does not fit its images, a donor is missing or of another body, a method's phases
+    not the epochs, a constraint can be met by nothing, or the folder cannot be written.
     """
     phases_fit(spec)
     images_fit(spec, data)
-    begun = named(spec, data.task, root)
+    begun = named(spec, data.task, fetch)
     task = {"classes": data.task.classes, "size": data.task.size, "channels": data.task.channels}
     created = {
         "spec": spec.model_dump(mode="json"),
@@ -93,7 +95,7 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None) 
 
 def phases_fit(spec: StudySpec) -> None:
     """Raise `InputError` where a full training has fewer epochs than a method has phases at a corner of its space."""
-    from trainables.method import plan
+    from trainables.contracts.recipe import plan
     from trainables.registry import get_method
 
     for name, space in spec.spaces().items():
@@ -192,3 +194,10 @@ def _differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
             yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else key)
     elif a != b:
         yield at
+
+
+def record_of(spec: StudySpec) -> dict[str, Any]:
+    """What a new study records: by method ``space``, ``defaults`` and ``published`` as plain JSON values."""
+    from trainables.registry import get_method
+
+    return {name: {**settings_of(get_method(name)), "space": recorded(space)} for name, space in spec.spaces().items()}

@@ -6,12 +6,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from search.constraints import Constraints
-from search.creation import phases_fit
-from search.decisions import epochs_to_come
-from search.proposals import Proposer
-from search.spec import StudySpec
-from search.state import StudyState
+from search.planning.creation import phases_fit
+from search.rungs.brackets import epochs_to_come
+from search.sampling.proposals import Proposer
+from search.spec.study import StudySpec
+from search.state.constraints import Constraints
+from search.state.state import StudyState
 
 
 def forecast(spec: StudySpec, studies: Path | None = None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def forecast(spec: StudySpec, studies: Path | None = None) -> dict[str, Any]:
 
 
 def _epoch_seconds(spec: StudySpec, studies: Path | None) -> tuple[float | None, str]:
-    from search.study import all_studies
+    from search.studies.stored import all_studies
 
     for study in reversed(all_studies(studies)):
         if study.spec.data == spec.data:

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search.errors import InputError
-from search.proposals import seed_of
-from search.spec import StudySpec
-from search.state import StudyState
-from search.trial import Trial
+from search.sampling.proposals import seed_of
+from search.spec.study import StudySpec
+from search.state.state import StudyState
+from search.state.trial import Trial
 from spaces.space import nearest
 
 

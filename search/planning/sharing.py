@@ -20,16 +20,16 @@ import torch
 
 from cluster.packing import Packing, on_cpus, on_gpu, trials_an_hour
 from cluster.resources import Node, misfit, slots
-from search.creation import built_of
 from search.errors import InputError
-from search.forecast import forecast
-from search.spec import StudySpec
-from search.view import drawn
-from trainables.probe import Prober, device_estimate
+from search.planning.creation import built_of
+from search.planning.forecast import forecast
+from search.spec.study import StudySpec
+from spaces.space import drawn
 from trainables.registry import get_method
+from trainables.worker.probe import Prober, device_estimate
 
 if TYPE_CHECKING:
-    from trainables.data import Data
+    from trainables.data.splits import Data
 
 _DRAWS, _GPU_LEVELS = 24, (1, 2, 4, 8)
 _SIZES = {"small": 0.1, "middle": 0.5, "large": 0.95}

@@ -13,28 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import InputError
-from search.observations import Observations
-from search.optuna_space import published
-from search.proposals import seed_of
-from search.spec import StudySpec
-from search.view import View
+from search.sampling.observations import Observations
+from search.sampling.proposals import published, seed_of
+from search.sampling.view import View
+from search.spec.study import StudySpec
 
 if TYPE_CHECKING:
-    from search.state import StudyState
-    from search.study import Study
-    from search.trial import Trial
+    from search.state.state import StudyState
+    from search.state.trial import Trial
+    from search.studies.stored import StoredStudy
 
 Told = list[tuple[str, dict[str, Any]]]
 
 
 def taught(spec: StudySpec, data_hash: str, root: Path | None) -> Told:
     """(kind, payload) of the events that a new study begins with. `InputError` for a study that is not there."""
-    from search.study import Study
+    from search.studies.stored import StoredStudy
 
     told: Told = []
     first: list[dict[str, Any]] = []
     for name in spec.warm_start.studies:
-        study = Study.load(name, root=root)
+        study = StoredStudy.load(name, root=root)
         state = study.state()
         same = state.created["data"]["hash"] == data_hash and study.spec.budget.epochs == spec.budget.epochs
         seen = known(study, state, spec) if same else []
@@ -53,7 +52,7 @@ def taught(spec: StudySpec, data_hash: str, root: Path | None) -> Told:
     return told
 
 
-def known(study: Study, state: StudyState, spec: StudySpec) -> list[dict[str, Any]]:
+def known(study: StoredStudy, state: StudyState, spec: StudySpec) -> list[dict[str, Any]]:
     """What a sampler that knew the earlier study would be told of it, at the epochs that are rungs of the new one."""
     view, spaces = View.of(study.spec, {}, state, Observations()), spec.spaces()
     epochs = {*spec.rung_epochs, spec.budget.epochs}
@@ -76,7 +75,7 @@ def _values(state: StudyState, trial: Trial) -> dict[str, Any]:
     return {name: v for name, v in state.kept.values(trial.config).items() if name not in drawn} | trial.config
 
 
-def leaders(study: Study, state: StudyState, spec: StudySpec) -> list[dict[str, Any]]:
+def leaders(study: StoredStudy, state: StudyState, spec: StudySpec) -> list[dict[str, Any]]:
     """Plans of the configurations on the earlier study's front, most points first."""
     spaces = spec.spaces()
     owners = [name for name, _, _ in state.front()]

@@ -27,8 +27,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from search.point_schema import FEW_VALUES, SCHEMA, VERSION
-from search.point_schema import VERSION_KEY as _VERSION_KEY
+from search.points.schema import FEW_VALUES, SCHEMA, VERSION
+from search.points.schema import VERSION_KEY as _VERSION_KEY
 
 _JSON = ("setting", "knobs", "config")
 _FILLED_IN = {"schema_version", "correct_bits"}

@@ -8,8 +8,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from search.state import StudyState
-from search.trial import Trial
+from search.state.state import StudyState
+from search.state.trial import Trial
 
 
 def config_id(config: dict[str, Any]) -> str:

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from search.errors import InputError
-from search.predict import image_files
+from search.promotion.models import image_files
 from search.units import show_count
-from trainables import data as datasets
-from trainables.data import Data, Split
-from trainables.evaluation import curve
-from trainables.method import Method
-from trainables.network import RoutedNetwork
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork
+from trainables.data import datasets
+from trainables.data.splits import Data, Split
+from trainables.inference.evaluation import curve
 
 _LEAST = 16
 

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from search.folder import StudyFolder
-from search.promote_calibration import OwnImages, best_setting, calibrated_curve
-from search.promote_choice import Target
-from search.promote_gates import Gate, both_passes, latency, measure, open_checkpoint, repeats, seeds
-from search.registration import Evidence
-from search.state import StudyState
-from search.units import knobs_text, show_count, show_share, wilson
-from trainables.data import Data, normalise
+from search.pareto.confidence import wilson
+from search.promotion.calibration import OwnImages, best_setting, calibrated_curve
+from search.promotion.choice import Target
+from search.promotion.gates import Gate, both_passes, latency, measure, open_checkpoint, repeats, seeds
+from search.promotion.versions import Evidence
+from search.state.state import StudyState
+from search.studies.folder import StudyFolder
+from search.units import knobs_text, show_count, show_share
+from trainables.data.augment import normalise
+from trainables.data.splits import Data
 
 _TIMED = 64  # images that latency is measured on; the first half of them also by `both_passes`
 

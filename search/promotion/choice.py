@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.errors import InputError
-from search.folder import StudyFolder
-from search.front import FrontPoint, front_point, front_points, unmet
-from search.state import StudyState
+from search.frontier.point import FrontPoint, front_point, front_points, unmet
+from search.state.state import StudyState
+from search.studies.folder import StudyFolder
 from search.units import parse_count
 from spaces.space import nearest
 

@@ -23,8 +23,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import InputError, RunError
-from search.lease import alive
-from search.mlflow_client import shown
+from search.journal.lease import alive
+from search.tracking.server import shown
 
 LOCK = ".promoting"  # what the name of a model's lock ends with
 MOVES = "routefront.alias."  # tags of a registered model: the moves of an alias, newest last

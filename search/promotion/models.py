@@ -1,4 +1,7 @@
-"""The model registry: what an alias points to, where it pointed before, and the models behind it."""
+"""Models of the registry: finding one by name, loading it, predicting with it.
+
+Images are given as an array, as files, or as a split of the model's own data set.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,17 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from search.errors import InputError, RunError
-from search.mlflow_client import check_server, is_server, quiet, shown, using
-from search.promote_ledger import LOCK, all_moves, answering, holding, move_alias, settle, standing
-from search.registration import DIGEST, PROMOTION, fetched, folder_digest
+from search.errors import InputError
+from search.promotion.ledger import LOCK, answering
+from search.promotion.versions import DIGEST, fetched, folder_digest
+from search.spec.study import StudySpec
+from search.studies.roots import studies_root
+from search.tracking.server import check_server, default_uri, is_server, quiet, shown, using
 from spaces.space import nearest
+from trainables.contracts.network import Task
+from trainables.data import datasets
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 
 _ROWS = 1024
 
@@ -114,7 +123,7 @@ def load(model: str, uri: str) -> Registered:
         found = resolve(client, name, version=version, alias=alias)
     scratch = tempfile.TemporaryDirectory(prefix="routefront-", ignore_cleanup_errors=True)
     with using(uri) as mlflow, warnings.catch_warnings(record=True):  # it would have type hints
-        folder = _checked(mlflow, name, found, Path(scratch.name))
+        folder = checked(mlflow, name, found, Path(scratch.name))
         try:
             loaded = mlflow.pyfunc.load_model(str(folder))
         except Exception as error:  # code, weights: whatever comes out, it is this model
@@ -133,7 +142,15 @@ def checkpoint_of(model: str, uri: str, scratch: Path) -> Path:
     with answering(uri):
         found = resolve(client, name, version=version, alias=alias)
     with using(uri) as mlflow:
-        return _checked(mlflow, name, found, scratch) / "artifacts" / "model"
+        return checked(mlflow, name, found, scratch) / "artifacts" / "model"
+
+
+def donor_of(spec: StudySpec, root: Path | None, option: str, scratch: Path) -> Path:
+    """The checkpoint folder of a registered model that a study file names as a donor: see `checkpoint_of`."""
+    uri = spec.tracking.uri or default_uri(studies_root(root))
+    if uri == "off":
+        raise InputError(f"donor = {option!r}: a registered model needs tracking.uri, which is off")
+    return checkpoint_of(option.removeprefix("models:/"), uri, scratch)
 
 
 def _not_loaded(name: str, version: Any, error: Exception) -> InputError:
@@ -141,7 +158,7 @@ def _not_loaded(name: str, version: Any, error: Exception) -> InputError:
     return InputError(f"model {name} version {version} cannot be loaded: {reason}")
 
 
-def _checked(mlflow: Any, name: str, found: Any, scratch: Path) -> Path:
+def checked(mlflow: Any, name: str, found: Any, scratch: Path) -> Path:
     """The files of a version in a folder of our own, if they are those that were promoted.
 
     They hold code that loading runs, so they are compared before anything reads them. Raises
@@ -197,73 +214,89 @@ def predict(
         yield from table.to_dict("records")
 
 
-def history(model: str, uri: str) -> list[dict[str, Any]]:
-    """Every version of a model, newest first.
+def _record(
+    model: Registered, names: list[str], images: np.ndarray, truth: list[str] | None, max_macs: float | None
+) -> dict[str, Any]:
+    rows = list(predict(model, images, max_macs=max_macs))
+    for row, name, label in zip(rows, names, truth or [None] * len(names), strict=True):
+        row["image"] = name
+        row["truth"] = label
+    hits = [row["class"] == row["truth"] for row in rows] if truth is not None else None
+    return {
+        "model": model.shown,
+        "count": len(rows),
+        "macs": float(np.mean([row["macs"] for row in rows])),
+        "macs_full": float(model.serving.get("macs_full") or 0),
+        "accuracy": float(np.mean(hits)) if hits is not None else None,
+        "predictions": rows,
+    }
 
-    version, aliases, time (seconds since 1970), evidence (tags), `promotions` (by alias: study, budget,
-    gates) and `moves` (of any alias to this version: alias, time, why, previous, study).
+
+def predict_split(
+    model: str,
+    split: str,
+    *,
+    uri: str,
+    root: Path | None = None,
+    limit: int | None = None,
+    max_macs: float | None = None,
+) -> dict[str, Any]:
+    """Classify a split ("validation" or "test") of the data set that the model was trained on.
+
+    `max_macs`: as in `search.promotion.models.predict`. Raises `InputError` where the images at hand are not
+    those of the promotion.
     """
-    client = client_at(uri)
-    versions = client.search_model_versions(f"name='{model}'") if "'" not in model else []
-    if not versions:
-        resolve(client, model, version="1")  # says which models there are
-    registered = client.get_registered_model(model)
-    aliases: dict[str, list[str]] = {}
-    for alias, version in registered.aliases.items():
-        aliases.setdefault(str(version), []).append(alias)
-    made = [{"alias": alias, **move} for alias, known in all_moves(registered.tags).items() for move in known]
-    return [
-        {
-            "model": model,
-            "version": str(found.version),
-            "aliases": sorted(aliases.get(str(found.version), [])),
-            "time": found.creation_timestamp / 1000,
-            **{name: value for name, value in found.tags.items() if not name.startswith(PROMOTION)},
-            "promotions": {
-                name.removeprefix(PROMOTION): _said(value)
-                for name, value in found.tags.items()
-                if name.startswith(PROMOTION)
-            },
-            "moves": sorted((m for m in made if m["version"] == str(found.version)), key=lambda m: m["time"]),
-        }
-        for found in sorted(versions, key=lambda found: -int(found.version))
-    ]
-
-
-def _said(text: str) -> dict[str, Any]:
-    """A promotion's tag; empty where somebody wrote something else into it."""
+    if split not in ("validation", "test"):
+        raise InputError(f"--split {split!r}: it takes validation or test")
+    registered = load(model, uri)
+    made_of = registered.serving["data"]
     try:
-        said = json.loads(text)
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
+        data = datasets.load(
+            made_of["name"],
+            root=root or datasets.default_root(),
+            image_size=registered.serving["task"]["size"],
+            limit=made_of.get("limit"),
+        )
+    except (ValueError, FileNotFoundError) as error:
+        raise InputError(str(error)) from None
+    if data.hash != made_of["hash"]:
+        raise InputError(
+            f"{made_of['name']!r} here holds other images than the model was trained on"
+            f" (digest {data.hash[:12]}, then {made_of['hash'][:12]}); classify files with --images"
+        )
+    chosen = getattr(data, split)
+    images, labels = chosen.images[:limit], chosen.labels[:limit]
+    names = [f"{split} {i}" for i in range(len(labels))]
+    return _record(registered, names, images, [data.classes[label] for label in labels], max_macs)
 
 
-# -- moving back -----------------------------------------------------------------------------------
+def predict_images(
+    model: str, given: list[Path], *, uri: str, limit: int | None = None, max_macs: float | None = None
+) -> dict[str, Any]:
+    """Classify image files; in folders, the name of an image's folder is its class where the model knows it."""
+    paths = image_files(given)[:limit]
+    registered = load(model, uri)
+    try:
+        images = datasets.read_images(paths, Task(**registered.serving["task"]))
+    except (ValueError, FileNotFoundError) as error:
+        raise InputError(str(error)) from None
+    classes = set(registered.serving["classes"])
+    folders = [path.parent.name for path in paths]
+    truth = folders if all(folder in classes for folder in folders) else None
+    return _record(registered, [str(path) for path in paths], images, truth, max_macs)
 
 
-def rollback(model: str, alias: str, uri: str, *, to: str | None = None) -> dict[str, Any]:
-    """Point an alias to the version before the present one, or to version `to`: {model, alias, version, previous}.
-
-    A second rollback goes one further back. Raises `InputError` where there is no such model, alias or
-    version, nothing before, or where the version's files are not those that were promoted.
-    """
-    client = client_at(uri)
-    with answering(uri):
-        version = str(resolve(client, model, alias=alias).version)
-        with holding(client, model):
-            stack = standing(settle(client, model, alias))
-        target = to if to is not None else next((v for v in reversed(stack[:-1]) if v is not None), None)
-        if target is None:
-            raise InputError(f"{model}@{alias} is version {version}, and there is none before it to go back to")
-        found = resolve(client, model, version=target)
-        if target == version:
-            raise InputError(f"{model}@{alias} is version {version} already")
-        # fetched without the lock: it may take longer than others would wait
-        with tempfile.TemporaryDirectory(prefix="routefront-") as scratch, using(uri) as mlflow:
-            _checked(mlflow, model, found, Path(scratch))
-        with holding(client, model) as lock:
-            if standing(settle(client, model, alias)) != stack:
-                raise RunError(f"{model}@{alias} was moved by somebody else at this moment; nothing was moved back")
-            move_alias(client, lock, model, alias, target, "rollback")
-    return {"model": model, "alias": alias, "version": target, "previous": version}
+def image_files(given: list[Path]) -> list[Path]:
+    """The image files among paths and below folders, in order; `InputError` where there are none."""
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise InputError(f"{path} holds no image ({', '.join(SUFFIXES)})")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InputError(f"no image at {path}")
+    return found

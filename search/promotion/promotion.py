@@ -5,7 +5,7 @@ the validation split only; the test split is evaluated once per point, and its f
 
 The order is that of the journal: `promoting` is appended before the registry is touched, `promotion`
 once the alias points to the version, `abandoned` where it never will. Whatever a killed process left
-open is settled by the study's next promotion, by what the registry shows (`search.promote_ledger`).
+open is settled by the study's next promotion, by what the registry shows (`search.promotion.ledger`).
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.chronicle import study_id
 from search.errors import RunError
-from search.mlflow_client import shown
-from search.promote_calibration import own_images
-from search.promote_candidate import Candidate, candidate_of, figures_on_test
-from search.promote_champion import beats, champion_of
-from search.promote_choice import Budget, Target, choose, family, find
-from search.promote_gates import Gate, failed
-from search.promote_ledger import Lock, answering, confirmed, holding, move_alias
-from search.registered import check_names, client_at, load, no_registry, predict, rollback
-from search.registration import existing_version, note_promotion, register
-from search.state import StudyState
+from search.promotion.calibration import own_images
+from search.promotion.candidate import Candidate, candidate_of, figures_on_test
+from search.promotion.choice import Budget, Target, choose, family, find
+from search.promotion.gates import Gate, beats, champion_of, failed
+from search.promotion.history import rollback
+from search.promotion.ledger import Lock, answering, confirmed, holding, move_alias
+from search.promotion.models import check_names, client_at, load, no_registry, predict
+from search.promotion.versions import existing_version, note_promotion, register
+from search.state.state import StudyState
+from search.tracking.chronicle import study_id
+from search.tracking.server import shown
 
 if TYPE_CHECKING:
-    from search.driver import Driver
-    from search.study import Study
-    from trainables.data import Data
+    from search.engine.driver import Driver
+    from search.studies.stored import StoredStudy
+    from trainables.data.splits import Data
 
 __all__ = ["choose", "find", "load", "model_code", "predict", "promote_family", "promote_study", "rollback"]
 
 
 def promote_study(
-    study: Study,
+    study: StoredStudy,
     *,
     model: str,
     uri: str,
@@ -73,7 +73,7 @@ def promote_study(
 
 
 def promote_family(
-    study: Study,
+    study: StoredStudy,
     *,
     model: str,
     uri: str,
@@ -105,7 +105,7 @@ def promote_family(
 
 
 def _promote(
-    study: Study,
+    study: StoredStudy,
     model: str,
     uri: str,
     targets: Any,
@@ -115,7 +115,7 @@ def _promote(
     dry_run: bool = False,
     data: Data | None = None,
 ) -> list[dict[str, Any]]:
-    from search.study import load_data
+    from search.studies.stored import load_data
 
     absent = dry_run and no_registry(uri)
     client = None if absent else client_at(uri, must_exist=False)
@@ -142,11 +142,13 @@ def _promote(
 
 
 @contextlib.contextmanager
-def _opened(study: Study, dry_run: bool) -> Iterator[tuple[StudyState, Driver | None]]:
+def _opened(study: StoredStudy, dry_run: bool) -> Iterator[tuple[StudyState, Driver | None]]:
     if dry_run:
         yield study.state(), None
         return
-    with study.driving() as driver:
+    from search.engine.driver import driving
+
+    with driving(study) as driver:
         yield driver.state, driver
 
 
@@ -192,7 +194,7 @@ class Promoter:
     """One promotion out of one study: what is asked of the registry and written to the journal."""
 
     def __init__(
-        self, study: Study, state: StudyState, driver: Driver | None, client: Any, model: str, uri: str
+        self, study: StoredStudy, state: StudyState, driver: Driver | None, client: Any, model: str, uri: str
     ) -> None:
         self.study, self.state, self.driver = study, state, driver
         self.client, self.model, self.uri = client, model, uri
@@ -287,7 +289,7 @@ class Promoter:
 def model_code() -> Path:
     """The file that the registry runs: beside the packages in a checkout, else as installed data."""
     name = "routed_classifier.py"
-    checkout = Path(__file__).resolve().parent.parent / "mlflow" / name
+    checkout = Path(__file__).resolve().parents[2] / "mlflow" / name
     installed = Path(sysconfig.get_path("data")) / "share" / "routefront" / "mlflow" / name
     for path in (checkout, installed, installed.parent.parent / name):
         if path.exists():

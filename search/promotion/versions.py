@@ -17,16 +17,16 @@ import numpy as np
 
 import spaces
 import trainables
-from search.chronicle import STUDY
 from search.errors import InputError
-from search.folder import StudyFolder
-from search.front import FrontPoint
-from search.mlflow_client import using
-from search.mlflow_runs import StudyRuns
+from search.frontier.point import FrontPoint
+from search.studies.folder import StudyFolder
+from search.tracking.chronicle import STUDY
+from search.tracking.runs import StudyRuns
+from search.tracking.server import using
 from trainables import checkpoints
-from trainables.data import Data
-from trainables.method import Method
-from trainables.network import RoutedNetwork
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork
+from trainables.data.splits import Data
 from trainables.version import code_version
 
 DIGEST = "model_sha256"  # a version's tag: what its files must be (`folder_digest`)

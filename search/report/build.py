@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import InputError
-from search.follow import Followed, Span, followed, lanes
-from search.front_files import dataset_name
-from search.fronts import answer
-from search.importance import Importances, importances, results
-from search.pooled import StudyPoints
-from search.published import published_for
-from search.query import Query
-from search.seeing import cluster_record
+from search.frontier.answer import answer
+from search.frontier.pool import StudyPoints
+from search.frontier.published import published_for
+from search.frontier.query import Query
+from search.report.importance import Importances, importances, results
+from search.status.cluster import cluster_record
+from search.studies.follow import Followed, Span, followed, lanes
+from search.units import dataset_name
 
 if TYPE_CHECKING:
-    from search.paths import Paths
-    from search.report import Report
-    from search.state import StudyState
-    from search.study import Study
+    from search.report.paths.data import Paths
+    from search.report.record import Report
+    from search.state.state import StudyState
+    from search.studies.stored import StoredStudy
 
 
-def read_report(study: Study, *, paths: bool = True) -> Report:
+def read_report(study: StoredStudy, *, paths: bool = True) -> Report:
     """Everything that a page shows of a study; `InputError` where its journal or its points are damaged."""
-    from search.paths import Paths, paths_of
+    from search.report.paths.data import Paths, paths_of
 
     known = followed(study)
     # files of a study that ended are read, so that a damaged one is noticed
@@ -38,7 +38,7 @@ def read_report(study: Study, *, paths: bool = True) -> Report:
 
 
 def report_of(
-    study: Study,
+    study: StoredStudy,
     known: Followed,
     source: StudyPoints,
     found: Sequence[tuple[Mapping[str, Any], float]],
@@ -46,7 +46,7 @@ def report_of(
     paths: Paths,
 ) -> Report:
     """The record that a page is drawn from."""
-    from search.report import Report
+    from search.report.record import Report
 
     state = known.state
     front = answer([source], Query(), sure=True)
@@ -70,7 +70,7 @@ def report_of(
     )
 
 
-def _facts(study: Study, state: StudyState) -> dict[str, Any]:
+def _facts(study: StoredStudy, state: StudyState) -> dict[str, Any]:
     return {
         "name": study.spec.name,
         "state": study.status(),
@@ -85,16 +85,15 @@ def _facts(study: Study, state: StudyState) -> dict[str, Any]:
     }
 
 
-def _more(study: Study) -> str:
+def _more(study: StoredStudy) -> str:
     """The option without which a command here would not find the study."""
-    from search.spec import studies_root
-    from search.storage import shown
+    from search.studies.roots import shown, studies_root
 
     root = study.folder.path.parent
     return "" if root == studies_root() else f" --studies {shlex.quote(shown(root))}"
 
 
-def _kept(study: Study, state: StudyState) -> dict[str, list[int]]:
+def _kept(study: StoredStudy, state: StudyState) -> dict[str, list[int]]:
     """By trial the epochs whose checkpoints are in the study's folder."""
     found: dict[str, list[int]] = {}
     for name in study.folder.kept():
@@ -128,10 +127,10 @@ def _trials(state: StudyState, spans: dict[str, Span]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_report(study: Study, folder: Path) -> dict[str, str]:
+def write_report(study: StoredStudy, folder: Path) -> dict[str, str]:
     """report.html, frontier.png and the pictures of paths in a folder; returns their paths by what they are."""
-    from search.path_pngs import draw_paths
-    from search.report import frontier_png, report_html
+    from search.report.page import frontier_png, report_html
+    from search.report.pictures import draw_paths
 
     report = read_report(study)
     try:

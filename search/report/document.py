@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from search import plots
+from search.report import style
 from search.units import knobs_text, show_count
 
 if TYPE_CHECKING:
-    from search.report import Report
+    from search.report.record import Report
 
 MOST_POINTS = 100_000
 """More than so many points are thinned, but for the front and the curves of its trials."""
@@ -47,8 +47,8 @@ def document(report: Report, figures: Mapping[str, Any]) -> dict[str, Any]:
     codes, knobs = _knobs(table)
     place = {name: index for index, name in enumerate(table["point_id"].to_pylist())}
     front = [row for row in sorted(report.front, key=lambda r: r["macs"]) if _id(row) in place]
-    (left, right), (bottom, top) = plots.window(plots.drawn(report.points, 20_000), front)
-    ticks = plots.log_ticks(left, right, 6)
+    (left, right), (bottom, top) = style.window(style.drawn(report.points, 20_000), front)
+    ticks = style.log_ticks(left, right, 6)
     name = str(report.study.get("name", "study"))
     return {
         "name": name,
@@ -67,7 +67,7 @@ def document(report: Report, figures: Mapping[str, Any]) -> dict[str, Any]:
         "knobs": knobs,
         "front": [place[_id(row)] for row in front],
         "sure": [{key: row.get(key) for key in ("membership", "evidence", "seeds")} for row in front],
-        "styles": {m: [plots.style(m)[0], plots.style(m)[2]] for m in dict.fromkeys(t["method"] for t in trials)},
+        "styles": {m: [style.style(m)[0], style.style(m)[2]] for m in dict.fromkeys(t["method"] for t in trials)},
         "papers": [
             {"name": p.name, "a": p.accuracy, "m": p.macs, "cited": p.cited, "cost": p.cost}
             for p in report.published

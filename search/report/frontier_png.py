@@ -1,21 +1,31 @@
-"""The picture of a question's answer: the joint front with intervals, each method's own, the papers' points."""
+"""The frontier as a PNG file.
+
+One picture is of a study's report, drawn from plain values: a table of operating points (`search.points.schema.SCHEMA`)
+and rows of the front. The other is of a question's answer: the joint front with intervals, each method's own, the
+papers' points.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from search.errors import InputError
-from search.front import FrontPoint
-from search.front_files import dataset_name, printable
-from search.fronts import Front
-from search.plots import add_legend, log_ticks, style
-from search.units import show_count
+from search.frontier.answer import Front
+from search.frontier.point import FrontPoint
+from search.report.style import STYLES, curves, drawn, log_ticks, style, window
+from search.units import dataset_name, printable, show_count
+
+_PNG_POINTS = 20_000
+_CORNER_HOLDS = 8
 
 
 def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
@@ -75,3 +85,77 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
         figure.savefig(path, format="png", metadata={"Software": "routefront"})
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _ordered(methods: Sequence[str] | np.ndarray) -> list[str]:
+    return sorted({str(m) for m in methods}, key=lambda m: (list(STYLES).index(m) if m in STYLES else 99, m))
+
+
+def _by_macs(front: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(front, key=lambda row: float(row["macs"]))
+
+
+def draw_png(points: pa.Table, front: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> None:
+    """Draw accuracy against MACs per image (log) as a PNG of 1200 x 800 pixels."""
+    cloud, rows = drawn(points, _PNG_POINTS), _by_macs(front)
+    (left, right), (bottom, top) = window(cloud, rows)
+    figure = Figure(figsize=(7.5, 5), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)  # no pyplot: nothing global, works without a display
+    axes = figure.add_subplot()
+    for method in _ordered(cloud["method"]):
+        mine = cloud["method"] == method
+        size, alpha = (9, 0.35) if len(mine) < 2000 else (4, 0.18)
+        axes.scatter(cloud["macs"][mine], cloud["accuracy"][mine], size, style(method)[0], alpha=alpha, linewidths=0)
+    for method, macs, accuracy in curves(points, rows):
+        axes.plot(macs, accuracy, color=style(method)[0], linewidth=0.9, alpha=0.65)
+    _draw_front(axes, rows, right)
+    for method in _ordered(cloud["method"]):
+        if all(row["method"] != method for row in rows):  # a legend names every colour
+            axes.scatter([], [], 24, style(method)[0], alpha=0.6, linewidths=0, label=method)
+    axes.set(
+        xscale="log", xlim=(left, right), ylim=(bottom, top + 0.015 * (top - bottom))
+    )  # markers at the top stay whole
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(left, right)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    axes.set_xlabel("MACs per image (log scale)", fontsize=12)
+    axes.set_ylabel("validation accuracy", fontsize=12)
+    axes.set_title(title, fontsize=13, loc="left", parse_math=False)
+    axes.tick_params(labelsize=11)
+    axes.grid(color="#DDE1E6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    add_legend(figure, axes)
+    figure.savefig(path, format="png", metadata={"Software": "routefront"})
+
+
+def add_legend(figure: Figure, axes: Axes) -> None:
+    """Name what is drawn: in the corner that fronts leave free, or below the axes where that would cover curves."""
+    entries = len(axes.get_legend_handles_labels()[0])
+    if entries >= _CORNER_HOLDS:
+        figure.legend(loc="outside lower center", ncols=5, fontsize=10, frameon=False, columnspacing=1.2)
+    elif entries:
+        axes.legend(title="accuracy against MACs", title_fontsize=10, loc="lower right", framealpha=0.9, fontsize=11)
+
+
+def _draw_front(axes: Axes, rows: Sequence[Mapping[str, Any]], right: float) -> None:
+    if not rows:
+        return
+    macs, accuracy = [float(r["macs"]) for r in rows], [float(r["accuracy"]) for r in rows]
+    stairs = ([*macs, right], [*accuracy, accuracy[-1]])
+    axes.plot(*stairs, drawstyle="steps-post", color="#30363D", linewidth=1.6, label="frontier")
+    for method in _ordered([str(r["method"]) for r in rows]):
+        mine = [i for i, r in enumerate(rows) if r["method"] == method]
+        color, marker, _ = style(method)
+        axes.scatter(
+            [macs[i] for i in mine],
+            [accuracy[i] for i in mine],
+            58,
+            color,
+            marker=marker,
+            edgecolors="white",
+            linewidths=0.8,
+            zorder=3,
+            label=method,
+        )

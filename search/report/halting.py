@@ -1,7 +1,7 @@
 """Ponder costs and halting maps of a report: where a network computes much and where little (ACT and SACT).
 
 M. Figurnov et al., "Spatially adaptive computation time for residual networks", CVPR 2017, arXiv 1612.02297:
-images beside the units computed at each of their positions.
+images beside the units computed at each of their positions; as figures of a page and as PNG pictures.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
+from matplotlib.figure import Figure
 
-from search.flow_plots import mixed
-from search.page_parts import panel, section
-from search.paths import Paths, TrialPaths
-from search.pictures import COLUMNS, in_page, mosaic
-from search.plots import layout, style
+from search.report.html import panel, section
+from search.report.mosaic import COLUMNS, in_page, mosaic
+from search.report.paths.data import Paths, TrialPaths
+from search.report.png import GREY, WIDTH, plain, titled, white
+from search.report.style import layout, mixed, style
 
 if TYPE_CHECKING:
-    from trainables.encoded import ImageFiles
+    from trainables.data.encoded import ImageFiles
+
 
 _EDGE = 32  # pixels that an image and a map have at least
 
@@ -115,3 +117,38 @@ def halting_section(paths: Paths) -> str:
         about += "" if paths.images is not None else " The images are not at hand."
     body = "".join(f'<div class="panels">{part}</div>' for part in ("".join(bars), figures) if part)
     return section("Halting", about, body)
+
+
+def ponder_picture(paths: Paths) -> Figure | None:
+    """Bars: the ponder cost of each group; None where no trial halts."""
+    trials = [trial for trial in paths.trials if trial.record.get("ponder")]
+    if not trials:
+        return None
+    rows = -(-len(trials) // 2)
+    figure = white(2.4 * rows)
+    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes, trial in zip(panels, trials, strict=False):
+        cost, look = trial.record["ponder"], {"color": style(trial.method)[0], "ecolor": GREY, "capsize": 4}
+        axes.bar([f"group {g}" for g in range(1, len(cost) + 1)], cost, yerr=trial.record["ponder_std"], **look)
+        axes.set(ylabel="ponder cost")
+        plain(axes)
+        titled(axes, trial.label.replace(", ", "\n", 1))
+    for axes in panels[len(trials) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def halting_pictures(paths: Paths) -> Figure | None:
+    """Images above their halting maps; None where no trial has stored some."""
+    trials = [trial for trial in paths.trials if mapped(trial)]
+    if not trials:
+        return None
+    pictures = [halting_picture(trial, paths.images) for trial in trials]
+    heights = [WIDTH * picture.shape[0] / picture.shape[1] + 0.3 for picture in pictures]
+    figure = white(sum(heights))
+    panels = figure.subplots(len(trials), 1, squeeze=False, height_ratios=heights).ravel()
+    for axes, trial, picture in zip(panels, trials, pictures, strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_axis_off()
+        titled(axes, f"{trial.label}: {halting_says(trial)}")
+    return figure

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search import plots
-from search.path_plots import CLASS_COLOURS, looks
-from search.paths import TrialPaths
+from search.report import style
+from search.report.style import CLASS_COLOURS
 
-_DASHES = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 # The buttons are named one by one: plotly's own set has one that leads to its web site.
 _BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]
 _CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [_BUTTONS]}
@@ -116,18 +114,8 @@ def class_key(classes: Sequence[str]) -> str:
     return f'<ul class="key">{"".join(entries)}</ul>'
 
 
-def trial_key(trials: Sequence[TrialPaths]) -> str:
-    """The lines of trials, as figures draw them."""
-    entries = [
-        f'<li><svg width="30" height="8" aria-hidden="true"><line x1="0" y1="4" x2="30" y2="4" stroke="{color}"'
-        f' stroke-width="2.5" stroke-dasharray="{_DASHES[dash]}"/></svg>{escape(trial.label)}</li>'
-        for trial, (color, dash) in zip(trials, looks(trials).values(), strict=True)
-    ]
-    return f'<ul class="key">{"".join(entries)}</ul>'
-
-
 def method_name(row: Mapping[str, Any]) -> str:
     """A method and its variant behind a dot in the method's colour."""
-    color = plots.style(str(row["method"]))[0]
+    color = style.style(str(row["method"]))[0]
     name = " ".join(str(row[key]) for key in ("method", "variant") if row.get(key))
     return f'<span class="dot" style="background:{color}"></span>{escape(name)}'

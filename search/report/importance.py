@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from search import frontier
-from search.state import StudyState
+from search.pareto import front as pareto
+from search.state.state import StudyState
 
 LEAST_TRIALS = 12
 _MOST_TRIALS, _TREES, _REPEATS = 600, 48, 3
@@ -42,7 +42,7 @@ def results(state: StudyState) -> list[tuple[dict[str, Any], float]]:
     for trial in state.trials.values():
         if trial.curves:
             epoch = max(trial.curves)
-            volume = frontier.hypervolume(*trial.arrays(epoch), reference)
+            volume = pareto.hypervolume(*trial.arrays(epoch), reference)
             found.append(({**trial.config, EPOCH: epoch}, volume))
     return found
 

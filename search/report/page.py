@@ -1,10 +1,10 @@
-"""The report of a study: `frontier.png` and one HTML page that needs nothing but itself.
+"""The page of a report: one HTML file that needs nothing but itself.
 
-The input is a plain record, so a report can be drawn from a running study, a finished one or several.
-The page carries plotly.js inside (4.8 MB), states a content security policy that forbids every load
+The page is made of a plain record (`search.report.record`), so it can be drawn from a running study, a finished one
+or several. It carries plotly.js inside (4.8 MB), states a content security policy that forbids every load
 from outside and every script but its own (by their digests, so that an attribute of an element can
 run nothing either), and works from a file. Whatever a user named is escaped. The interactive parts are
-drawn by `page.js` from one JSON document (`search.page_data`); what is said in words stands in the page.
+drawn by `page.js` from one JSON document (`search.report.document`); what is said in words stands in the page.
 """
 
 from __future__ import annotations
@@ -15,60 +15,27 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from search import plots, study_plots, study_section
-from search.importance import Importances
-from search.page_data import as_data, document
-from search.page_parts import STYLE, method_name, table
-from search.path_section import path_sections
-from search.paths import Paths
-from search.published import Published
-from search.units import knobs_text, show_count, show_seconds, show_share, wilson
+from search.pareto.confidence import wilson
+from search.report.document import as_data, document
+from search.report.frontier_png import draw_png
+from search.report.html import STYLE, method_name, table
+from search.report.record import Report
+from search.report.sections import path_sections
+from search.report.study import figures as study_figures
+from search.report.study import section as study_section
+from search.units import knobs_text, show_count, show_seconds, show_share
 
 SCRIPT = Path(__file__).with_name("page.js")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What a report is drawn from.
-
-    `study`: name, state, dataset, trials (counts by state), epochs, seconds, hypervolume, reference
-    ({error, macs} or a pair), seed; anything else that is there is shown as it is. `points`: all
-    operating points (`search.points.SCHEMA`). `front`: the rows of the front, as mappings with the
-    columns of `points` (knobs, setting and config as mappings or JSON) and, where they are known,
-    membership, evidence and seeds. `history`: {seconds, epochs, trials, hypervolume} in the order of
-    time. `trials`: {trial, method, network, state, epoch, best_accuracy, min_macs, reason}, where known
-    config, begin, end (seconds of work) and lane; accuracy and MACs may be None. `results`: (configuration,
-    hypervolume) of every trial; `importances` and `paths`: what `search.importance` and `search.paths` found.
-    `published`: printed points of the data set. `kept`: by trial the epochs whose checkpoints are there.
-    `command_more`: what a command that promotes from this study needs behind its name. `cluster`: what
-    `search.seeing.cluster_record` tells.
-    """
-
-    study: Mapping[str, Any]
-    points: pa.Table
-    front: Sequence[Mapping[str, Any]]
-    history: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    trials: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    results: Sequence[tuple[Mapping[str, Any], float]] = ()
-    importances: Sequence[Importances] = ()
-    paths: Paths = field(default_factory=Paths)
-    published: Sequence[Published] = ()
-    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    command_more: str = ""
-    cluster: Mapping[str, Any] = field(default_factory=dict)
 
 
 def frontier_png(report: Report, path: str | Path) -> None:
     """Write the picture of the frontier: validation accuracy against MACs per image (log), 1200 x 800."""
     named = [str(report.study[key]) for key in ("name", "dataset") if report.study.get(key)]
-    plots.draw_png(report.points, report.front, " on ".join(named), path)
+    draw_png(report.points, report.front, " on ".join(named), path)
 
 
 def report_html(report: Report, path: str | Path) -> None:
@@ -130,14 +97,14 @@ def _parts(report: Report) -> tuple[dict[str, Any], dict[str, str]]:
     """The figures that `page.js` draws, and the sections that stand in the page, in their order."""
     figures: dict[str, Any] = {}
     if report.history:
-        figures["hypervolume"] = study_plots.hypervolume_figure(report.history)
+        figures["hypervolume"] = study_figures.hypervolume_figure(report.history)
     if any(row.get("begin") is not None for row in report.trials):
-        figures["timeline"] = study_plots.timeline_figure(report.trials)
+        figures["timeline"] = study_figures.timeline_figure(report.trials)
     told = [found for found in report.importances if found.explained > 0]
-    figures |= {f"importance-{i}": study_plots.importance_figure(found) for i, found in enumerate(told)}
-    axes = study_plots.parallel_axes(report.results, report.importances)
+    figures |= {f"importance-{i}": study_figures.importance_figure(found) for i, found in enumerate(told)}
+    axes = study_figures.parallel_axes(report.results, report.importances)
     if len(report.results) > 1 and axes:
-        figures["parallel"] = study_plots.parallel_figure(report.results, axes)
+        figures["parallel"] = study_figures.parallel_figure(report.results, axes)
     sections = {
         "facts": _facts(report),
         "front-table": _front_table(report.front),

@@ -1,6 +1,5 @@
-"""What the pictures of a report share (colours, axes, layout), and the frontier as a PNG.
+"""What the pictures of a report share: colours, axes, scales, layout.
 
-Drawn from plain values: a table of operating points (`search.points.SCHEMA`) and rows of the front.
 Accuracy is that of the validation split; MACs are multiply-accumulates per image. A method has the
 same colour and marker in every picture. The colours keep a distance of 18 (CIE 1976) from each other
 for normal, protan and deutan sight, and enough contrast on white and on near-black.
@@ -10,19 +9,22 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from search.units import show_count
+CLASS_COLOURS = (
+    "#4E79A7", "#F28E2B", "#E15759", "#76B7B2", "#59A14F", "#D9B036", "#B07AA1", "#FF9DA7", "#9C755F", "#8F8A86",
+)  # fmt: skip
+LENGTH_SCALE = ((0.0, "#2C7BE5"), (0.5, "#A8A29A"), (1.0, "#D9480F"))
+ACCURACY_SCALE = [(1 - stop, colour) for stop, colour in reversed(LENGTH_SCALE)]
+"""Orange is wrong, blue is right."""
+_SPARE = ("skipnet", "codinet", "aig", "blockdrop", "imta", "decide", "sact", "sdv", "act", "static")
+DASHES = ("solid", "dash", "dot", "dashdot")
+MOST_CLASSES = 20
 
 # method: colour, marker of matplotlib, symbol of plotly
 STYLES = {
@@ -40,8 +42,6 @@ STYLES = {
     "ensemble": ("#695A78", "*", "star"),
 }
 _FRONT = "#7C8591"  # legible on white and on near-black
-_PNG_POINTS = 20_000
-_CORNER_HOLDS = 8
 _COLUMNS = ("trial", "epoch", "method", "knobs", "accuracy", "macs")
 
 
@@ -98,80 +98,6 @@ def window(cloud: Mapping[str, np.ndarray], front: Sequence[Mapping[str, Any]]) 
     return [macs.min() / 1.15, macs.max() * 1.15], [max(0.0, low - margin), min(1.0 + margin / 3, high + margin)]
 
 
-def _ordered(methods: Sequence[str] | np.ndarray) -> list[str]:
-    return sorted({str(m) for m in methods}, key=lambda m: (list(STYLES).index(m) if m in STYLES else 99, m))
-
-
-def _by_macs(front: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return sorted(front, key=lambda row: float(row["macs"]))
-
-
-def draw_png(points: pa.Table, front: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> None:
-    """Draw accuracy against MACs per image (log) as a PNG of 1200 x 800 pixels."""
-    cloud, rows = drawn(points, _PNG_POINTS), _by_macs(front)
-    (left, right), (bottom, top) = window(cloud, rows)
-    figure = Figure(figsize=(7.5, 5), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)  # no pyplot: nothing global, works without a display
-    axes = figure.add_subplot()
-    for method in _ordered(cloud["method"]):
-        mine = cloud["method"] == method
-        size, alpha = (9, 0.35) if len(mine) < 2000 else (4, 0.18)
-        axes.scatter(cloud["macs"][mine], cloud["accuracy"][mine], size, style(method)[0], alpha=alpha, linewidths=0)
-    for method, macs, accuracy in curves(points, rows):
-        axes.plot(macs, accuracy, color=style(method)[0], linewidth=0.9, alpha=0.65)
-    _draw_front(axes, rows, right)
-    for method in _ordered(cloud["method"]):
-        if all(row["method"] != method for row in rows):  # a legend names every colour
-            axes.scatter([], [], 24, style(method)[0], alpha=0.6, linewidths=0, label=method)
-    axes.set(
-        xscale="log", xlim=(left, right), ylim=(bottom, top + 0.015 * (top - bottom))
-    )  # markers at the top stay whole
-    axes.xaxis.set_major_locator(FixedLocator(log_ticks(left, right)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    axes.set_xlabel("MACs per image (log scale)", fontsize=12)
-    axes.set_ylabel("validation accuracy", fontsize=12)
-    axes.set_title(title, fontsize=13, loc="left", parse_math=False)
-    axes.tick_params(labelsize=11)
-    axes.grid(color="#DDE1E6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    add_legend(figure, axes)
-    figure.savefig(path, format="png", metadata={"Software": "routefront"})
-
-
-def add_legend(figure: Figure, axes: Axes) -> None:
-    """Name what is drawn: in the corner that fronts leave free, or below the axes where that would cover curves."""
-    entries = len(axes.get_legend_handles_labels()[0])
-    if entries >= _CORNER_HOLDS:
-        figure.legend(loc="outside lower center", ncols=5, fontsize=10, frameon=False, columnspacing=1.2)
-    elif entries:
-        axes.legend(title="accuracy against MACs", title_fontsize=10, loc="lower right", framealpha=0.9, fontsize=11)
-
-
-def _draw_front(axes: Axes, rows: Sequence[Mapping[str, Any]], right: float) -> None:
-    if not rows:
-        return
-    macs, accuracy = [float(r["macs"]) for r in rows], [float(r["accuracy"]) for r in rows]
-    stairs = ([*macs, right], [*accuracy, accuracy[-1]])
-    axes.plot(*stairs, drawstyle="steps-post", color="#30363D", linewidth=1.6, label="frontier")
-    for method in _ordered([str(r["method"]) for r in rows]):
-        mine = [i for i, r in enumerate(rows) if r["method"] == method]
-        color, marker, _ = style(method)
-        axes.scatter(
-            [macs[i] for i in mine],
-            [accuracy[i] for i in mine],
-            58,
-            color,
-            marker=marker,
-            edgecolors="white",
-            linewidths=0.8,
-            zorder=3,
-            label=method,
-        )
-
-
 def layout(figure: go.Figure, height: int, x: str, y: str, top: int = 40) -> go.Figure:
     """The look that all figures of a page share; axis titles x and y; `top` pixels for the buttons."""
     axis: dict[str, Any] = {"zeroline": False, "gridcolor": "#C8CED6", "automargin": True}
@@ -190,3 +116,32 @@ def layout(figure: go.Figure, height: int, x: str, y: str, top: int = 40) -> go.
         yaxis={**axis, "title": {"text": y}},
     )
     return figure
+
+
+def mixed(place: float) -> str:
+    """The colour of a place in [0, 1] on the scale of accuracy."""
+    stops = [stop for stop, _ in ACCURACY_SCALE]
+    rgb = [[int(colour[i : i + 2], 16) for _, colour in ACCURACY_SCALE] for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(float(np.interp(place, stops, channel))):02X}" for channel in rgb)
+
+
+def distinct(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """(colour, dash) of lines by their methods: a method's first line has its colour, its others have
+    colours of methods that are not here, as long as there are some; dashes tell them apart too.
+    """
+    spare = [style(name)[0] for name in _SPARE if name not in methods]
+    seen: dict[str, int] = {}
+    found = []
+    for method in methods:
+        turn = seen[method] = seen.get(method, -1) + 1
+        colour = style(method)[0]
+        if turn:
+            colour = spare.pop(0) if spare else _shade(colour, turn)
+        found.append((colour, DASHES[turn % len(DASHES)]))
+    return found
+
+
+def _shade(colour: str, turn: int) -> str:
+    """The colour mixed with grey, which shows on white and on near-black."""
+    part = (0.6, 0.45, 0.25)[turn % 3]
+    return "#" + "".join(f"{round((1 - part) * int(colour[i : i + 2], 16) + part * 150):02X}" for i in (1, 3, 5))

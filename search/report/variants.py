@@ -1,4 +1,4 @@
-"""Accuracy against a cost, one line for every method and variant: what a page's figures and its pictures share."""
+"""Accuracy against a cost, one line for every method and variant, as a figure and as a picture."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.compute as pc
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from search.frontier import non_dominated
-from search.path_plots import distinct
-from search.plots import STYLES, layout, log_ticks, style
+from search.pareto.front import non_dominated
+from search.report.png import DASHES, plain, white
+from search.report.style import STYLES, distinct, layout, log_ticks, style
 from search.units import show_count, show_share
 
 Front = tuple[str, str, np.ndarray, np.ndarray]
@@ -87,3 +89,21 @@ def variants_window(fronts: Sequence[Front]) -> tuple[float, float, float, float
 def parameters_figure(points: pa.Table) -> go.Figure:
     """Figure 7: accuracy against parameters, one line for every method and variant."""
     return fronts_figure(variant_fronts(points, "params"), "parameters (log scale)", "with {} parameters")
+
+
+def fronts_picture(fronts: Sequence[Front], title: str) -> Figure:
+    """See `search.report.variants.fronts_figure`."""
+    figure = white(5)
+    axes = figure.add_subplot()
+    styles = variant_styles(fronts)
+    for (method, _, costs, accuracy), (label, colour, dash) in zip(fronts, styles, strict=True):
+        axes.plot(costs, accuracy, DASHES[dash], color=colour, marker=style(method)[1], markersize=5, label=label)
+    low, high, floor, top = variants_window(fronts)
+    axes.set(xscale="log", xlim=(low, high), ylim=(floor, top), xlabel=title, ylabel="validation accuracy")
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    plain(axes)
+    axes.legend(loc="lower right", fontsize=9)
+    return figure

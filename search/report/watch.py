@@ -17,17 +17,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from search.errors import InputError
-from search.follow import Followed
-from search.importance import Importances, importances, results
-from search.page_data import as_data
-from search.pages import report_of
-from search.pooled import StudyPoints
-from search.report import fresh_parts, page_html
+from search.frontier.pool import StudyPoints
+from search.report.build import report_of
+from search.report.document import as_data
+from search.report.importance import Importances, importances, results
+from search.report.page import fresh_parts, page_html
+from search.studies.follow import Followed
 
 if TYPE_CHECKING:
-    from search.paths import Paths
-    from search.report import Report
-    from search.study import Study
+    from search.report.paths.data import Paths
+    from search.report.record import Report
+    from search.studies.stored import StoredStudy
 
 EVERY = 3.0
 """Seconds between two questions of a page."""
@@ -46,7 +46,7 @@ _HEADERS = {
 class Page:
     """What is sent: rebuilt from the journal when it has grown, kept otherwise. Used by several threads."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: StoredStudy) -> None:
         self._study, self._known = study, Followed()
         self._lock = threading.Lock()
         self._report: Report | None = None
@@ -93,7 +93,7 @@ class Page:
 
     def _drawn(self) -> Paths:
         """The paths of trials as they were when the page was first asked for: t-SNE takes seconds."""
-        from search.paths import paths_of
+        from search.report.paths.data import paths_of
 
         if self._paths is None:
             self._paths = paths_of(self._study, self._known.state)
@@ -103,7 +103,7 @@ class Page:
 class Watch:
     """A server of a study's page on 127.0.0.1; `port` 0 takes a free one. `InputError` where the port is taken."""
 
-    def __init__(self, study: Study, port: int = 0) -> None:
+    def __init__(self, study: StoredStudy, port: int = 0) -> None:
         self.page = Page(study)
         self.page.body("html")  # what is wrong with the study is said before a port is open
         try:

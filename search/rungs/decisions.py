@@ -2,7 +2,7 @@
 
 At a rung a trial's whole curve is compared with the curves that other trials had at the same
 epoch: by the best front layer that any of its points reaches among all their points, then by the
-hypervolume that only this curve covers (`search.frontier.standings`). One of `reduction` goes on.
+hypervolume that only this curve covers (`search.pareto.front.standings`). One of `reduction` goes on.
 Protected from stopping: the trial with the cheapest and the one with the most accurate point of
 the rung, and at its first rung the first `grace` trials of every method.
 
@@ -14,19 +14,18 @@ stopping is the variant of Ray. With ``rungs.brackets`` a share of the trials pa
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
 from dataclasses import dataclass
 
 import numpy as np
 
-from search.frontier import place_among, standings
-from search.spec import StudySpec
-from search.state import StudyState
-from search.trial import Trial
+from search.pareto.front import place_among, standings
+from search.rungs.brackets import PRIOR_TRIALS
+from search.spec.study import StudySpec
+from search.state.state import StudyState
+from search.state.trial import Trial
 
-_PRIOR, _PRIOR_TRIALS, _FULL = 0.5, 8, 0.8
+_PRIOR, _FULL = 0.5, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def trust(spec: StudySpec, state: StudyState, epoch: int) -> float:
     """How well standings at a rung have foretold those at the next one so far, in [0, 1].
 
     Spearman's correlation over the trials that showed both, corrected for their having been chosen at the
-    first (Thorndike, 1949, case 2), drawn towards `_PRIOR` as if `_PRIOR_TRIALS` had shown that.
+    first (Thorndike, 1949, case 2), drawn towards `_PRIOR` as if `PRIOR_TRIALS` had shown that.
     """
     steps = [*spec.rung_epochs, spec.budget.epochs]
     later = steps[steps.index(epoch) + 1]
@@ -113,7 +112,7 @@ def trust(spec: StudySpec, state: StudyState, epoch: int) -> float:
     seen = float(np.corrcoef(before, after)[0, 1])
     wider = math.sqrt(1 / 12) / spread
     seen = seen * wider / math.sqrt(1 + seen**2 * (wider**2 - 1))
-    value = (seen * len(both) + _PRIOR * _PRIOR_TRIALS) / (len(both) + _PRIOR_TRIALS)
+    value = (seen * len(both) + _PRIOR * PRIOR_TRIALS) / (len(both) + PRIOR_TRIALS)
     return min(1.0, max(0.0, value / _FULL))
 
 
@@ -161,36 +160,6 @@ def promotable(spec: StudySpec, state: StudyState) -> tuple[Trial, str] | None:
         if found:
             return min(found, key=lambda entry: (entry[0], entry[1].number))[1:]
     return None
-
-
-def epochs_to_come(spec: StudySpec, epoch: int = 0, state: StudyState | None = None) -> float:
-    """How many epochs a trial that has trained `epoch` of them still trains on average.
-
-    Of those that come to a rung, one in `rungs.reduction` goes on: as if `_PRIOR_TRIALS` had come and shown
-    that, beside those of a `state`.
-    """
-    total, share = 0.0, 1.0
-    for before, rung in itertools.pairwise([0, *spec.rung_epochs, spec.budget.epochs]):
-        if rung > epoch:
-            total += share * (rung - max(before, epoch))
-            came = [trial.decided[rung] for trial in (state.rung(rung) if state else ()) if rung in trial.decided]
-            share *= (came.count("continue") + _PRIOR_TRIALS / spec.rungs.reduction) / (len(came) + _PRIOR_TRIALS)
-    return total
-
-
-def bracket_of(spec: StudySpec, seed: int) -> int:
-    """The bracket of a trial, drawn so that every bracket trains about as many epochs."""
-    rungs, last = spec.rung_epochs, spec.budget.epochs
-    count = min(spec.rungs.brackets, len(rungs))
-    if count < 2:
-        return 0
-    weights = []
-    for bracket in range(count):
-        steps = [*rungs[bracket:], last]
-        later = itertools.pairwise(steps)
-        mean = steps[0] + sum((b - a) / spec.rungs.reduction ** (i + 1) for i, (a, b) in enumerate(later))
-        weights.append(1 / mean)
-    return random.Random(seed).choices(range(count), weights)[0]
 
 
 def rivals_of(spec: StudySpec, state: StudyState, trial: Trial, epoch: int) -> list[Trial]:

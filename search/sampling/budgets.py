@@ -13,7 +13,7 @@ trial settles on the region that is easiest to improve.
    of the best fifth of equally many first trials of every method, since a method that was tuned for longer
    looks better than one that was not.
 4. Among the method's trials a density of the best is set against that of the others, the failed and the
-   running ones (`search.density`). One proposal in ten is uniform.
+   running ones (`search.sampling.density`). One proposal in ten is uniform.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from search.density import favoured
-from search.trial import Trial
-from search.view import Config, View, ask_random
+from search.sampling.density import favoured
+from search.sampling.view import Config, View, ask_random
+from search.state.trial import Trial
 
 _UNIFORM = 0.1  # share of uniform proposals
 _ALIKE = 0.3  # share of proposals whose method is drawn from all alike

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from search.places import place, placed
+from spaces.scale import place, placed
 from spaces.space import Choice, Fixed, Parameter, Range, Space
 
 CANDIDATES = 48

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from search.frontier import Archive, standings
-from search.state import StudyState
-from search.trial import Trial
+from search.pareto.front import Archive, standings
+from search.state.state import StudyState
+from search.state.trial import Trial
 
 WINDOW = 400
 """Latest curves that are compared at a rung."""

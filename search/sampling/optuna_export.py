@@ -16,11 +16,11 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.frontier import hypervolume
-from search.optuna_space import record
-from search.spec import StudySpec
-from search.state import StudyState
-from search.trial import Trial
+from search.pareto.front import hypervolume
+from search.sampling.optuna_space import record
+from search.spec.study import StudySpec
+from search.state.state import StudyState
+from search.state.trial import Trial
 from spaces.space import Space
 
 _STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}

@@ -7,7 +7,6 @@ parameters: a switch ``codinet.gamma?`` and the value. Fixed parameters are not 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,15 +97,3 @@ def record(config: Mapping[str, Any], spaces: Spaces) -> tuple[dict[str, Any], d
             continue  # a published setting outside the narrowed space teaches nothing about it
         params[full], distributions[full] = value, _distribution(parameter)
     return params, distributions
-
-
-def published(method: str, space: Space, paper: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
-    """The paper's own setting as far as the space allows it; what it does not allow is drawn."""
-    values: dict[str, Any] = {}
-    paper = {"donor": "", **paper}  # what began with a trained network elsewhere is a recipe of its own
-    for name, parameter in space.parameters.items():
-        if parameter.when is not None and not parameter.when.holds(values):
-            continue
-        fits = name in paper and parameter.contains(paper[name])
-        values[name] = paper[name] if fits else parameter.sample(rng)
-    return {"method": method, **values}

@@ -1,6 +1,6 @@
 """What to try next: a pure function of the study's seed, the number of the ask and a view of the state.
 
-A `Proposer` keeps between asks only what it could compute again from the state (`search.observations`,
+A `Proposer` keeps between asks only what it could compute again from the state (`search.sampling.observations`,
 Optuna's form of trials), so nothing about it can be lost. Taking a view is quick and belongs to the thread
 that folds events; computing a proposal from it may be done in another one.
 """
@@ -13,13 +13,12 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from search.density import Rows
-from search.observations import Observations
-from search.optuna_space import published
-from search.samplers import SAMPLERS
-from search.spec import StudySpec
-from search.state import StudyState
-from search.view import View
+from search.sampling.density import Rows
+from search.sampling.observations import Observations
+from search.sampling.samplers import SAMPLERS
+from search.sampling.view import View
+from search.spec.study import StudySpec
+from search.state.state import StudyState
 from spaces.space import Space
 from trainables.registry import get_method
 
@@ -65,3 +64,15 @@ class Proposer:
         """What the sampler proposes, and why; `given` holds the method and parameters that are not drawn."""
         with self._one_at_a_time:
             return SAMPLERS[self.spec.sampler.name](view, seed, given)
+
+
+def published(method: str, space: Space, paper: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
+    """The paper's own setting as far as the space allows it; what it does not allow is drawn."""
+    values: dict[str, Any] = {}
+    paper = {"donor": "", **paper}  # what began with a trained network elsewhere is a recipe of its own
+    for name, parameter in space.parameters.items():
+        if parameter.when is not None and not parameter.when.holds(values):
+            continue
+        fits = name in paper and parameter.contains(paper[name])
+        values[name] = paper[name] if fits else parameter.sample(rng)
+    return {"method": method, **values}

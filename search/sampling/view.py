@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
-
-from search.density import Rows
-from search.observations import Observations
-from search.optuna_space import record
-from search.spec import StudySpec
-from search.state import StudyState
-from search.trial import Trial
-from spaces.space import Space
+from search.sampling.density import Rows
+from search.sampling.observations import Observations
+from search.spec.study import StudySpec
+from search.state.state import StudyState
+from search.state.trial import Trial
+from spaces.space import Space, drawn
 
 Config = dict[str, Any]
 
@@ -32,7 +28,7 @@ class View:
     thread. `asked`: how many trials were asked for; `scored`: how many showed something; `scores` of those
     that are not forgotten; `silent`: running ones without a score; `owners`: of the front's points;
     `rungs`: by epoch the trials that had a comparable curve there. `frozen` keeps Optuna's form of
-    trials between asks, `rows` by method what `search.density` found out about their configurations.
+    trials between asks, `rows` by method what `search.sampling.density` found out about their configurations.
     """
 
     spec: StudySpec
@@ -44,7 +40,7 @@ class View:
     silent: Sequence[Trial]
     owners: Sequence[Trial]
     rungs: Mapping[int, Sequence[Trial]]
-    frozen: dict[tuple[str, int], FrozenTrial] = field(default_factory=dict)
+    frozen: dict[tuple[str, int], Any] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
 
     @classmethod
@@ -54,7 +50,7 @@ class View:
         spaces: Mapping[str, Space],
         state: StudyState,
         observations: Observations,
-        frozen: dict[tuple[str, int], FrozenTrial] | None = None,
+        frozen: dict[tuple[str, int], Any] | None = None,
         rows: dict[str, Rows] | None = None,
     ) -> View:
         """The view of a state as it is now."""
@@ -88,31 +84,11 @@ class View:
             scored = scored[:BEST] + sorted(scored[BEST:], key=lambda trial: trial.number)[-LATEST:]
         return sorted(scored, key=lambda trial: trial.number)
 
-    def as_optuna(self, trial: Trial, spaces: Mapping[str, Space], values: Sequence[float] | None) -> FrozenTrial:
-        """A trial with these values, or running where there are none."""
-        key = trial.id, len(spaces)
-        if key not in self.frozen:
-            params, distributions = record(trial.config, spaces)
-            self.frozen[key] = optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
-        found = self.frozen[key]
-        found.state = TrialState.RUNNING if values is None else TrialState.COMPLETE
-        found.values = None if values is None else list(values)
-        return found
-
 
 def _at_rung(state: StudyState, epoch: int) -> list[Trial]:
     """The latest trials with a curve at an epoch; those of earlier studies come before all others."""
     earlier = [trial for trial in state.known if epoch in trial.comparable]
     return [*earlier, *state.rung(epoch)][-(BEST + LATEST) :]
-
-
-def drawn(space: Space, rng: random.Random, given: Mapping[str, Any]) -> Config:
-    """Uniform draws of the parameters of a space that are not given."""
-    values: Config = {}
-    for name, parameter in space.parameters.items():
-        if parameter.when is None or parameter.when.holds(values):
-            values[name] = given[name] if name in given else parameter.sample(rng)
-    return values
 
 
 def chosen_method(view: View, rng: random.Random, given: Mapping[str, Any] | None) -> str:

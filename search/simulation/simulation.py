@@ -17,11 +17,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from search.engine import Engine
-from search.events import Event
-from search.spec import StudySpec
-from search.state import StudyState
-from search.virtual import Cluster, Faults, Job, Result
+from search.engine.engine import Engine
+from search.journal.events import Event
+from search.simulation.cluster import Cluster, Faults, Job, Result
+from search.spec.study import StudySpec
+from search.state.state import StudyState
 from spaces.space import Space
 
 Curve = list[tuple[float, float]]  # (accuracy, MACs) of every setting
@@ -61,7 +61,7 @@ class MemoryJournal:
         self._clock = clock
 
     def append(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> Event:
-        """See `search.engine.Events`."""
+        """See `search.engine.engine.Events`."""
         dies = self.dies_at and len(self.events) + 1 == self.dies_at
         if dies and not self.after:
             raise Killed
@@ -168,8 +168,8 @@ class Simulation:
 
     def run(self, until: Callable[[Engine], bool] = lambda engine: False, *, dies_at: int = 0) -> StudyState:
         """To the end of the budget, or until told; the state then. A later run may die as well."""
-        from search.rungs import RungScheduler
-        from search.searcher import CurveSearcher, constants
+        from search.tune.scheduler import RungScheduler
+        from search.tune.searcher import CurveSearcher, constants
 
         if self._begun:  # a driver before this one died
             self._before, self.cluster = self._clock(), None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import (
 )
 
 from search.errors import InputError
-from search.spec_parts import (
+from search.spec.tables import (
     BudgetSpec,
     ConstraintSpec,
     DataSpec,
@@ -30,26 +29,28 @@ from search.spec_parts import (
     TrackingSpec,
     WarmSpec,
 )
-from search.storage import cache_of
-from search.toml import merge, read_toml
+from search.spec.toml import merge, read_toml
 from spaces.donor import with_donor
 from spaces.space import Choice, Fixed, Range, Space, nearest
 from spaces.written import narrowed
 
 if TYPE_CHECKING:
-    from trainables.method import Method
+    from trainables.contracts.method import Method
 
 
 def _all_methods() -> dict[str, dict[str, Any]]:
     from trainables.registry import all_methods
 
-    return {name: {} for name in all_methods()}
+    try:
+        return {name: {} for name in all_methods()}
+    except ValueError as error:  # a plug-in; pydantic lets what a default raises pass as it is
+        raise InputError(str(error)) from None
 
 
 class StudySpec(Part):
     """One study. Unknown keys, wrong types and impossible values raise `InputError`.
 
-    `diagnostics`: whether a trial's last epoch measures what `trainables.diagnostics` lists. What
+    `diagnostics`: whether a trial's last epoch measures what `trainables.diagnostics.measure` lists. What
     concerns methods needs torch to be checked; a spec that was checked when its study was
     created is read without (`trusted`), so that looking at a study is quick.
     """
@@ -123,7 +124,7 @@ class StudySpec(Part):
         return sorted({max(1, round(last / 9)), max(1, round(last / 3))} - {last})
 
     def spaces(self) -> dict[str, Space]:
-        """The space of every method of a new study, narrowed by its file; then it keeps it (`search.kept`).
+        """The space of every method of a new study, narrowed by its file; then it keeps it (`search.state.kept`).
 
         What ``[data]`` says of all methods counts as said in the table of each that says nothing itself.
         """
@@ -217,16 +218,3 @@ def _first(error: ValidationError) -> str:
     if problem["type"] == "value_error":
         return f"{place}: {message}" if place and place.split(".")[0] not in message else message
     return f"{place} = {value!r}: {message[0].lower()}{message[1:]}"
-
-
-def studies_root(given: Path | None = None) -> Path:
-    """Where study folders lie: `given`, else ``$ROUTEFRONT_STUDIES``, else ``./studies``.
-
-    The variable may hold an address of object storage; the folder that caches it is returned (`search.storage`).
-    """
-    return given.resolve() if given is not None else root_of(os.environ.get("ROUTEFRONT_STUDIES", "studies"))
-
-
-def root_of(text: str) -> Path:
-    """The folder of studies that a person names: a path, or an address such as ``s3://BUCKET/FOLDER``."""
-    return cache_of(text) if "://" in text else Path(text).resolve()

@@ -23,7 +23,7 @@ class DataSpec(Part):
     """Which images: a known data set or a path, their size in pixels, at most `limit` for training.
 
     `normalise`: what images are normalised by for every method that names nothing of its own
-    (`trainables.method.TrainingConfig`).
+    (`trainables.contracts.recipe.TrainingConfig`).
     """
 
     name: str = "digits"
@@ -61,7 +61,7 @@ class RungSpec(Part):
 
     A trial is compared with the latest `window` that came to its rung before it. `pause`: who is not
     among the best waits, and goes on when it is by then. `brackets`: how many there are, each passing
-    one rung more unseen than the one before (`search.decisions`).
+    one rung more unseen than the one before (`search.rungs.decisions`).
     """
 
     epochs: list[int] | None = None
@@ -95,7 +95,7 @@ class SamplerSpec(Part):
 
 
 class ConstraintSpec(Part):
-    """What an operating point must meet to count (`search.constraints`); latency in ms for one image."""
+    """What an operating point must meet to count (`search.state.constraints`); latency in ms for one image."""
 
     min_accuracy: float | None = Field(default=None, gt=0, le=1)
     max_macs: float | None = None
@@ -118,7 +118,7 @@ class ConstraintSpec(Part):
 
 
 class StageSpec(Part):
-    """Whether trials share finished first stages (`search.stages`).
+    """Whether trials share finished first stages (`search.sampling.first_stages`).
 
     With probability `share` a proposal keeps the first stage of an earlier trial, drawn among the
     `keep` best that are finished, and varies only what comes later.

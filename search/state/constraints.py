@@ -16,8 +16,7 @@ import numpy as np
 from search.units import show_count, show_share
 
 if TYPE_CHECKING:
-    from search.state import StudyState
-    from trainables.network import RoutedNetwork
+    from trainables.contracts.network import RoutedNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +76,3 @@ class Constraints:
 
 def _over(value: float, limit: float | None) -> float:
     return 0.0 if limit is None else max(0.0, value / limit - 1.0)
-
-
-def unmet_constraints(state: StudyState) -> str:
-    """That no operating point meets the constraints, and how near the nearest came."""
-    curves = [(missed, trial, epoch) for trial in state.trials.values() for epoch, missed in trial.missed.items()]
-    said = f"no operating point has {state.constraints}"
-    if not curves:
-        return f"{said}; no trial has shown a curve yet"
-    _, trial, epoch = min(curves, key=lambda entry: entry[0])
-    best = max(trial.curves[epoch], key=lambda point: point["accuracy"])
-    least = min(point["macs"] for point in trial.curves[epoch])
-    return (
-        f"{said}; the nearest, {trial.id} at epoch {epoch}, has {show_count(trial.params)} parameters,"
-        f" {show_share(best['accuracy'])} at {show_count(best['macs'])} MACs and settings down to {show_count(least)}"
-    )

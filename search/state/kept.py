@@ -5,7 +5,7 @@ configuration are the defaults that the study was created with. So a default, a 
 changes later changes no study that exists.
 
 Studies that were created by commit 7022e79 or before recorded none of this. Theirs are those of that commit
-(`trainables.earlier`), narrowed by their study file as they were then.
+(`trainables.contracts.earlier`), narrowed by their study file as they were then.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from search.errors import InputError
 from spaces.recorded import recorded, space_from
 from spaces.space import Space
 from spaces.written import narrowed
-from trainables.earlier import completed, defaults_of, unrecorded
+from trainables.contracts.earlier import completed, defaults_of, unrecorded
 
 if TYPE_CHECKING:  # looking at a study is quick without torch
-    from search.journal import Journal
-    from search.spec import StudySpec
-    from trainables.method import Method
+    from search.journal.database import Journal
+    from trainables.contracts.method import Method
+
 
 Values = dict[str, Any]
 
@@ -90,23 +90,17 @@ def otherwise(name: str) -> str:
     )
 
 
-def record_of(spec: StudySpec) -> dict[str, Any]:
-    """What a new study records: by method ``space``, ``defaults`` and ``published`` as plain JSON values."""
-    from trainables.registry import get_method
-
-    return {name: {**_today(get_method(name)), "space": recorded(space)} for name, space in spec.spaces().items()}
-
-
 def _unrecorded(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The same of a method of a study from before; a plug-in's are today's, nobody knows what they were."""
     found = unrecorded(name)
     if found is None:
         from trainables.registry import get_method
 
-        found = _today(get_method(name))
+        found = settings_of(get_method(name))
     return {**found, "space": narrowed(space_from(found["space"]), overrides, found["defaults"])}
 
 
-def _today(method: Method) -> dict[str, Any]:
+def settings_of(method: Method) -> dict[str, Any]:
+    """What a method's space, defaults and published settings are today, as plain JSON values."""
     published = {key: list(value) if isinstance(value, tuple) else value for key, value in method.published.items()}
     return {"space": recorded(method.space), "defaults": defaults_of(method), "published": published}

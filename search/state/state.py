@@ -1,6 +1,6 @@
 """The state of a study: a fold over its journal, equal by construction after every restart.
 
-The kinds of events are those of `search.events`.
+The kinds of events are those of `search.journal.events`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from search.constraints import Constraints
-from search.events import WITHOUT_A_DRIVER, Event, check_names
-from search.frontier import Archive
-from search.kept import Kept
-from search.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
-from search.trial import Donor, History, Stage, Trial
+from search.journal.events import WITHOUT_A_DRIVER, Event, check_names
+from search.pareto.front import Archive
+from search.state.constraints import Constraints
+from search.state.kept import Kept
+from search.state.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
+from search.state.trial import Donor, History, Stage, Trial
 
 
 class StudyState:

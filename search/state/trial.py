@@ -39,10 +39,10 @@ class Trial:
     that stage itself. `shared` says that it did begin behind it: its `epoch` counts the stage's
     epochs, its `cost_epochs` and `seconds` do not. `bracket` counts the rungs that it passes unseen,
     `repeats` names the trial whose configuration it trains once more, on another seed. `donor` is the trial
-    of the study whose network it begins with (`search.donors`), where its configuration asks for one.
+    of the study whose network it begins with (`search.state.donors`), where its configuration asks for one.
     `missed` says by epoch how far its nearest point was from what the constraints ask (0: it has one).
     `node` is where it runs or ran; `setbacks` is what took its workers away, each {kind, why, epoch, node}
-    (`search.setbacks`). `alone`: memory ran out, so it runs when nothing else does; `infeasible`: then too.
+    (`search.state.setbacks`). `alone`: memory ran out, so it runs when nothing else does; `infeasible`: then too.
     """
 
     id: str

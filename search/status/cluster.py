@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.resources import Node
-from search.decisions import cost_of
-from search.spec import StudySpec
-from search.state import StudyState
-from search.trial import Trial
+from search.rungs.decisions import cost_of
+from search.spec.study import StudySpec
+from search.state.state import StudyState
+from search.state.trial import Trial
 from search.units import show_seconds
 
 _SLOW = 3.0

@@ -1,35 +1,19 @@
-"""The live display of a study at work, and a study's or a trial's state in words."""
+"""A study's state in words: one line, a table, its best points, what constraints are missed by."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from search.decisions import epochs_to_come
-from search.errors import InputError
-from search.spec import StudySpec
-from search.state import StudyState
-from search.trial import Trial
+from search.rungs.brackets import epochs_to_come
+from search.spec.study import StudySpec
+from search.state.state import StudyState
+from search.state.trial import Trial
 from search.units import show_count, show_seconds, show_share
-from spaces.space import nearest
-
-if TYPE_CHECKING:
-    from search.driver import Driver
-    from search.study import Study
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_REFRESH_SECONDS = 0.5
-_LINE_SECONDS = 15.0
 
 
 def time_left(spec: StudySpec, state: StudyState) -> float | None:
@@ -140,96 +124,16 @@ def best_points(state: StudyState, count: int = 5) -> str:
     return ", ".join(words)
 
 
-def watching(console: Console) -> Callable[[Driver], AbstractContextManager[None]]:
-    """A display for `search.run.run`: a live table in a terminal, a line now and then elsewhere."""
-
-    @contextlib.contextmanager
-    def watch(driver: Driver) -> Iterator[None]:
-        stop = threading.Event()
-        show = _terminal if console.is_terminal else _lines
-        thread = threading.Thread(target=show, args=(console, driver, stop), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(timeout=5)
-
-    return watch
-
-
-def _terminal(console: Console, driver: Driver, stop: threading.Event) -> None:
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
-            with contextlib.suppress(RuntimeError):  # the state changed while it was read: next time
-                live.update(status_table(driver.spec, driver.state, "running"), refresh=True)
-            if stop.wait(_REFRESH_SECONDS):
-                return
-
-
-def _lines(console: Console, driver: Driver, stop: threading.Event) -> None:
-    while not stop.wait(_LINE_SECONDS):
-        with contextlib.suppress(RuntimeError):
-            console.print(summary(driver.spec, driver.state), soft_wrap=True)
-
-
-def trial_story(study: Study, name: str) -> dict[str, Any]:
-    """Everything the journal says of one trial."""
-    state = study.state()
-    if name not in state.trials:
-        raise InputError(f"study {study.spec.name!r} has no trial {name!r}{nearest(name, list(state.trials))}")
-    trial = state.trials[name]
-    journal = study.journal()
-    try:
-        events = [event for event in journal.events() if event.trial == name]
-    finally:
-        journal.close()
-    return {
-        "trial": name,
-        "state": trial.state,
-        "reason": trial.reason,
-        "why": trial.why,
-        "config": trial.config,
-        "seed": trial.seed,
-        "events": [
-            {"at": time.strftime("%H:%M:%S", time.localtime(e.time)), "kind": e.kind, "says": _says(e.kind, e.payload)}
-            for e in events
-        ],
-    }
-
-
-def _says(kind: str, payload: dict[str, Any]) -> str:
-    if kind == "ask":
-        stage = payload.get("stage")
-        behind = f", to begin behind epoch {stage['epoch']} of {stage['trial']}" if stage else ""
-        donor = payload.get("donor")
-        begins = f", begins from {donor['trial']}'s epoch {donor['epoch']}" if donor else ""
-        return f"asked for, knowing events up to {payload['seen']}{behind}{begins}"
-    if kind == "start":
-        return f"a worker took it up on node {payload['node'][:8]}" if payload.get("node") else "a worker took it up"
-    if kind == "setback":
-        return f"lost its worker at epoch {payload['epoch']}, {payload['kind']}: {payload['why']}"
-    if kind == "report":
-        losses = ", ".join(f"{name} {value:.4g}" for name, value in payload["losses"].items())
-        text = f"epoch {payload['epoch']} ({payload['phase']}, {payload['seconds']:.1f} s): {losses}"
-        if payload.get("donor"):
-            text += f"; began as {payload['donor']['from']}: {payload['donor']['tensors']} tensors"
-        if payload.get("stage"):
-            text += f"; first stage {payload['stage'][:12]} stored"
-        if "curve" in payload:
-            points = payload["curve"]["points"]
-            best = max(points, key=lambda p: p["accuracy"])
-            text += (
-                f"; curve of {len(points)} points, best {show_share(best['accuracy'])} at {show_count(best['macs'])}"
-            )
-        return text
-    if kind == "stage":
-        what = "has to be trained again" if payload["action"] == "lost" else "is not kept"
-        return f"first stage {payload['key'][:12]} {what}: {payload['why']}"
-    if kind == "donor":
-        return f"no trial begins with {payload['checkpoint']} any more: {payload['why']}"
-    if kind == "decision":
-        return f"epoch {payload['epoch']}: {payload['action']} ({payload['why']})"
-    if kind == "failed":
-        return f"failed: {payload['reason']}"
-    return kind
+def unmet_constraints(state: StudyState) -> str:
+    """That no operating point meets the constraints, and how near the nearest came."""
+    curves = [(missed, trial, epoch) for trial in state.trials.values() for epoch, missed in trial.missed.items()]
+    said = f"no operating point has {state.constraints}"
+    if not curves:
+        return f"{said}; no trial has shown a curve yet"
+    _, trial, epoch = min(curves, key=lambda entry: entry[0])
+    best = max(trial.curves[epoch], key=lambda point: point["accuracy"])
+    least = min(point["macs"] for point in trial.curves[epoch])
+    return (
+        f"{said}; the nearest, {trial.id} at epoch {epoch}, has {show_count(trial.params)} parameters,"
+        f" {show_share(best['accuracy'])} at {show_count(best['macs'])} MACs and settings down to {show_count(least)}"
+    )

@@ -1,28 +1,30 @@
 """The folder of a study: what lies where.
 
 Studies whose root is an address of object storage have a folder here too, a cache of what lies there under the same
-names (`search.storage`). Their checkpoints are fetched when they are asked for.
+names (`search.studies.roots`). Their checkpoints are fetched when they are asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import InputError
-from search.storage import address_of, under
+from search.studies.roots import COMMAND_PATIENCE, address_of, under
 
 if TYPE_CHECKING:
-    from trainables.remote import Remote
+    from trainables.worker.remote import Remote
+
 
 _STATE = "state.json"  # written last (`trainables.checkpoints`)
-COMMAND_PATIENCE, DRIVER_PATIENCE = 8.0, 60.0
 _PICTURES = (
     "budget classes confidence dataflow easy-hard exit-training exits frontier gate-images gates halting kl parameters"
     " path-weights ponder routing-flow routing-training skip-ratio tsne variants"
@@ -63,7 +65,7 @@ class StudyFolder:
 
     @property
     def stages(self) -> Path:
-        """Finished first stages, by their keys (`trainables.stages.FOLDER`)."""
+        """Finished first stages, by their keys (`trainables.training.stages.FOLDER`)."""
         return self.checkpoints / "stages"
 
     @property
@@ -99,7 +101,7 @@ class StudyFolder:
         address = self.storage
         if address is None:
             return None
-        from trainables.remote import remote_at
+        from trainables.worker.remote import remote_at
 
         try:
             return remote_at(address, self.patience)
@@ -208,3 +210,29 @@ class StudyFolder:
                 _log.warning("%s is a link; what lies behind it is not the study's and stays", above)
                 return False
         return False
+
+
+def bring(folder: StudyFolder) -> None:
+    """Write the study's file of the storage into its cache; nothing is done where the study is no cached one."""
+    if folder.storage is None:
+        return
+    from trainables.worker.remote import StorageError
+
+    try:
+        remote = folder.remote
+        text = remote.read("study.toml") if remote is not None else None
+    except StorageError as error:
+        raise InputError(str(error)) from None
+    if text is not None:
+        write_spec(folder, text, away=False)
+
+
+def write_spec(folder: StudyFolder, text: str, *, away: bool = True) -> None:
+    """Write the study's file, `away` in the storage first where there is one; it appears when it is whole."""
+    remote = folder.remote if away else None
+    if remote is not None:
+        remote.write("study.toml", text)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    part = folder.path / f".study-{os.getpid()}-{threading.get_ident()}.part"  # a driver's courier may write it, too
+    part.write_text(text)
+    part.replace(folder.spec)

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from search.events import Event
-from search.state import StudyState
+from search.journal.events import Event
+from search.state.state import StudyState
 
 if TYPE_CHECKING:
-    from search.study import Study
+    from search.studies.stored import StoredStudy
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Followed:
                 span.end = now
         return self
 
-    def update(self, study: Study) -> bool:
+    def update(self, study: StoredStudy) -> bool:
         """Read what the journal has beyond what is known; whether there was anything."""
         before = self.state.seq
         journal = study.journal()
@@ -57,7 +57,7 @@ class Followed:
         return self.state.seq > before
 
 
-def followed(study: Study) -> Followed:
+def followed(study: StoredStudy) -> Followed:
     """Everything that the journal tells now."""
     found = Followed()
     found.update(study)

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.events import Event
-from search.frontier import Archive, hypervolume
-from search.mlflow_values import dataset_input, diagnostic_metrics, flat, plain_name
+from search.journal.events import Event
+from search.pareto.front import Archive, hypervolume
+from search.tracking.values import dataset_input, diagnostic_metrics, flat, plain_name
 
 STUDY = ""  # the key of the study's own run
 
@@ -26,7 +26,7 @@ class RunChange:
 
     `metrics`: (name, value, milliseconds since 1970, step). `files`: JSON documents by artifact
     path. `status`: RUNNING, SCHEDULED, FINISHED, KILLED or FAILED; `ended` in milliseconds, which
-    MLflow keeps when a run goes on. `data`: the images (`search.mlflow_values.dataset_input`).
+    MLflow keeps when a run goes on. `data`: the images (`search.tracking.values.dataset_input`).
     """
 
     key: str

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import InputError, RunError
-from search.journal import Journal
-from search.mlflow_client import shown
-from search.mlflow_runs import GoneError
-from search.uploader import Uploader, note_of
+from search.journal.database import Journal
+from search.tracking.runs import GoneError
+from search.tracking.server import shown
+from search.tracking.uploader import Uploader, note_of
 
 GATHER_SECONDS = 0.5  # how long events wait for company, so that a run gets one call and not ten
 FIRST_DELAY, LONGEST_DELAY = 0.5, 5.0

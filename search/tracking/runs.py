@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.chronicle import STUDY, RunChange
-from search.mlflow_client import artifact_location, is_server, quiet
+from search.tracking.chronicle import STUDY, RunChange
+from search.tracking.server import artifact_location, is_server, quiet
 
 _log = logging.getLogger("routefront.tracking")
 

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from search.errors import InputError, RunError
+from search.errors import InputError
 
 _ANSWER_SECONDS = 4.5
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -60,17 +60,6 @@ def using(uri: str, registry_uri: str | None = None) -> Iterator[ModuleType]:
         mlflow.set_registry_uri(before[names[1]] or "")
         for name, value in before.items():  # MLflow writes them for its children
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
-@contextlib.contextmanager
-def answering(uri: str) -> Iterator[None]:
-    """Turns what MLflow raises into a `RunError` of one line."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        raise RunError(f"MLflow at {shown(uri)} refuses: {str(error.message).splitlines()[0]}") from error
 
 
 def default_uri(studies_root: Path) -> str:

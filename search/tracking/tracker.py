@@ -1,6 +1,6 @@
 """Trials to MLflow, never in the way of training: the driver's side of the uploader.
 
-The journal is the spool; `Tracker` starts a process (`search.upload_process`) that reads it and brings it to
+The journal is the spool; `Tracker` starts a process (`search.tracking.process`) that reads it and brings it to
 MLflow, and starts another where that one dies. So what MLflow costs, its import, its calls, a server that
 hangs, is paid outside the driver, whose reports wait for nothing but the journal.
 """
@@ -18,21 +18,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.events import Event
-from search.journal import Journal, sqlite_address
-from search.mlflow_client import check_server, default_uri, shown
-from search.upload_process import FIRST_DELAY, LONGEST_DELAY, UNREACHABLE
+from search.journal.database import Journal, sqlite_address
+from search.journal.events import Event
+from search.tracking.process import FIRST_DELAY, LONGEST_DELAY, UNREACHABLE
+from search.tracking.server import check_server, default_uri, shown
 
 if TYPE_CHECKING:
-    from search.folder import StudyFolder
-    from search.spec import StudySpec
-    from search.state import StudyState
+    from search.spec.study import StudySpec
+    from search.state.state import StudyState
+    from search.studies.folder import StudyFolder
 
 __all__ = ["Tracker", "check_server", "default_uri"]
 
 _log = logging.getLogger("routefront.tracking")
 
-_COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from search.upload_process import main; main()"
+_COMMAND = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from search.tracking.process import main; main()"
 
 
 class Tracker:

@@ -2,7 +2,7 @@
 
 The journal on disk is the spool; what has arrived is remembered beside it, in ``<study>/tracking/``, one file an
 address and experiment. Whatever dies between a call and that note, the next uploader sends the same
-events again, which changes nothing (`search.mlflow_runs`). `search.upload_process` runs it.
+events again, which changes nothing (`search.tracking.runs`). `search.tracking.process` runs it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from search.chronicle import STUDY, Chronicle, RunChange, study_id
-from search.events import Event
-from search.journal import Journal
-from search.mlflow_client import shown
-from search.mlflow_runs import Expected, StudyRuns
+from search.journal.database import Journal
+from search.journal.events import Event
+from search.tracking.chronicle import STUDY, Chronicle, RunChange, study_id
+from search.tracking.runs import Expected, StudyRuns
+from search.tracking.server import shown
 
 _log = logging.getLogger("routefront.tracking")
 

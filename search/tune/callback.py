@@ -9,8 +9,8 @@ import ray
 from ray import tune
 
 from cluster.resources import DRAINING, node_of, nodes_of, room
-from search.driver import Driver, driver_at
-from search.setbacks import DRAINED, SILENT
+from search.engine.driver import Driver, driver_at
+from search.state.setbacks import DRAINED, SILENT
 from search.units import show_seconds
 
 _EVERY_SECONDS = 1.0

@@ -11,18 +11,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster.checks import FolderMarker, Marker, Survey
 from cluster.connect import connect, watched_head
 from cluster.resources import misfit, nodes_of, room
-from search.driver import Driver
+from cluster.survey import FolderMarker, Marker, Survey
+from search.engine.driver import Driver
 from search.errors import InputError, RunError
-from search.journal import LeaseLostError
-from search.signals import heeded
-from search.storage import StoredMarker
-from trainables.data import Data
-from trainables.remote import StorageError
+from search.journal.database import LeaseLostError
+from search.studies.marker import StoredMarker
+from search.tune.signals import heeded
+from trainables.data.splits import Data
+from trainables.worker.remote import StorageError
 
-_TRAINABLE = "trainables.ray_trainable"
+_TRAINABLE = "trainables.worker.ray_trainable"
 Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
 
 
@@ -52,15 +52,15 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
         raise InputError(str(error)) from None
     from ray import tune
 
-    from search.rungs import RungScheduler
-    from search.searcher import CurveSearcher, constants, threads_of
+    from search.tune.scheduler import RungScheduler
+    from search.tune.searcher import CurveSearcher, constants, threads_of
 
     if survey is not None:  # imports took as long as the nodes
         try:
             survey.settle()
         except (StorageError, ValueError) as error:
             raise InputError(str(error)) from None
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `search.signals` takes it
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `search.tune.signals` takes it
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the driver hands out no more than there is room for
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     driver.folder.remove(["stop"])
@@ -85,7 +85,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
             storage_path=str(driver.folder.ray),
             verbose=0,
             callbacks=[_callback(tune, folder)],
-            failure_config=tune.FailureConfig(max_failures=-1),  # the driver counts (`search.setbacks`)
+            failure_config=tune.FailureConfig(max_failures=-1),  # the driver counts (`search.state.setbacks`)
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
@@ -136,7 +136,7 @@ def _ending(driver: Driver) -> str:
 
 
 def _trainable(tune: Any, driver: Driver, data: Data, other: Any) -> Any:
-    from trainables.ray_trainable import RoutedTrainable
+    from trainables.worker.ray_trainable import RoutedTrainable
 
     cpus, gpus = driver.spec.resources.cpus_per_trial, driver.spec.resources.gpus_per_trial
 
@@ -148,6 +148,6 @@ def _trainable(tune: Any, driver: Driver, data: Data, other: Any) -> Any:
 
 
 def _callback(tune: Any, folder: str) -> Any:
-    from search.callback import StudyCallback
+    from search.tune.callback import StudyCallback
 
     return StudyCallback(folder)

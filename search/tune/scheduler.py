@@ -1,6 +1,6 @@
 """The Ray scheduler: every result goes to the driver, whose decision is carried out.
 
-The rule itself is `search.decisions.decide`, a pure function of the folded journal; this class
+The rule itself is `search.rungs.decisions.decide`, a pure function of the folded journal; this class
 only speaks Tune's language, so that the rule runs unchanged in a simulator or a test.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search.driver import driver_at
-from search.engine import engine_at
+from search.engine.driver import driver_at
+from search.engine.engine import engine_at
 
 
 def _error(trial: RayTrial) -> str:

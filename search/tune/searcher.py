@@ -1,4 +1,4 @@
-"""The Ray Searcher: hands out unfinished trials first, then what `search.proposals` proposes."""
+"""The Ray Searcher: hands out unfinished trials first, then what `search.sampling.proposals` proposes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.engine import engine_at
-from search.spec import StudySpec
+from search.engine.engine import engine_at
+from search.spec.study import StudySpec
 
 
 def threads_of(spec: StudySpec, workers: int, cpus: float) -> int:
@@ -37,7 +37,7 @@ def constants(spec: StudySpec, threads: int = 1) -> dict[str, Any]:
 class CurveSearcher(Searcher):
     """Asks the study's driver. It holds nothing but the study's folder, so that Tune may pickle it.
 
-    What trials report reaches the journal through the scheduler (`search.rungs`), which sees every
+    What trials report reaches the journal through the scheduler (`search.tune.scheduler`), which sees every
     result first; the searcher learns from the folded state at the next ask.
     """
 

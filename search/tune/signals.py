@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from search.driver import Driver
+    from search.engine.driver import Driver
 
 GENTLE = (signal.SIGTERM, signal.SIGINT)
 

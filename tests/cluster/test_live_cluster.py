@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checks import Seen, wrong
 from cluster.resources import Node
-from search.state import StudyState
-from search.trial import Trial
-from tests.cluster.faulty import ROOT, Driven, Nodes, create, setbacks, worker_of
-from tests.search.killing import faults
+from cluster.survey import Seen, wrong
+from search.state.state import StudyState
+from search.state.trial import Trial
+from tests.support.faulty import ROOT, Driven, Nodes, create, setbacks, worker_of
+from tests.support.killing import faults
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +120,10 @@ def test_a_cluster_of_another_version_is_said_with_both(nodes: Nodes) -> None:
 
 
 def test_a_study_that_nodes_cannot_reach_is_refused_before_its_first_trial(nodes: Nodes, tmp_path: Path) -> None:
-    """`Survey` as `search.run` uses it, in a process of its own; a node that has gone meanwhile hinders nobody."""
+    """`Survey` as `search.tune.run` uses it, in a process of its own; a node that has gone meanwhile hinders nobody."""
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from cluster.checks import FolderMarker, Survey\nfrom cluster.connect import connect\n"
+        "from cluster.survey import FolderMarker, Survey\nfrom cluster.connect import connect\n"
         "from cluster.resources import Node, nodes_of\nray = connect(sys.argv[1])\n"
         "nodes = [*nodes_of(ray), Node('ab' * 28, 'gone', 1, 0)]\n"
         "for path in sys.argv[3:]:\n    try:\n"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from search.toml import to_toml
+from search.spec.toml import to_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "mlflow"
@@ -54,7 +54,7 @@ def test_mlflow_runs_a_search(tmp_path: Path) -> None:
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]
-    from search.mlflow_client import quiet
+    from search.tracking.server import quiet
 
     client = quiet().MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.get_experiment_by_name("routefront")

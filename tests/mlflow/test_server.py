@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from search.errors import InputError
-from search.mlflow_client import check_server
-from tests.postgres import INSTALLED
-from tests.tracked import Place, free_port, lost_and_doubled, shown, told
+from search.tracking.server import check_server
+from tests.support.postgres import INSTALLED
+from tests.support.tracked import Place, free_port, lost_and_doubled, shown, told
 
 FOLDER = Path(__file__).resolve().parents[2] / "mlflow"
 USERS = importlib.util.find_spec("flask_wtf") is not None
@@ -101,7 +101,7 @@ def test_users_and_their_passwords(running: str, tmp_path: Path, story: type, mo
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", added.stdout.split()[-1])
     check_server(running)
     place = Place(tmp_path / "ada", told(story()))
-    from search.uploader import Uploader
+    from search.tracking.uploader import Uploader
 
     Uploader(running, "of ada", place.journal, place.folder.path).deliver(final=True)
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")

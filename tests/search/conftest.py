@@ -11,7 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from search.study import Study
-    from trainables.data import Data
+    from trainables.data.splits import Data
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def ray_address() -> Iterator[str]:
     """The address of a real one-node cluster with two CPUs, guarded by a token of its own."""
     from cluster.connect import prepare_environment
 
-    prepare_environment(local=False, preload=["trainables.ray_trainable"])
+    prepare_environment(local=False, preload=["trainables.worker.ray_trainable"])
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
@@ -38,9 +38,9 @@ def ray_address() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def digits_small() -> Data:
-    """The images of `tests.search.promoting.spec`."""
-    from search.study import load_data
-    from tests.search.promoting import spec
+    """The images of `tests.support.promoting.spec`."""
+    from search.studies.stored import load_data
+    from tests.support.promoting import spec
 
     return load_data(spec())
 
@@ -49,7 +49,7 @@ def digits_small() -> Data:
 def trained(tmp_path_factory: pytest.TempPathFactory, digits_small: Data) -> Path:
     """A root with the study `tiny`, finished."""
     from search.study import Study
-    from tests.search.promoting import spec, train
+    from tests.support.promoting import spec, train
 
     root = tmp_path_factory.mktemp("trained")
     train(Study.create(spec(), root=root, data=digits_small), digits_small)
@@ -68,7 +68,7 @@ def tiny(trained: Path, tmp_path: Path) -> Study:
 @pytest.fixture
 def registry(tiny: Study, tmp_path: Path) -> str:
     """The address of the MLflow beside the study."""
-    from search.mlflow_client import default_uri
+    from search.tracking.server import default_uri
 
     return default_uri(tmp_path)
 
@@ -76,7 +76,7 @@ def registry(tiny: Study, tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated MLflow database: making one takes seconds, copying it none."""
-    from search.mlflow_client import quiet
+    from search.tracking.server import quiet
 
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
     quiet().MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
@@ -86,7 +86,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def uri(tmp_path: Path, template: Path) -> str:
     """The address of an empty MLflow database."""
-    from search.tracking import default_uri
+    from search.tracking.server import default_uri
 
     shutil.copy(template, tmp_path / "mlflow.db")
     return default_uri(tmp_path)

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from search.commands.common import err  # noqa: F401  (consoles exist before output is captured)
+from search.commands.terminal import err  # noqa: F401  (consoles exist before output is captured)
 from search.errors import InputError
-from search.events import Event
-from search.journal import Journal, sqlite_address
-from search.spec import StudySpec
-from search.state import StudyState
+from search.journal.database import Journal, sqlite_address
+from search.journal.events import Event
+from search.spec.study import StudySpec
+from search.spec.toml import to_toml
+from search.state.state import StudyState
 from search.study import Study
-from search.toml import to_toml
-from tests.command import Run
-from tests.kept_study import keep
+from tests.support.command import Run
+from tests.support.kept_study import keep
 
 
 def _files(folder: Path) -> set[str]:

@@ -111,7 +111,12 @@ def test_parameter_from_keeps_one_element_lists_fixed() -> None:
         ),
         (
             ("ray", "optuna", "mlflow", "sqlalchemy"),
-            ("trainables.registry", "trainables.fit", "trainables.evaluation", "trainables.checkpoints"),
+            (
+                "trainables.registry",
+                "trainables.training.training",
+                "trainables.inference.evaluation",
+                "trainables.checkpoints",
+            ),
         ),
     ],
 )

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.method import Batch
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
 from trainables.methods.decide import METHOD
-from trainables.network import Task
-from trainables.networks.column_layers import Router
-from trainables.networks.junctions import ColumnNetwork
+from trainables.networks.columns.layers import Router
+from trainables.networks.columns.network import ColumnNetwork
 
 SMALL = Task(classes=3, size=8, channels=1)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from cluster.description import Description
-from cluster.manifests import StudyFile, Versions
+from cluster.manifests.description import Description
+from cluster.manifests.inputs import StudyFile, Versions
 
 FULL: dict[str, Any] = {
     "name": "night",

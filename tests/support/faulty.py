@@ -1,8 +1,8 @@
 """Studies to which things happen: a driver in a process of its own, trials that misbehave, a cluster of several nodes.
 
-``python -m tests.cluster.faulty STUDIES NAME ADDRESS [TRACKING]`` goes on with a study and prints its digest.
+``python -m tests.support.faulty STUDIES NAME ADDRESS [TRACKING]`` goes on with a study and prints its digest.
 A trial misbehaves where the study's folder has a file ``ill.json``, {trial, or * for the others: [what, from which
-epoch on]}; see `tests.cluster.ill`.
+epoch on]}; see `tests.support.ill`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.spec import StudySpec
+from search.spec.study import StudySpec
 from search.study import Study
 
 if TYPE_CHECKING:
-    from search.state import StudyState
+    from search.state.state import StudyState
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC: dict[str, Any] = {
@@ -49,7 +49,7 @@ class Nodes:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         from cluster.connect import prepare_environment
 
-        prepare_environment(local=False, preload=["trainables.ray_trainable"])
+        prepare_environment(local=False, preload=["trainables.worker.ray_trainable"])
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -84,7 +84,7 @@ class Driven:
         self.study = Study.load(name, root=root)
         self.began = time.monotonic()
         self._said = root / f"{name}-{time.monotonic_ns()}.txt"
-        command = [sys.executable, "-m", "tests.cluster.faulty", str(root), name, address, tracking]
+        command = [sys.executable, "-m", "tests.support.faulty", str(root), name, address, tracking]
         with self._said.open("w") as said:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
 
@@ -149,11 +149,11 @@ def worker_of(study: Study) -> int | None:
 
 def main() -> None:
     studies, name, address, *rest = sys.argv[1:]
-    from search import run
+    from search.tune import run
 
     study = Study.load(name, root=Path(studies))
     if (study.folder.path / "ill.json").exists():
-        from tests.cluster.ill import IllTrainable
+        from tests.support.ill import IllTrainable
 
         run._trainable = _with(run._trainable, IllTrainable)
 

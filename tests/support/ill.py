@@ -1,4 +1,4 @@
-"""A trainable that misbehaves where the study's folder says so (`tests.cluster.faulty`)."""
+"""A trainable that misbehaves where the study's folder says so (`tests.support.faulty`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainables.ray_trainable import RoutedTrainable
+from trainables.worker.ray_trainable import RoutedTrainable
 
 
 class IllTrainable(RoutedTrainable):

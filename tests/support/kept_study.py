@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from search import points
-from search.folder import StudyFolder
-from search.journal import Journal, sqlite_address
-from search.pooled import state_table
+from search.journal.database import Journal, sqlite_address
+from search.points import files as points
+from search.points.table import state_table
+from search.spec.toml import to_toml
+from search.studies.folder import StudyFolder
 from search.study import Study
-from search.toml import to_toml
 
 
 def keep(story: Any, root: Path, name: str = "story", *, flushed: bool = False, **created: Any) -> Study:

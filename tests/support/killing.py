@@ -1,4 +1,4 @@
-"""A driver that kills itself: ``python -m tests.search.killing STUDIES NAME ADDRESS KIND N WHEN``.
+"""A driver that kills itself: ``python -m tests.support.killing STUDIES NAME ADDRESS KIND N WHEN``.
 
 It goes on with a study and sends itself SIGKILL at the N-th event of a KIND that this process appends
 ("any" counts all), WHEN "before" it is written, "after" it was written, or "folded" (when every listener has
@@ -42,8 +42,9 @@ def _die() -> None:
 
 def arm(kind: str, number: int, when: str) -> None:
     """Make this process die at the moment that is meant."""
-    from search import driver, engine, points
-    from search.journal import Journal
+    from search.engine import driver, engine
+    from search.journal.database import Journal
+    from search.points import files as points
 
     left = [number]
 
@@ -107,7 +108,7 @@ def main() -> None:
 
 def drive(studies: Path, name: str, address: str, kind: str, number: int, when: str) -> tuple[bool, str]:
     """Run such a driver in a process of its own: whether it was killed, and what it printed."""
-    command = [sys.executable, "-m", "tests.search.killing", str(studies), name, address, kind, str(number), when]
+    command = [sys.executable, "-m", "tests.support.killing", str(studies), name, address, kind, str(number), when]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     if done.returncode not in (0, -signal.SIGKILL):
@@ -120,9 +121,9 @@ def faults(study: Study, digest: str) -> list[str]:
 
     `digest` is that of the engine of the last session.
     """
-    from search import points
-    from search.driver import Driver
-    from search.state import StudyState
+    from search.engine.driver import Driver
+    from search.points import files as points
+    from search.state.state import StudyState
 
     journal = study.journal()
     try:

@@ -10,14 +10,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from search.mlflow_client import default_uri, quiet
-from search.promote import promote_study
-from search.spec import StudySpec
-from search.study import Study, load_data
-from search.tracking import Tracker
-from trainables.data import Data
-from trainables.fit import Training
+from search.promotion.promotion import promote_study
+from search.spec.study import StudySpec
+from search.studies.stored import load_data
+from search.study import Study
+from search.tracking.server import default_uri, quiet
+from search.tracking.tracker import Tracker
+from trainables.data.splits import Data
 from trainables.registry import get_method
+from trainables.training.training import Training
 
 METHODS = {
     "static": {"network": "resnet-8", "width": 0.25, "batch_size": 32, "lr": 0.1},
@@ -42,7 +43,7 @@ def spec(name: str = "tiny", **changes: Any) -> StudySpec:
 
 
 def train(study: Study, images: Data) -> None:
-    """Run a study here and now, as `search.run` does on Ray, and track it beside it."""
+    """Run a study here and now, as `search.tune.run` does on Ray, and track it beside it."""
     with study.driving() as driver:
         driver.prune = lambda: None  # every method's checkpoint is wanted here
         while (trial := driver.ask()) is not None:
@@ -89,7 +90,7 @@ def processes() -> Any:
     """Processes forked from a server that has imported everything and opened nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["tests.search.promoting", "mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_store"]
+        ["tests.support.promoting", "mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_store"]
     )
     return context
 
@@ -99,13 +100,13 @@ def promote_alone(
 ) -> None:
     """Promote from a study in this process and put ("", record) or (kind of error, its line) into `answers`.
 
-    `die_before`: the function of `search.promote` or `search.promote_ledger` before which this process
+    `die_before`: the function of `search.promotion.promotion` or `search.promotion.ledger` before which this process
     is killed (``module.function``; with a trailing ``+`` right after it). `limit`: bytes that a file
     may have. `barrier`: waited for when the gates have been passed.
     """
     import importlib
 
-    from search import promote as promoting
+    from search.promotion import promotion as promoting
 
     study = Study.load(name, root=root)
     images = load_data(study.spec)

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from search.simulate import Killed, Simulation
-from search.state import StudyState
-from search.virtual import Faults, Result
+from search.simulation.cluster import Faults, Result
+from search.simulation.simulation import Killed, Simulation
+from search.state.state import StudyState
 
 HOUR = 3600.0
 ALL = Faults(

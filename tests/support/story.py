@@ -10,8 +10,8 @@ class Story:
     """Events of a study, written by hand: `ask`, `report` ... append, `state` folds."""
 
     def __init__(self, methods: tuple[str, ...] = ("static", "skipnet"), epochs: int = 9) -> None:
-        from search.kept import record_of
-        from search.spec import StudySpec
+        from search.planning.creation import record_of
+        from search.spec.study import StudySpec
 
         self.spec = StudySpec.parse(
             {
@@ -42,7 +42,7 @@ class Story:
         self.add("session", {"host": "here", "pid": 1, "workers": 1})
 
     def add(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> None:
-        from search.events import Event
+        from search.journal.events import Event
 
         self.events.append(Event(len(self.events) + 1, next(self._time), kind, trial, payload))
 
@@ -90,6 +90,6 @@ class Story:
 
     @property
     def state(self) -> Any:
-        from search.state import StudyState
+        from search.state.state import StudyState
 
         return StudyState.of(self.events)

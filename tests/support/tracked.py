@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from search.events import Event
-from search.folder import StudyFolder
-from search.journal import Journal, sqlite_address
-from search.mlflow_client import quiet
-from search.tracking import Tracker
-from search.uploader import Uploader
-from tests.story import Story
+from search.journal.database import Journal, sqlite_address
+from search.journal.events import Event
+from search.studies.folder import StudyFolder
+from search.tracking.server import quiet
+from search.tracking.tracker import Tracker
+from search.tracking.uploader import Uploader
+from tests.support.story import Story
 
 T = TypeVar("T")
 
@@ -245,7 +245,7 @@ def lost_and_doubled(database: str, journals: Sequence[Journal]) -> tuple[int, i
 
     import sqlalchemy as sa
 
-    from search.chronicle import Chronicle, study_id
+    from search.tracking.chronicle import Chronicle, study_id
 
     expected: Counter[Any] = Counter()
     for journal in journals:

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainables.evaluation import curve, exit_logits
-from trainables.macs import counted
-from trainables.method import Batch, Method, Phase, config_dict
-from trainables.network import RoutedNetwork, Task
+from trainables.contracts.method import Method, config_dict
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Batch, Phase
+from trainables.execution.macs import counted
+from trainables.inference.evaluation import curve, exit_logits
 from trainables.registry import METHODS, get_method
 
 torch.set_num_threads(1)

@@ -13,15 +13,16 @@ import pytest
 import torch
 
 from trainables import checkpoints
-from trainables.data import Augment, Data, Split, batches, normalise, to_device
-from trainables.diagnostics import diagnose
-from trainables.evaluation import exit_logits
-from trainables.fit import Training
-from trainables.method import TrainingConfig
-from trainables.network import Task
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import TrainingConfig
+from trainables.data.augment import batches, normalise, to_device
+from trainables.data.splits import Augment, Data, Split, digest
+from trainables.diagnostics.measure import diagnose
+from trainables.inference.evaluation import exit_logits
 from trainables.normalisation import NORMALISATIONS, Normalisation
 from trainables.registry import METHODS, get_method
-from trainables.splits import digest
+from trainables.serving import load_network
+from trainables.training.training import Training
 
 torch.set_num_threads(1)
 TINY = {"network": "resnet-8", "width": 0.25, "batch_size": 32}
@@ -303,7 +304,7 @@ def test_checkpoints_of_before_there_was_a_choice_go_on_and_no_other_choice_does
     taken = training()
     taken.restore(tmp_path / "epoch-0001")
     assert taken.step()["losses"] == begun.step()["losses"]
-    assert checkpoints.load_network(tmp_path / "epoch-0001")[1].config.normalise == "data"
+    assert load_network(tmp_path / "epoch-0001")[1].config.normalise == "data"
 
 
 def test_a_phase_does_not_begin_behind_one_with_other_inputs(quarters: Data, tmp_path: Any) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # looking at a study is quick without torch
-    from trainables.method import Method
+    from trainables.contracts.method import Method
 
 _FILE = Path(__file__).with_name("earlier.json")
 

@@ -113,7 +113,7 @@ class RoutedNetwork(nn.Module, ABC):
     A subclass builds its modules and then calls `describe_units`. `config` is the method's
     configuration, `task` the task, `relaxation` the relaxation of the phase in training (set by
     `fit` when a phase begins; the empty word means the method's own). `routing`: beginnings of the names of
-    parts that a trained static network of the same body lacks (`trainables.donors`).
+    parts that a trained static network of the same body lacks (`trainables.training.donors`).
     """
 
     routing: tuple[str, ...] = ()

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.encoded import Images, LazyImages
-from trainables.method import Batch
-from trainables.splits import Augment, Split
+from trainables.contracts.recipe import Batch
+from trainables.data.encoded import Images, LazyImages
+from trainables.data.splits import Augment, Split
 
 if TYPE_CHECKING:
-    from trainables.splits import Data
+    from trainables.data.splits import Data
 
 
 def _shared(array: np.ndarray) -> Tensor:

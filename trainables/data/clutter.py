@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from trainables.image_files import resized
-from trainables.sources import DatasetStatus
-from trainables.splits import Augment, Source, Split, divide
+from trainables.data.image_files import resized
+from trainables.data.published import DatasetStatus
+from trainables.data.splits import Augment, Source, Split, divide
 
 NAME = "cluttered-digits"
 SIZE = 32

@@ -1,9 +1,9 @@
 """Data sets for training: `load` reads, resizes, splits and fingerprints; the rest is re-exported.
 
-The readers are in `sources.py` (published data sets), `clutter.py` (digits in clutter), `hybrid.py` (sets made of
-others), `imagenet_folders.py`, `image_files.py` (folders) and `parquet_files.py`, the records and splits in
-`splits.py`, what happens on the device in `augment.py`, ways to normalise in `normalisation.py`, decoding on demand
-in `encoded.py`.
+The readers are in `data/published.py` (published data sets), `data/clutter.py` (digits in clutter), `data/hybrid.py`
+(sets made of others), `data/imagenet.py`, `data/image_files.py` (folders) and `data/parquet.py`, the records and splits
+in `data/splits.py`, what happens on the device in `data/augment.py`, ways to normalise in `normalisation.py`, decoding
+on demand in `data/encoded.py`.
 """
 
 from __future__ import annotations
@@ -12,24 +12,15 @@ import os
 from pathlib import Path
 
 from spaces.space import nearest
-from trainables import clutter, hybrid, imagenet_folders, sources
-from trainables.augment import augment, batches, in_order, normalise, to_device
-from trainables.image_files import export, read_folder, read_images
-from trainables.network import Task
-from trainables.parquet_files import is_parquet, read_parquet
-from trainables.sources import DatasetStatus, read_named
-from trainables.splits import (
-    Augment,
-    Data,
-    DataError,
-    DataMissing,
-    Source,
-    Split,
-    at_most,
-    digest,
-    divide,
-    statistics,
-)
+from trainables.contracts.network import Task
+from trainables.data import clutter, hybrid, imagenet
+from trainables.data import published as sources
+from trainables.data.augment import augment, batches, in_order, normalise, to_device
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.image_files import export, read_folder, read_images
+from trainables.data.parquet import is_parquet, read_parquet
+from trainables.data.published import DatasetStatus, read_named
+from trainables.data.splits import Augment, Data, Source, Split, at_most, digest, divide, statistics
 
 __all__ = [
     "NAMES",
@@ -53,7 +44,7 @@ __all__ = [
 ]
 
 
-NAMES = (*sources.NAMES, clutter.NAME, *hybrid.PARTS, *imagenet_folders.CLASSES)
+NAMES = (*sources.NAMES, clutter.NAME, *hybrid.PARTS, *imagenet.CLASSES)
 """The data sets that have a name."""
 
 
@@ -61,7 +52,7 @@ def catalogue(root: Path) -> list[DatasetStatus]:
     """Every known data set under `root`, in the order of `NAMES`."""
     published = sources.catalogue(root)
     made = hybrid.catalogue({status.name: status for status in published})
-    return [*published, clutter.catalogue(), *made, *imagenet_folders.catalogue(root)]
+    return [*published, clutter.catalogue(), *made, *imagenet.catalogue(root)]
 
 
 def download(name: str, root: Path) -> None:
@@ -73,8 +64,8 @@ def download(name: str, root: Path) -> None:
         raise DataError(f"no known data set {name!r}{nearest(name, NAMES)}")
     if name == clutter.NAME:
         raise DataError(f"{name} is {clutter.catalogue().how}: there is nothing to download")
-    if name in imagenet_folders.CLASSES:
-        how = next(status.how for status in imagenet_folders.catalogue(root) if status.name == name)
+    if name in imagenet.CLASSES:
+        how = next(status.how for status in imagenet.catalogue(root) if status.name == name)
         raise DataError(f"{name} was not downloaded: {how}")
     for part in hybrid.PARTS.get(name, (name,)):
         if part == name or part != "digits":  # scikit-learn brings its digits along
@@ -145,7 +136,7 @@ def _read(name: str, root: Path, image_size: int | None, seed: int) -> tuple[str
             name = f"{kind}:{where}"
         if kind in hybrid.PARTS:
             return name, hybrid.read_made(kind, root, image_size, seed, path)
-        return name, imagenet_folders.read_imagenet(kind, root, image_size, path)
+        return name, imagenet.read_imagenet(kind, root, image_size, path)
     except PermissionError as error:
         raise DataError(f"{error.filename} may not be read by this user") from None
 

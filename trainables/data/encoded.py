@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainables.image_files import decode
+from trainables.data.decoding import decode
 
 TRIES = 10
 """How often a random crop is drawn until it lies within the image; then the middle is taken (torchvision's rule)."""

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.image_files import read_folder
-from trainables.parquet_files import is_parquet, read_parquet
-from trainables.sources import DatasetStatus, read_named
-from trainables.splits import Augment, DataError, DataMissing, Source, Split, divide, hold_out
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.image_files import read_folder
+from trainables.data.parquet import is_parquet, read_parquet
+from trainables.data.published import DatasetStatus, read_named
+from trainables.data.splits import Augment, Source, Split, divide, hold_out
 
 PARTS = {
     "hybrid": ("mnist", "cifar10"),

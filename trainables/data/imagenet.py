@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.encoded import ImageFiles
-from trainables.image_files import LITTER, class_folders
-from trainables.sources import DatasetStatus
-from trainables.splits import Augment, DataError, DataMissing, Source, Split
+from trainables.data.encoded import ImageFiles
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.image_files import LITTER, class_folders
+from trainables.data.published import DatasetStatus
+from trainables.data.splits import Augment, Source, Split
 
 CLASSES = {"imagenet": 0, "imagenet-100": 100}
 """How many classes each name takes; 0: all that are there."""

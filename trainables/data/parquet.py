@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.image_files import Stack, augmentation
-from trainables.splits import DataError, Source, Split
+from trainables.data.errors import DataError
+from trainables.data.image_files import Stack, augmentation
+from trainables.data.splits import Source, Split
 
 _IMAGES = ("img", "image", "images")
 _LABELS = ("label", "fine_label", "labels")

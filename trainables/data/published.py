@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from spaces.space import nearest
-from trainables.image_files import resized
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.image_files import resized
+from trainables.data.splits import Augment, Source, Split
 from trainables.normalisation import RESNET
-from trainables.splits import Augment, DataError, DataMissing, Source, Split
 
 NAMES = ("digits", "cifar10", "cifar100", "svhn", "svhn-extra", "mnist")
 

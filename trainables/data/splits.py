@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from trainables.network import Task
+from trainables.contracts.network import Task
+from trainables.data.errors import DataError
 from trainables.normalisation import Normalisation, chosen
 
 if TYPE_CHECKING:
-    from trainables.encoded import ImageFiles
-
-
-class DataError(ValueError):
-    """Images or labels that cannot be used; one line that names the file."""
-
-
-class DataMissing(FileNotFoundError):
-    """A data set that is not here; one line with the folder, the files and how to get them."""
+    from trainables.data.encoded import ImageFiles
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.augment import augment
-from trainables.splits import Augment, Data
+from trainables.data.augment import augment
+from trainables.data.splits import Augment, Data
 
 AUGMENTATIONS = ("crop", "hflip", "vflip", "rotation")
 MIXTURE = "mixture"

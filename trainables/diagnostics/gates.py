@@ -1,7 +1,8 @@
 """What soft routing does with images: gates and sizes of the tensors they weigh, weights of parallel layers.
 
 The figures 8 to 11 of D. Tissera et al., "End-to-end data-dependent routing in multi-path neural networks",
-arXiv 2107.02450, are drawn from this, by `search.gate_plots`. Measured with `trainables.diagnostics`, with all paths.
+arXiv 2107.02450, are drawn from this, by `search.report.gates.figures`. Measured with `trainables.diagnostics.measure`,
+with all paths.
 
 Shape legend: n images, D gates of all routing layers, T tensors before and behind them, X paths.
 """
@@ -15,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.network import RoutedNetwork
-from trainables.networks.multipath import MultiPathNetwork
-from trainables.networks.multipath_layers import PathConv, PathLinear
+from trainables.contracts.network import RoutedNetwork
+from trainables.networks.multipath.layers import PathConv, PathLinear
+from trainables.networks.multipath.network import MultiPathNetwork
 
 MOST_LAYERS = 4
 """Weights are shown of so many layers, taken evenly; the paper shows four."""

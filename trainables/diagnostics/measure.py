@@ -25,15 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.augment import normalise, to_device
-from trainables.copies import AUGMENTATIONS, agreement, copy_of, divergence
-from trainables.diagnostics_sampled import log_odds, of_some
-from trainables.encoded import Images
-from trainables.evaluation import exit_logits
-from trainables.gate_diagnostics import measuring, routes
-from trainables.method import Method
-from trainables.network import Inference, Knobs, Routed, RoutedNetwork
-from trainables.splits import Data
+from trainables.contracts.method import Method
+from trainables.contracts.network import Inference, Knobs, Routed, RoutedNetwork
+from trainables.data.augment import normalise, to_device
+from trainables.data.encoded import Images
+from trainables.data.splits import Data
+from trainables.diagnostics.copies import AUGMENTATIONS, agreement, copy_of, divergence
+from trainables.diagnostics.gates import measuring, routes
+from trainables.diagnostics.samples import log_odds, of_some
+from trainables.inference.evaluation import exit_logits
 
 ROUTED = ("block", "column", "path")
 """Kinds of units that a path consists of; routers, paths around a block and classifiers do not count."""

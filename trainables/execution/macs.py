@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.network import evaluating
+from trainables.contracts.network import evaluating
 
 
 def macs_of_call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
     """MACs of one call of one leaf module, over the whole batch.
 
     A convolution that is told, by a whole number as its second argument, at how many positions its output
-    is used, is charged for those: masked convolutions (`networks.positions`) may compute the others in vain.
+    is used, is charged for those: masked convolutions (`networks.halting.positions`) may compute the others in vain.
     """
     if isinstance(module, nn.Conv2d | nn.Conv1d):
         area = 1

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.encoded import Images
-from trainables.fused import prepared
-from trainables.method import Method
-from trainables.network import Inference, Knobs, RoutedNetwork
+from trainables.contracts.method import Method
+from trainables.contracts.network import Inference, Knobs, RoutedNetwork
+from trainables.data.encoded import Images
+from trainables.inference.prepare import prepared
 
 
 @dataclass(slots=True)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trainables.encoded import Images
-from trainables.fused import prepared
-from trainables.network import Knobs, RoutedNetwork
+from trainables.contracts.network import Knobs, RoutedNetwork
+from trainables.data.encoded import Images
+from trainables.inference.prepare import prepared
 
 PASSES = 30
 SECONDS = 0.5
@@ -25,9 +25,9 @@ def milliseconds(
 ) -> list[float]:
     """Median milliseconds of an image in batches of a size under each of several knobs, on this machine as it is.
 
-    The network is prepared for inference as it is served (`trainables.fused.prepared`). Real `images` decide what is
-    computed: each pass takes other ones, all knobs in turn, so that whatever else runs disturbs them alike.
-    Fewer images than one batch are repeated. A first pass warms up and is not counted.
+    The network is prepared for inference as it is served (`trainables.inference.prepare.prepared`). Real `images`
+    decide what is computed: each pass takes other ones, all knobs in turn, so that whatever else runs disturbs them
+    alike. Fewer images than one batch are repeated. A first pass warms up and is not counted.
     """
     training = network.training
     network.eval()

@@ -4,8 +4,8 @@ M. Figurnov, M. D. Collins, Y. Zhu, L. Zhang, J. Huang, D. Vetrov, R. Salakhutdi
 computation time for residual networks", CVPR 2017, arXiv 1612.02297; public code:
 github.com/mfigurnov/sact. Adaptive computation time itself: A. Graves, arXiv 1603.08983.
 
-``act`` halts for whole images, ``sact`` position by position (the equations: `networks.halting`; the networks:
-`networks.preact`). ``act`` with ``variant="vanilla"`` is the network without halting, the paper's baseline and
+``act`` halts for whole images, ``sact`` position by position (the equations: `networks.halting.network`; the networks:
+`networks.halting.preact`). ``act`` with ``variant="vanilla"`` is the network without halting, the paper's baseline and
 the donor of weights on ImageNet.
 
 Deviations and choices:
@@ -43,13 +43,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces import act, sact
-from trainables.method import Batch, DonorConfig, Method, Phase, require
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.halting import HaltingNetwork, SpatialHaltingNetwork
-from trainables.networks.halting_heads import NEVER, HaltingHead, SpatialHead
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Batch, DonorConfig, Phase, require
+from trainables.networks.halting.heads import NEVER, HaltingHead, SpatialHead
+from trainables.networks.halting.network import HaltingNetwork, SpatialHaltingNetwork
+from trainables.networks.halting.preact import PREACT_NETWORKS, preact_body, units_per_group
 from trainables.networks.initialisation import INITS, preactivation
-from trainables.networks.preact import PREACT_NETWORKS, preact_body, units_per_group
-from trainables.networks.resnet import StaticResNet
+from trainables.networks.resnet.cifar import StaticResNet
 
 BELOW = (0.0, 0.3, 0.6, 0.8, 0.9)
 """Halting thresholds of a curve as shares of 1 - eps, which stands in its middle."""

@@ -33,13 +33,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.aig import PAPER, SPACE, imagenet_targets
-from trainables.gates import GATES, router_of
-from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
-from trainables.networks.imagenet import RESIDUAL_NETWORKS, block_count, residual_body, static_donor
-from trainables.networks.initialisation import first_gates, he_fan_out
-from trainables.networks.resnet import SHORTCUTS
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
+from trainables.networks.gated.gates import GATES, first_gates, router_of
+from trainables.networks.gated.network import SAMPLING_KNOBS, GatedResNet, thresholds
+from trainables.networks.initialisation import he_fan_out
+from trainables.networks.resnet.cifar import SHORTCUTS
+from trainables.networks.resnet.imagenet import RESIDUAL_NETWORKS, block_count, residual_body, static_donor
 
 RELAXATIONS = ("gumbel_straight_through", "gumbel", "softmax", "straight_through")
 PROFILES = ("flat", "imagenet")

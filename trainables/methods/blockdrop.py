@@ -43,15 +43,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.blockdrop import PAPER, SPACE
-from trainables.execution import split_rows, take
-from trainables.gates import hard_at
-from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
-from trainables.network import RoutedNetwork, Task, evaluating
-from trainables.networks import imagenet
-from trainables.networks.gated import THRESHOLD_KNOB, GatedResNet, thresholds
-from trainables.networks.imagenet import residual_body, static_donor
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task, evaluating
+from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
+from trainables.execution.rows import split_rows, take
+from trainables.networks.gated.gates import hard_at
+from trainables.networks.gated.network import THRESHOLD_KNOB, GatedResNet, thresholds
+from trainables.networks.gated.policy import policy_of
 from trainables.networks.initialisation import he_fan_out
-from trainables.policy import policy_of
+from trainables.networks.resnet import imagenet
+from trainables.networks.resnet.imagenet import residual_body, static_donor
 
 IMPLEMENTATIONS = ("ours", "official")
 PRETRAIN, CURRICULUM, FINETUNE = "pretrain", "curriculum", "finetune"

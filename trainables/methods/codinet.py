@@ -36,18 +36,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.codinet import PAPER, SPACE
-from trainables.gates import GATES, router_of
-from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.gated import SAMPLING_KNOBS, GatedResNet, thresholds
-from trainables.networks.imagenet import (
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
+from trainables.networks.gated.gates import GATES, router_of
+from trainables.networks.gated.network import SAMPLING_KNOBS, GatedResNet, thresholds
+from trainables.networks.initialisation import INITS, he_everywhere, he_fan_out
+from trainables.networks.resnet.imagenet import (
     RESIDUAL_NETWORKS,
     RESIDUAL_SHORTCUTS,
     check_residual,
     residual_body,
     static_donor,
 )
-from trainables.networks.initialisation import INITS, he_everywhere, he_fan_out
 
 VARIANTS = ("full", "con_only", "vanilla")
 RELAXATIONS = ("gumbel", "softmax", "bernoulli")

@@ -58,11 +58,13 @@ import torch
 from torch import Tensor
 
 from spaces.decide import PAPER, SPACE
-from trainables.inference_costs import classification_costs, squared_weights, targets, throughput
-from trainables.method import Batch, DonorConfig, HalfLife, Method, Optimiser, Phase, require
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.column_layers import initialise
-from trainables.networks.columns import (
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Batch, DonorConfig, HalfLife, Optimiser, Phase, require
+from trainables.networks.columns.costs import classification_costs, squared_weights, targets, throughput
+from trainables.networks.columns.layers import initialise
+from trainables.networks.columns.network import ColumnNetwork
+from trainables.networks.columns.tree import (
     FORKS,
     NETWORKS,
     PYRAMIDS,
@@ -72,7 +74,6 @@ from trainables.networks.columns import (
     nodes_of,
     scales_of,
 )
-from trainables.networks.junctions import ColumnNetwork
 
 CRITICS = ("pragmatic", "optimistic", "classification_error")
 VARIANTS = ("actor", *CRITICS, "")

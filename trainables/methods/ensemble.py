@@ -23,11 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.ensemble import PAPER, SPACE
-from trainables.method import Batch, Method, Phase, TrainingConfig, require
+from trainables.contracts.method import Method
+from trainables.contracts.network import Inference, Knobs, Routed, RoutedNetwork, Task, Unit
+from trainables.contracts.recipe import Batch, Phase, TrainingConfig, require
 from trainables.methods import multipath, static
-from trainables.network import Inference, Knobs, Routed, RoutedNetwork, Task, Unit
-from trainables.networks.imagenet import RESIDUAL_NETWORKS, check_residual
-from trainables.networks.multipath_names import PLAIN, parse
+from trainables.networks.multipath.bodies import PLAIN, parse
+from trainables.networks.resnet.imagenet import RESIDUAL_NETWORKS, check_residual
 
 AVERAGES = ("logits", "probabilities")
 ALL = "basecnn+widecnn+deepcnn"

@@ -32,7 +32,7 @@ Deviations and choices:
   It changes the protocol: the papers draw new augmentations in every epoch.
 - `early_weight` is one lambda for all exits but the last, whose own is 1; `exit_weights` gives
   each its own. The papers use 1.
-- Two confidences that only rounding tells apart are the same (`networks.exits.leaves`), so that a
+- Two confidences that only rounding tells apart are the same (`networks.msdnet.exits.leaves`), so that a
   calibrated image leaves at its exit in whatever batch it is executed.
 - Small images have fewer scales, unless `factors` asks for them; an exit pools over all that is left.
 - Images are normalised as the data set's are; the code's own constants for CIFAR are ``normalise="msdnet"``.
@@ -42,22 +42,25 @@ Deviations and choices:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spaces.imta import PAPER, SPACE
-from trainables.cached import cache_of, trunk_features
-from trainables.exit_losses import REDUCTIONS, distilled_losses, weighted_losses
-from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.budgets import QUANTILES, calibrate, exit_settings
-from trainables.networks.collaboration import ISC_FORMS, CollaborativeMSDNet, EquilibriumMSDNet, begin_behind
-from trainables.networks.msdnet import MSDNet
-from trainables.networks.msdnet_names import FACTORS, NETWORKS, STEP_MODES, exits_of, layout_of, named
-from trainables.networks.operations import operations_of_exits, parameters_of_exits
+from trainables import checkpoints
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
+from trainables.networks.msdnet.collaboration import ISC_FORMS, CollaborativeMSDNet, EquilibriumMSDNet
+from trainables.networks.msdnet.losses import REDUCTIONS, distilled_losses, weighted_losses
+from trainables.networks.msdnet.network import FACTORS, NETWORKS, STEP_MODES, MSDNet, exits_of, layout_of, named
+from trainables.networks.msdnet.operations import operations_of_exits, parameters_of_exits
+from trainables.networks.msdnet.thresholds import QUANTILES, calibrate, exit_settings
+from trainables.training.features import cache_of, trunk_features
 
 VARIANTS = ("none", "ge", "isc", "ofa", "all", "ge_isc", "ge_ofa", "isc_ofa")
 GE_SCALES = ("all", "coarsest")
@@ -92,7 +95,7 @@ class Config(DonorConfig):
     """IMTA's own choices.
 
     `growth`, `channels`, `factors`, `bottleneck`, `reduction`, `step_mode`, `step`, `base`: the
-    measures of the network (`networks.msdnet_names.Layout`); None and ``auto`` are the published ones.
+    measures of the network (`networks.msdnet.network.Layout`); None and ``auto`` are the published ones.
     `early_weight`: the loss weight of every exit but the last; `exit_weights`: of all K instead.
     `ge_scales`: where GE rescales gradients. `curve_points`: values of q in a curve.
 
@@ -308,3 +311,38 @@ METHOD = Method(
     paper_cost=paper_cost,
     donor=trunk_donor,
 )
+
+
+def begin_behind(network: CollaborativeMSDNet, folder: str) -> None:
+    """Take trunk and classifiers of phase I from a checkpoint folder of another training.
+
+    Raises `ValueError` with one line where there is none, or it is of another network or was trained on
+    images normalised otherwise, or was promoted and lacks what the last classifier of phase I would teach.
+    """
+    path = Path(folder).expanduser()
+    try:
+        record = checkpoints.read_record(path)
+        tensors = checkpoints.read_tensors(path, checkpoints.NETWORK)
+    except checkpoints.CheckpointError as error:
+        raise ValueError(f"phase1 = {folder!r}: {error}") from None
+    own = network.state_dict()
+    wanted = {name for name in own if not name.startswith("heads.")}
+    found = {name: tensor for name, tensor in tensors.items() if not name.startswith("heads.")}
+    missing = sorted(wanted - set(found))
+    if missing and all(name.startswith("classifiers.") for name in missing) and not set(found) - wanted:
+        raise ValueError(f"phase1 = {folder!r}: lacks {missing[0]}, the distillation teacher; it was promoted")
+    wrong = [name for name in sorted(wanted | set(found)) if _shape(own, name) != _shape(found, name)]
+    if wrong:
+        is_of = f"{record.get('method')} on {record.get('config', {}).get('network')}"
+        raise ValueError(
+            f"phase1 = {folder!r}: is of another network ({is_of}): {wrong[0]} has shape {_shape(found, wrong[0])}"
+            f" there and {_shape(own, wrong[0])} here"
+        )
+    before, now = record.get("config", {}).get("normalise", "data"), network.config.normalise
+    if before != now:
+        raise ValueError(f"phase1 = {folder!r}: was trained with normalise = {before!r}, this training has {now!r}")
+    nn.Module.load_state_dict(network, found, strict=False)
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None

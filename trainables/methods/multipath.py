@@ -8,7 +8,7 @@ forms with squeeze and excitation, ResNet-(6n+2)-X, VGG-13-X, ImageNet's ResNets
 
 All paths always run, so that computation does not depend on the image. Our extension, off by default:
 the knobs ``threshold`` and ``keep`` leave out paths whose gate, averaged over the inputs of a routing layer,
-is small; what is left out is not computed (`networks.multipath.Pruning`). Threshold 0 is the paper's.
+is small; what is left out is not computed (`networks.multipath.network.Pruning`). Threshold 0 is the paper's.
 A curve sweeps both, the pruned points are ours.
 
 Deviations and choices, where the paper is silent:
@@ -30,15 +30,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spaces.multipath import PAPER, SPACE
-from trainables.method import Method, TrainingConfig, require
-from trainables.network import RoutedNetwork, Task
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import TrainingConfig, require
 from trainables.networks.initialisation import he_fan_out
-from trainables.networks.multipath import MultiPathNetwork
-from trainables.networks.multipath_bodies import body_of
-from trainables.networks.multipath_choice import COMPUTATIONS
-from trainables.networks.multipath_names import NETWORKS, Layout, chosen_places, parse
-from trainables.networks.resnet import SHORTCUTS
-from trainables.networks.routing_layers import GATE_SIZE, ROUTINGS
+from trainables.networks.multipath.bodies import NETWORKS, Layout, body_of, chosen_places, parse
+from trainables.networks.multipath.layers import COMPUTATIONS
+from trainables.networks.multipath.network import MultiPathNetwork
+from trainables.networks.multipath.routing import GATE_SIZE, ROUTINGS
+from trainables.networks.resnet.cifar import SHORTCUTS
 
 SHARES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98)
 """Thresholds of a curve, as shares of 1 / X, what a gate is on average."""

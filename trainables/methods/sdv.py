@@ -36,20 +36,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.sdv import PAPER, SPACE
-from trainables.gates import Router, image_noise, relax
-from trainables.method import DonorConfig, Method, Optimiser, Phase, require
-from trainables.network import Knobs, Routed, RoutedNetwork, Task
-from trainables.networks.gated import GatedResNet
-from trainables.networks.imagenet import static_donor
+from trainables.contracts.method import Method
+from trainables.contracts.network import Knobs, Routed, RoutedNetwork, Task
+from trainables.contracts.recipe import DonorConfig, Optimiser, Phase, require
+from trainables.contracts.router import Router
+from trainables.networks.gated.gates import image_noise, relax
+from trainables.networks.gated.network import GatedResNet
 from trainables.networks.initialisation import he_fan_out
-from trainables.networks.resnet import (
-    NETWORKS,
-    SHORTCUTS,
-    BasicBlock,
-    Body,
-    blocks_per_group,
-    cifar_resnet,
-)
+from trainables.networks.resnet.cifar import NETWORKS, SHORTCUTS, BasicBlock, Body, blocks_per_group, cifar_resnet
+from trainables.networks.resnet.imagenet import static_donor
 
 VARIANTS = ("sdv", "original")
 MODES = ("uniform", "linear")

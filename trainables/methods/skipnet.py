@@ -46,12 +46,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.skipnet import PAPER, SPACE
-from trainables.gates import GATES, router_of
-from trainables.method import Batch, DonorConfig, Method, Optimiser, Phase, require
-from trainables.network import RoutedNetwork, Task
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
 from trainables.networks import initialisation
-from trainables.networks.gated import THRESHOLD_KNOB, GatedResNet, thresholds
-from trainables.networks.imagenet import (
+from trainables.networks.gated.gates import GATES, router_of
+from trainables.networks.gated.network import THRESHOLD_KNOB, GatedResNet, thresholds
+from trainables.networks.resnet.imagenet import (
     IMAGENET_NETWORKS,
     RESIDUAL_NETWORKS,
     RESIDUAL_SHORTCUTS,
@@ -71,7 +72,7 @@ IMPLEMENTATIONS = ("ours", "official")
 class Config(DonorConfig):
     """SkipNet's own choices.
 
-    `gate`: one of `gates.GATES`; `rnn_size`: width of the recurrent gate's embedding and LSTM;
+    `gate`: one of `networks.gated.gates.GATES`; `rnn_size`: width of the recurrent gate's embedding and LSTM;
     `relaxation`: straight_through (Hd) or softmax (St); `shortcut`: A, B, pool or auto;
     `transition`: what skipping a strided block means; `pretrained`: a file of torchvision's weights
     to start an ImageNet body from; `impl`: official builds the trailing gate.

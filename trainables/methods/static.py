@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from spaces.static import PAPER, SPACE
-from trainables.method import Method, TrainingConfig, require
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.densenet import DENSE_NETWORKS, DenseNet, dense_layers
-from trainables.networks.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import TrainingConfig, require
 from trainables.networks.initialisation import he_fan_out
-from trainables.networks.resnet import StaticResNet
+from trainables.networks.resnet.cifar import StaticResNet
+from trainables.networks.resnet.densenet import DENSE_NETWORKS, DenseNet, dense_layers
+from trainables.networks.resnet.imagenet import RESIDUAL_NETWORKS, RESIDUAL_SHORTCUTS, check_residual, residual_body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

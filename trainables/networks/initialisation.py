@@ -13,7 +13,7 @@ ACT, SACT                       :math:`\sqrt{2/(k^2 in)}`,     PyTorch's default
                                 truncated at two deviations
 MSDNet (IMTA)                   PyTorch's default              PyTorch's default
 columns (decide), in            :math:`\sqrt{1/(k^2 in)}`      :math:`\sqrt{1/in}`, biases 0
-`networks.column_layers`
+`networks.columns.layers`
 =============================== ============================== ===================================================
 
 The first row is K. He et al., "Delving deep into rectifiers", ICCV 2015, arXiv 1502.01852, section 2.2, by
@@ -29,11 +29,7 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import nn
-
-from trainables.gates import LocalRouter
-from trainables.router import Router
 
 INITS = ("default", "published")
 """``published`` is the public code's rule where the default is another one."""
@@ -100,18 +96,3 @@ def preactivation(network: nn.Module, how: str) -> None:
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-@torch.no_grad()
-def first_gates(router: Router, *, skip: float, run: float, std: float) -> None:
-    """Draw a router's last layers with the standard deviation `std`, and set their biases for skipping and running.
-
-    Layers that answer one logit a gate begin with the difference of the two.
-    """
-    for layer in router.outputs():
-        nn.init.normal_(layer.weight, std=std)
-        assert layer.bias is not None
-        if isinstance(router, LocalRouter):  # U of one gate: skip, run
-            layer.bias.copy_(torch.tensor([skip, run]))
-        else:
-            layer.bias.fill_(run - skip)

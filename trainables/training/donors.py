@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from spaces.donor import STUDY
 from trainables import checkpoints
-from trainables.method import Method
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.resnet import ResidualNetwork, ZeroPadShortcut
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.networks.resnet.cifar import ResidualNetwork, ZeroPadShortcut
 
 OPEN = 0.95
 """P(run) that routers begin with."""

@@ -11,13 +11,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from trainables.augment import Place, augment, normalise
-from trainables.encoded import Images, LazyImages
-from trainables.fused import prepared
-from trainables.method import Batch
-from trainables.network import evaluating
-from trainables.networks.collaboration import CollaborativeMSDNet
-from trainables.splits import Data
+from trainables.contracts.network import evaluating
+from trainables.contracts.recipe import Batch
+from trainables.data.augment import Place, augment, normalise
+from trainables.data.encoded import Images, LazyImages
+from trainables.data.splits import Data
+from trainables.inference.prepare import prepared
+from trainables.networks.msdnet.collaboration import CollaborativeMSDNet
 
 _FAST: WeakKeyDictionary[CollaborativeMSDNet, tuple[int, CollaborativeMSDNet]] = WeakKeyDictionary()
 
@@ -80,7 +80,7 @@ class FeatureCache:
         """One epoch, shuffled: every image once, in a copy that is drawn; ``images`` of a batch are (B, F).
 
         Of data that is drawn with replacement, as many images as there are. A last batch of a single
-        image is left out, and with `place` what was done, as in `augment.batches`.
+        image is left out, and with `place` what was done, as in `data.augment.batches`.
         """
         views, count = self.features.shape[:2]
         at = generator.device

@@ -19,10 +19,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from trainables import checkpoints, donors
+from trainables import checkpoints
 from trainables.checkpoints import CheckpointError
-from trainables.fit import Training
-from trainables.method import Method, config_dict, plan
+from trainables.contracts.method import Method, config_dict
+from trainables.contracts.recipe import plan
+from trainables.training import donors
+from trainables.training.training import Training
 from trainables.version import code_version
 
 FOLDER = "stages"  # beside the trials' own checkpoints
@@ -48,7 +50,7 @@ def key(
 
     The hash is over the method, every value of its configuration (defaults too) but those that the
     method's space marks as of a later stage, the first stage's epochs, the whole length (schedules
-    may be shares of it), seed, data, device and code, and the `donor` that it begins with (`donors.identity`).
+    may be shares of it), seed, data, device and code, and the `donor` that it begins with (`training.donors.identity`).
     """
     last = last_epoch(method, config, epochs)
     if last is None:

@@ -1,10 +1,11 @@
-"""One training loop for every method: phases, epochs, curves, checkpoints. Knows no cluster."""
+"""One training loop for every method: phases, epochs, steps, curves, checkpoints. Knows no cluster."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables import checkpoints, donors
-from trainables.data import Data, normalise, to_device
-from trainables.diagnostics import Diagnostics, diagnose, usual_setting
-from trainables.epoch import Partial, train_epoch
-from trainables.evaluation import Curve, curve
-from trainables.latency import milliseconds
-from trainables.machine import computes_bfloat16
-from trainables.method import Method, Phase, plan
-from trainables.networks.imagenet import load_pretrained
+from trainables import checkpoints
+from trainables.contracts.method import Method
+from trainables.contracts.recipe import Batch, Phase, plan
+from trainables.data.augment import Place, batches, normalise, to_device
+from trainables.data.splits import Data
+from trainables.diagnostics.measure import Diagnostics, diagnose, usual_setting
+from trainables.inference.evaluation import Curve, curve
+from trainables.inference.latency import milliseconds
+from trainables.networks.resnet.imagenet import load_pretrained
+from trainables.training import donors
+from trainables.training.partial import Interrupted, Partial
+from trainables.training.precision import computes_bfloat16
 
 Report = dict[str, Any]
 
@@ -30,15 +34,15 @@ class Training:
 
     `epochs` is the length of the whole training (schedules are shares of it), `evaluate_at` the
     epochs whose report carries a curve (the last one always does); with `diagnostics` the last
-    report carries them too (`trainables.diagnostics`), with `latency` every point the milliseconds that
+    report carries them too (`trainables.diagnostics.measure`), with `latency` every point the milliseconds that
     one image takes alone. The same seed, data and configuration give
     the same reports on one thread of one machine.
 
-    `leaving` is asked after every step: where it says yes, `step` raises `epoch.Interrupted`, and `save`
+    `leaving` is asked after every step: where it says yes, `step` raises `training.partial.Interrupted`, and `save`
     then keeps the part of the epoch that is done (`partial`); whoever restores it ends with the same weights.
 
-    `donor`: the checkpoint folder or file of a trained static network to begin with (`trainables.donors`), where it is
-    not what the configuration's `donor` says, or says none. It is read before the first epoch, whose report
+    `donor`: the checkpoint folder or file of a trained static network to begin with (`trainables.training.donors`),
+    where it is not what the configuration's `donor` says, or says none. It is read before the first epoch, whose report
     tells under ``donor`` what was taken (`donated`). Raises `ValueError` where the method takes none.
     """
 
@@ -297,3 +301,72 @@ def fit(
         if report(training.step()) is False:
             break
     return training
+
+
+def train_epoch(
+    training: Training, phase: Phase, epoch: int, epochs: int, views: int
+) -> tuple[dict[str, float], float]:
+    """Epoch `epoch` of `epochs` of a phase (from 0); mean loss terms and the last learning rate.
+
+    Goes on behind `training.partial`, and leaves it there where `training.leaving` says so after a step.
+    Raises `Interrupted` then, `FloatingPointError` where a loss is not finite.
+    """
+    optimiser, config, partial = training.optimiser, training.config, training.partial
+    assert optimiser is not None
+    size = phase.batch_size or config.batch_size
+    steps = math.ceil(len(training.labels) / max(1, size // views))
+    history: list[Tensor] = []
+    names: list[str] = []
+    place = None
+    if partial is not None:
+        history, names = list(partial.history.to(training.device)), partial.names
+        training.generator.set_state(partial.began)
+        place = Place(partial.steps, partial.now)
+    began = training.generator.get_state()
+    rate = phase.optimiser.lr
+    for index, batch in enumerate(_batches(training, phase, size, views, place), len(history)):
+        batch.share, batch.steps = (epoch + index / steps) / epochs, steps * epochs
+        rate = phase.optimiser.lr_at(batch.share, batch.steps)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        if batch.images.dim() == 4:
+            batch.images = batch.images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.bfloat16):
+            terms = training.method.objective(training.network, batch, phase)
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        if training.method.adjust_gradients is not None:
+            training.method.adjust_gradients(training.network, batch)
+        optimiser.step()
+        names = list(terms)
+        history.append(torch.stack([term.detach() for term in terms.values()]))
+        if training.leaving():
+            now = training.generator.get_state()
+            training.partial = Partial(index + 1, names, torch.stack(history).cpu(), began, now)
+            raise Interrupted(f"{index + 1} of {steps} steps of epoch {training.epoch + 1} are done")
+    training.partial = None
+    if not history:
+        raise ValueError(f"batch_size = {size!r}: no batch can be made of {len(training.labels)} training images")
+    table = torch.stack(history).cpu()  # the only synchronisation with the device in an epoch
+    bad = (~table.isfinite()).nonzero()
+    if len(bad):
+        at, term = int(bad[0, 0]), names[int(bad[0, 1])]
+        raise FloatingPointError(
+            f"loss term {term} became {table[at, bad[0, 1]].item()} in step {at + 1} of epoch {training.epoch + 1}"
+        )
+    means = table.double().mean(dim=0).tolist()
+    return dict(zip(names, means, strict=True)), rate
+
+
+def _batches(training: Training, phase: Phase, size: int, views: int, place: Place | None) -> Iterator[Batch]:
+    """One epoch of a phase, from images or from features that are computed in its first epoch here."""
+    images, labels, data, generator = training.images, training.labels, training.data, training.generator
+    if phase.source == "images":
+        return batches(images, labels, data, batch_size=size, views=views, generator=generator, place=place)
+    method = training.method
+    if method.features is None:
+        raise ValueError(f"phase {phase.name!r} reads {phase.source!r}, which {method.name} does not make")
+    if training.cache is None:  # its copies follow from the seed: a restored training makes the same
+        of = training.network, images, labels, data
+        training.cache = method.features(*of, views=phase.cached_views, seed=training.seed + 2)
+    return training.cache.batches(size, generator, place)

@@ -1,7 +1,7 @@
 """A worker that takes more memory than its trial may have ends itself, and says so.
 
-What it says is a note beside the trial's checkpoints (`trainables.shelf`), which the driver reads when it hears that
-the worker is gone: a process that the system kills for its memory could say nothing.
+What it says is a note beside the trial's checkpoints (`trainables.worker.shelf`), which the driver reads when it hears
+that the worker is gone: a process that the system kills for its memory could say nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from trainables.machine import own_memory
+from trainables.worker.machine import own_memory
 
 _EVERY_SECONDS = 0.25
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainables.fit import Training
-from trainables.machine import own_memory
+from trainables.data.splits import Data
 from trainables.registry import get_method
-from trainables.splits import Data
+from trainables.training.training import Training
+from trainables.worker.machine import own_memory
 
 _BATCHES = 4
 _ANSWER_SECONDS = 300.0

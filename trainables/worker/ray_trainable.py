@@ -6,12 +6,12 @@ goes on from the newest whole one and returns that report again, so that a worke
 between writing and reporting loses nothing (the driver ignores a report it knows).
 
 A trial that was given a finished first stage begins behind it, and one that ends its own first
-stage stores it (`trainables.stages`); both only where the driver said so.
+stage stores it (`trainables.training.stages`); both only where the driver said so.
 
 A report of an error says whether memory ran out (`memory`: the trial is tried again when nothing else
 runs), the disk is full or the storage away (`full`, `away`: the study stops, nothing is lost). A process
 that takes more memory than a trial may have, or has not given that of its last trial back, ends itself
-(`trainables.guard`); so does one whose node is leaving, in the middle of an epoch, behind a checkpoint of it.
+(`trainables.worker.guard`); so does one whose node is leaving, in the middle of an epoch, behind a checkpoint of it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from typing import Any
 import torch
 from ray import tune
 
-from trainables import checkpoints, stages
-from trainables.data import Data
-from trainables.epoch import Interrupted
-from trainables.fit import Training
-from trainables.guard import Guard, end_children, leave
-from trainables.machine import Meter, own_memory
+from trainables import checkpoints
+from trainables.data.splits import Data
 from trainables.registry import get_method
-from trainables.remote import StorageError
-from trainables.shelf import Shelf
+from trainables.training import stages
+from trainables.training.partial import Interrupted
+from trainables.training.training import Training
+from trainables.worker.guard import Guard, end_children, leave
+from trainables.worker.machine import Meter, own_memory
+from trainables.worker.remote import StorageError
+from trainables.worker.shelf import Shelf
 
 _LEAK = 2e9
 """Bytes above those that a process held behind its first trial that it may keep: caches, fragments."""
@@ -49,8 +50,8 @@ class RoutedTrainable(tune.Trainable):
     """One trial. `config`: trial, method, config, seed, epochs, evaluate_at, checkpoints, threads, device.
 
     Also `storage`, the address of checkpoints that lie in no folder of all nodes; `donor`, the name of the checkpoint
-    whose weights it begins with (`trainables.donors`); `diagnostics`, whether its last epoch measures its paths;
-    `latency`, whether curves measure theirs; `stage`, the key of a first stage to begin behind, and `publish`,
+    whose weights it begins with (`trainables.training.donors`); `diagnostics`, whether its last epoch measures its
+    paths; `latency`, whether curves measure theirs; `stage`, the key of a first stage to begin behind, and `publish`,
     whether to store its own; `memory`, bytes that the trial may have for itself.
     """
 

@@ -1,4 +1,5 @@
-"""Files under an address of object storage, through pyarrow's filesystems: ``s3://``, ``gs://``, ``abfss://``, ``file://``.
+"""Files under an address of object storage, through pyarrow's filesystems: ``s3://``, ``gs://``, ``abfss://``,
+``file://``.
 
 Keys come from the environment or the machine's role, as the provider's own tools find them. What fails is tried
 again for `patience` seconds; then, or at once where waiting cannot help (no such bucket, refused keys), it is

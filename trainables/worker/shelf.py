@@ -17,9 +17,10 @@ import threading
 import time
 from pathlib import Path
 
-from trainables import checkpoints, stages
-from trainables.fit import Training
-from trainables.remote import Remote, StorageError, remote_at
+from trainables import checkpoints
+from trainables.training import stages
+from trainables.training.training import Training
+from trainables.worker.remote import Remote, StorageError, remote_at
 
 NOTE = "left.json"
 LEAVE = "leave"
@@ -83,7 +84,7 @@ class Shelf:
             shutil.rmtree(path, ignore_errors=True)
 
     def behind(self, training: Training, key: str) -> None:
-        """Let a training go on behind a finished first stage. Raises `CheckpointError` (`stages.restore`)."""
+        """Let a training go on behind a finished first stage. Raises `CheckpointError` (`training.stages.restore`)."""
         folder = self._root / stages.FOLDER / key
         if self._remote is not None:
             self._remote.pull(f"{stages.FOLDER}/{key}", folder, checkpoints.STATE)
@@ -106,7 +107,7 @@ class Shelf:
         self._forget(self.at(name))
 
     def publish(self, training: Training) -> str:
-        """Store the first stage that a training has just ended; its key (`stages.publish`)."""
+        """Store the first stage that a training has just ended; its key (`training.stages.publish`)."""
         key = stages.publish(training, self._root / stages.FOLDER, self._trial)
         if self._remote is not None:
             folder, name = self._root / stages.FOLDER / key, f"{stages.FOLDER}/{key}"

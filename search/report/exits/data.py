@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from search.paths import TrialPaths
+from search.report.paths.data import TrialPaths
 
 
 def exit_parents(record: Mapping[str, Any]) -> list[int]:

@@ -8,10 +8,10 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from search.exits import AGREE, Ranks, budget, by_epoch, exit_labels, is_chain, routing
-from search.path_plots import LENGTH_SCALE, MOST_CLASSES, looks
-from search.paths import TrialPaths
-from search.plots import layout, log_ticks, style
+from search.report.exits.data import AGREE, Ranks, budget, by_epoch, exit_labels, is_chain, routing
+from search.report.paths.data import TrialPaths
+from search.report.paths.figures import looks
+from search.report.style import LENGTH_SCALE, MOST_CLASSES, layout, log_ticks, style
 from search.units import show_count, show_share
 
 SHARES = ("rgba(44,123,229,0)", "rgba(44,123,229,1)")

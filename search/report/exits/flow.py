@@ -14,18 +14,15 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from search.exits import exit_labels, exit_parents, is_chain, reached, tree_places
-from search.path_plots import CLASS_COLOURS, LENGTH_SCALE
-from search.paths import TrialPaths
-from search.plots import layout
+from search.report.exits.data import exit_labels, exit_parents, is_chain, reached, tree_places
+from search.report.paths.data import TrialPaths
+from search.report.style import CLASS_COLOURS, layout, mixed
 from search.units import show_share
 
 _LINE = "#7C8591"  # legible on white and on near-black
 _NARROW = 326  # pixels that a panel has on a telephone
 _WIDEST, _ROW = 64, 44
 _LABELS = 54  # pixels below a chain
-ACCURACY_SCALE = [(1 - stop, colour) for stop, colour in reversed(LENGTH_SCALE)]
-"""Orange is wrong, blue is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +161,6 @@ def accuracy_flow(trial: TrialPaths, largest: float, limits: tuple[float, float]
 def _colours(given: Sequence[float | None], limits: tuple[float, float]) -> list[str]:
     low, high = limits
     return [_LINE if right is None else mixed((right - low) / (high - low)) for right in given]
-
-
-def mixed(place: float) -> str:
-    """The colour of a place in [0, 1] on the scale of accuracy."""
-    stops = [stop for stop, _ in ACCURACY_SCALE]
-    rgb = [[int(colour[i : i + 2], 16) for _, colour in ACCURACY_SCALE] for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(float(np.interp(place, stops, channel))):02X}" for channel in rgb)
 
 
 def class_flow(trial: TrialPaths, largest: float, names: Sequence[str]) -> go.Figure | None:

@@ -1,4 +1,4 @@
-"""The pictures of networks with exits as PNG files; ponder costs and halting maps too."""
+"""The pictures of networks with exits as matplotlib figures."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Wedge
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from search import exit_plots, flow_plots
-from search.exits import AGREE, budget, exit_labels, is_chain, ranks, routing
-from search.flow_plots import Flow
-from search.halting import halting_picture, halting_says, mapped
-from search.path_plots import CLASS_COLOURS, looks
-from search.paths import Paths, TrialPaths
-from search.plots import log_ticks, style
-from search.png_parts import DASHES, WIDTH, plain, titled, white
+from search.report.exits import figures as exit_figures
+from search.report.exits import flow as flow_plots
+from search.report.exits.data import AGREE, budget, exit_labels, is_chain, ranks, routing
+from search.report.exits.flow import Flow
+from search.report.halting import halting_pictures, ponder_picture
+from search.report.paths.data import Paths, TrialPaths
+from search.report.paths.figures import looks
+from search.report.png import DASHES, GREY, plain, titled, white
+from search.report.style import ACCURACY_SCALE, CLASS_COLOURS, log_ticks, mixed, style
 from search.units import show_count
-
-_GREY = "#7C8591"
 
 
 def exit_pictures(paths: Paths) -> dict[str, Figure | None]:
     """Figures by the names of their files, None for what there is nothing of."""
     trials = [trial for trial in paths.trials if "exit_frac" in trial.record]
     if not trials:
-        return {"ponder.png": _ponder(paths), "halting.png": _halting(paths)}
+        return {"ponder.png": ponder_picture(paths), "halting.png": halting_pictures(paths)}
     return {
         "exits.png": _exits(trials, paths.classes),
         "dataflow.png": _flow(trials, paths.classes),
@@ -38,8 +37,8 @@ def exit_pictures(paths: Paths) -> dict[str, Figure | None]:
         "exit-training.png": _training(trials),
         "routing-training.png": _routing([trial for trial in trials if len(routing(trial)[0]) > 1]),
         "confidence.png": _confidence(trials),
-        "ponder.png": _ponder(paths),
-        "halting.png": _halting(paths),
+        "ponder.png": ponder_picture(paths),
+        "halting.png": halting_pictures(paths),
     }
 
 
@@ -61,12 +60,12 @@ def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
         left.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16))
         plain(left)
         titled(left, trial.label)
-        if len(exits) > exit_plots.MOST_EXITS:
+        if len(exits) > exit_figures.MOST_EXITS:
             right.set_axis_off()
             continue
-        names, shares = exit_plots.exit_shares(trial, classes)
+        names, shares = exit_figures.exit_shares(trial, classes)
         begin = np.zeros(len(names))
-        for i, colour in enumerate(exit_plots.exit_colours(shares.shape[1])):
+        for i, colour in enumerate(exit_figures.exit_colours(shares.shape[1])):
             right.barh(range(len(names)), shares[:, i], left=begin, color=colour, label=f"exit {exits[i]}")
             begin += shares[:, i]
         short = [name if len(name) <= 16 else name[:15] + "…" for name in names]
@@ -95,9 +94,9 @@ def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
             for i, (x, y) in enumerate(flow.places):
                 at, radius = (x, y), radii[i]
                 if not flow.left[i] or not counts[i].any():
-                    axes.add_patch(Circle(at, 0.04, facecolor=_GREY, zorder=3))
+                    axes.add_patch(Circle(at, 0.04, facecolor=GREY, zorder=3))
                 elif not by_class:
-                    color = flow_plots.mixed(((given[i] or 0.0) - low) / (high - low))
+                    color = mixed(((given[i] or 0.0) - low) / (high - low))
                     axes.add_patch(Circle(at, radius, facecolor=color, zorder=3))
                 else:
                     ends = 90 - 360 * np.concatenate([[0], np.cumsum(counts[i]) / counts[i].sum()])
@@ -105,7 +104,7 @@ def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> Figure:
                         wedge = {"facecolor": CLASS_COLOURS[label], "linewidth": 0, "zorder": 3}
                         axes.add_patch(Wedge(at, radius, ends[label + 1], ends[label], **wedge))
             titled(axes, trial.label if not by_class else "by class")
-    bar = ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list("right", flow_plots.ACCURACY_SCALE))
+    bar = ScalarMappable(Normalize(low, high), LinearSegmentedColormap.from_list("right", ACCURACY_SCALE))
     where = {"location": "bottom", "shrink": 0.7, "pad": 0.02, "aspect": 30}
     drawn = figure.colorbar(bar, ax=list(panels[:, 0]), label="accuracy on those that leave (in brackets)", **where)
     drawn.ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -124,7 +123,7 @@ def _lines(axes: Axes, flow: Flow, given: Sequence[float | None], largest: float
     for i, parent in enumerate(flow.parents):
         begin = (x[parent], y[parent]) if parent >= 0 else (x[i] - 0.5, y[i])
         look = {"linewidth": 0.6 + 5 * flow.through[i], "linestyle": "-" if flow.through[i] else ":"}
-        axes.plot([begin[0], x[i]], [begin[1], y[i]], color=_GREY, alpha=0.6, solid_capstyle="butt", **look)
+        axes.plot([begin[0], x[i]], [begin[1], y[i]], color=GREY, alpha=0.6, solid_capstyle="butt", **look)
     radii = flow.diameters(0.94, largest) / 2
     if flow.chain:
         for i, label in enumerate(flow.labels):
@@ -165,7 +164,7 @@ def _budgets(trials: Sequence[TrialPaths]) -> Figure | None:
         if is_chain(trial.record):
             exits = trial.record["exit_acc"]
             right.plot(range(1, len(exits) + 1), exits, color=color, linestyle=DASHES[dash], marker="o", markersize=4)
-    low, high, floor, top = exit_plots.budget_window(trials)
+    low, high, floor, top = exit_figures.budget_window(trials)
     left.set(xscale="log", xlim=(low, high), ylim=(floor, top), ylabel="validation accuracy")
     left.set_xlabel("MACs per image (log scale)")
     left.xaxis.set_major_locator(FixedLocator(log_ticks(low, high, 5)))
@@ -185,14 +184,14 @@ def _budgets(trials: Sequence[TrialPaths]) -> Figure | None:
 
 
 def _training(trials: Sequence[TrialPaths]) -> Figure | None:
-    found = exit_plots.epochs_by_exit(trials)
+    found = exit_figures.epochs_by_exit(trials)
     if not found:
         return None
     drawn = [trial for trial in trials if any(trial.trial in lines for lines in found.values())]
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
     figure = white(2.1 * rows + 0.5)
-    across, up = exit_plots.epochs_window(found)
+    across, up = exit_figures.epochs_window(found)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes, (i, lines) in zip(panels, found.items(), strict=False):
         for trial, (color, dash) in zip(drawn, looks(drawn).values(), strict=True):
@@ -240,9 +239,9 @@ def _confidence(trials: Sequence[TrialPaths]) -> Figure | None:
     panels = figure.subplots(rows, 2, squeeze=False).ravel()
     marks = []
     for axes, (trial, rank) in zip(panels, found, strict=False):
-        axes.plot([0, 1], [0, 1], ":", color=_GREY, linewidth=1)
+        axes.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1)
         marks = []
-        for i, (color, _, marker) in enumerate(exit_plots.AGREE_STYLES):
+        for i, (color, _, marker) in enumerate(exit_figures.AGREE_STYLES):
             mine = rank.right == i
             look = {"color": color, "marker": marker, "alpha": 0.5 if i == 0 else 0.9, "linewidths": 0}
             marks.append(axes.scatter(rank.x[mine], rank.y[mine], s=8 if i == 0 else 16, **look))
@@ -255,37 +254,4 @@ def _confidence(trials: Sequence[TrialPaths]) -> Figure | None:
     for axes in panels[len(found) :]:
         axes.set_axis_off()
     _legend(figure, marks, AGREE, columns=4)
-    return figure
-
-
-def _ponder(paths: Paths) -> Figure | None:
-    trials = [trial for trial in paths.trials if trial.record.get("ponder")]
-    if not trials:
-        return None
-    rows = -(-len(trials) // 2)
-    figure = white(2.4 * rows)
-    panels = figure.subplots(rows, 2, squeeze=False).ravel()
-    for axes, trial in zip(panels, trials, strict=False):
-        cost, look = trial.record["ponder"], {"color": style(trial.method)[0], "ecolor": _GREY, "capsize": 4}
-        axes.bar([f"group {g}" for g in range(1, len(cost) + 1)], cost, yerr=trial.record["ponder_std"], **look)
-        axes.set(ylabel="ponder cost")
-        plain(axes)
-        titled(axes, trial.label.replace(", ", "\n", 1))
-    for axes in panels[len(trials) :]:
-        axes.set_axis_off()
-    return figure
-
-
-def _halting(paths: Paths) -> Figure | None:
-    trials = [trial for trial in paths.trials if mapped(trial)]
-    if not trials:
-        return None
-    pictures = [halting_picture(trial, paths.images) for trial in trials]
-    heights = [WIDTH * picture.shape[0] / picture.shape[1] + 0.3 for picture in pictures]
-    figure = white(sum(heights))
-    panels = figure.subplots(len(trials), 1, squeeze=False, height_ratios=heights).ravel()
-    for axes, trial, picture in zip(panels, trials, pictures, strict=True):
-        axes.imshow(picture, interpolation="nearest")
-        axes.set_axis_off()
-        titled(axes, f"{trial.label}: {halting_says(trial)}")
     return figure

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search import exit_plots, flow_plots
-from search.exits import AGREE, budget, is_chain, ranks, routing
-from search.page_parts import class_key, panel, section, trial_key
-from search.path_plots import looks
-from search.paths import ALL_EMBEDDED, TrialPaths
+from search.report.exits import figures as exit_figures
+from search.report.exits import flow
+from search.report.exits.data import AGREE, budget, is_chain, ranks, routing
+from search.report.html import class_key, panel, section
+from search.report.paths.data import ALL_EMBEDDED, TrialPaths
+from search.report.paths.figures import looks
+from search.report.paths.section import trial_key
+from search.report.style import ACCURACY_SCALE
 
 _SHAPES = ("M6 2a4 4 0 1 0 .01 0z", "M6 1l5 9H1z", "M6 11L1 2h10z", "M2 2l8 8M10 2l-8 8")
 
@@ -27,25 +30,25 @@ def _exits(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
     body = ""
     for i, trial in enumerate(trials):
         one = panel(
-            exit_plots.exit_figure(trial), f"exits-{i}", f"Exits of {trial.label}", f"{trial.label}: exits"
+            exit_figures.exit_figure(trial), f"exits-{i}", f"Exits of {trial.label}", f"{trial.label}: exits"
         )  # fmt: skip
-        if len(trial.record["exit_frac"]) <= exit_plots.MOST_EXITS:
+        if len(trial.record["exit_frac"]) <= exit_figures.MOST_EXITS:
             label = f"Exits by class of {trial.label}"
-            figure = exit_plots.class_exit_figure(trial, classes)
+            figure = exit_figures.class_exit_figure(trial, classes)
             one += panel(figure, f"class-exits-{i}", label, f"{trial.label}: by class")
         body += f'<div class="panels">{one}</div>'
     return section("Exits", about, body)
 
 
 def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
-    largest, limits = flow_plots.largest_shares(trials), flow_plots.accuracy_range(trials)
+    largest, limits = flow.largest_shares(trials), flow.accuracy_range(trials)
     body = ""
     for i, trial in enumerate(trials):
         label = f"Dataflow of {trial.label}"
         said = f"{100 * max(trial.record['exit_frac']):.0f} %"
-        figure = flow_plots.accuracy_flow(trial, largest[trial.trial], limits)
+        figure = flow.accuracy_flow(trial, largest[trial.trial], limits)
         parts = panel(figure, f"flow-{i}", label, f"{trial.label}: largest circle {said}")
-        divided = flow_plots.class_flow(trial, largest[trial.trial], classes)
+        divided = flow.class_flow(trial, largest[trial.trial], classes)
         if divided is not None:
             parts += panel(divided, f"class-flow-{i}", f"{label}, by class", f"{trial.label}: by class")
         body += f'<div class="panels">{parts}</div>'
@@ -58,7 +61,7 @@ def _flow(trials: Sequence[TrialPaths], classes: Sequence[str]) -> str:
 
 
 def _accuracy_scale(limits: tuple[float, float]) -> str:
-    colours = ",".join(colour for _, colour in flow_plots.ACCURACY_SCALE)
+    colours = ",".join(colour for _, colour in ACCURACY_SCALE)
     low, high = (f"{100 * limit:.0f} %" for limit in limits)
     bar = f'<span class="scale" style="background:linear-gradient(90deg,{colours})"></span>'
     return f'<p class="note">Accuracy: {low} {bar} {high}</p>'
@@ -69,11 +72,11 @@ def _budgets(trials: Sequence[TrialPaths]) -> str:
     if not able:
         return ""
     first = panel(
-        exit_plots.budget_figure(able), "budget", "Accuracy against the average budget", "what an average budget buys"
+        exit_figures.budget_figure(able), "budget", "Accuracy against the average budget", "what an average budget buys"
     )
     chains = [trial for trial in able if is_chain(trial.record)]
     if chains:
-        figure = exit_plots.exit_accuracy_figure(chains, looks(able))
+        figure = exit_figures.exit_accuracy_figure(chains, looks(able))
         first += panel(figure, "exit-accuracy", "Accuracy of every exit", "every exit on all images")
     about = (
         "Lines: the last curve of each trial, images leaving where its knobs say. Open circles: one exit alone, which"
@@ -83,13 +86,15 @@ def _budgets(trials: Sequence[TrialPaths]) -> str:
 
 
 def _training(trials: Sequence[TrialPaths]) -> str:
-    found = exit_plots.epochs_by_exit(trials)
+    found = exit_figures.epochs_by_exit(trials)
     body = ""
     if found:
-        window = exit_plots.epochs_window(found)
+        window = exit_figures.epochs_window(found)
         drawn = {name for lines in found.values() for name in lines}
         panels = [
-            panel(exit_plots.epochs_figure(trials, lines, window), f"epochs-{i}", f"Accuracy of exit {i}", f"exit {i}")
+            panel(
+                exit_figures.epochs_figure(trials, lines, window), f"epochs-{i}", f"Accuracy of exit {i}", f"exit {i}"
+            )
             for i, lines in found.items()
         ]
         body += (
@@ -97,7 +102,9 @@ def _training(trials: Sequence[TrialPaths]) -> str:
         )
     maps = [(trial, len(routing(trial)[0])) for trial in trials]
     panels = [
-        panel(exit_plots.routing_figure(trial), f"routing-{i}", f"Routing of {trial.label}", f"{trial.label}: routing")
+        panel(
+            exit_figures.routing_figure(trial), f"routing-{i}", f"Routing of {trial.label}", f"{trial.label}: routing"
+        )
         for i, (trial, epochs) in enumerate(maps)
         if epochs > 1
     ]
@@ -118,7 +125,7 @@ def _confidence(trials: Sequence[TrialPaths]) -> str:
         rows = np.sort(np.random.default_rng(0).permutation(len(rank.x))[:most])
         caption = f"{trial.label}: rank correlation {rank.correlation:.2f}"
         label = f"Confidence at two exits, {caption}"
-        panels.append(panel(exit_plots.confidence_figure(rank, rows), f"confidence-{i}", label, caption))
+        panels.append(panel(exit_figures.confidence_figure(rank, rows), f"confidence-{i}", label, caption))
     about = (
         "A point is an image: its rank by confidence at the first exit and at the one behind it, 0 % the least"
         " confident. The nearer to the dotted line, the more the two agree on what is easy."
@@ -131,6 +138,6 @@ def _agree_key() -> str:
     entries = [
         f'<li><svg width="12" height="12" aria-hidden="true"><path d="{shape}" stroke="{color}" stroke-width="2"'
         f' fill="{"none" if name == AGREE[-1] else color}"/></svg>{name}</li>'
-        for name, (color, _, _), shape in zip(AGREE, exit_plots.AGREE_STYLES, _SHAPES, strict=True)
+        for name, (color, _, _), shape in zip(AGREE, exit_figures.AGREE_STYLES, _SHAPES, strict=True)
     ]
     return f'<ul class="key">{"".join(entries)}</ul>'

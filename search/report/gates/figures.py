@@ -1,7 +1,7 @@
 """The interactive pictures of soft routing: gates by class, routing flow, weights of parallel layers, parameters.
 
 After figures 7, 8, 10 and 11 of D. Tissera et al., arXiv 2107.02450. Drawn from what
-`trainables.gate_diagnostics` measured. Shape legend: n images, D gates, C classes.
+`trainables.diagnostics.gates` measured. Shape legend: n images, D gates, C classes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from search.path_plots import CLASS_COLOURS, DASHES
-from search.paths import TrialPaths
-from search.plots import layout
+from search.report.paths.data import TrialPaths
+from search.report.style import CLASS_COLOURS, DASHES, layout
 
 MOST_GATES, MOST_CLASSES, GATE_BINS = 4, 4, 25
 PATH_COLOURS = ("#2C7BE5", "#D9480F", "#59A14F", "#B07AA1", "#D9B036", "#76B7B2", "#9C755F", "#8F8A86")

@@ -1,4 +1,4 @@
-"""The pictures of soft routing as PNG files (`search.gate_plots` has them for the page)."""
+"""The pictures of soft routing as PNG files (`search.report.gates.figures` has them for the page)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from search import gate_plots
-from search.path_plots import CLASS_COLOURS
-from search.paths import Paths, TrialPaths
-from search.pictures import mosaic
-from search.png_parts import DASHES, WIDTH, fronts_picture, plain, titled
-from search.variant_plots import variant_fronts
+from search.report.gates import figures as gate_plots
+from search.report.mosaic import mosaic
+from search.report.paths.data import Paths, TrialPaths
+from search.report.png import DASHES, WIDTH, plain, titled
+from search.report.style import CLASS_COLOURS
+from search.report.variants import fronts_picture, variant_fronts
 
 
 def gate_figures(points: pa.Table, paths: Paths) -> dict[str, Figure | None]:

@@ -1,6 +1,6 @@
 """The paths of a study's best trials, as its report draws them: what was measured, what lies beside checkpoints.
 
-The figures are those that `trainables.diagnostics` took at the end of a trial, on the validation
+The figures are those that `trainables.diagnostics.measure` took at the end of a trial, on the validation
 split; nothing is run again. Shape legend: n images, D decisions, N routed blocks, C classes.
 """
 
@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.errors import InputError
-from search.state import StudyState
-from search.trial import Trial
+from search.state.retention import chosen, variant_of
+from search.state.state import StudyState
+from search.state.trial import Trial
 
 if TYPE_CHECKING:
-    from search.study import Study
-    from trainables.encoded import ImageFiles
+    from search.studies.stored import StoredStudy
+    from trainables.data.encoded import ImageFiles
 
-MOST_TRIALS = 6
-"""A page shows the paths of at most so many trials."""
 MOST_EMBEDDED, ALL_EMBEDDED = 2_000, 3_000
 """Points of one t-SNE, and of all of a page together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialPaths:
-    """One trial: `record` and `arrays` are those of `trainables.diagnostics` (`path` (n, N) unpacked).
+    """One trial: `record` and `arrays` are those of `trainables.diagnostics.measure` (`path` (n, N) unpacked).
 
     `arrays` is empty where the checkpoint of the last epoch was not kept. `curves`: the operating points
     of every epoch that was evaluated, as the journal has them.
@@ -68,28 +67,7 @@ class Paths:
     note: str = ""
 
 
-def chosen(state: StudyState, most: int = MOST_TRIALS) -> list[Trial]:
-    """The trials whose paths are shown: they took decisions, and their last epoch was measured.
-
-    The most accurate of every method and variant first, so that variants can be compared; then the
-    most accurate others on the front.
-    """
-    front = {name for name, _, _ in state.front()}
-    able = [t for t in state.trials.values() if t.diagnostics is not None and t.diagnostics["decisions"] > 0]
-    able.sort(key=lambda t: (-(t.diagnostics or {})["acc"], t.number))
-    firsts: dict[tuple[str, str], Trial] = {}
-    for trial in able:
-        firsts.setdefault((trial.method, _variant(trial)), trial)
-    others = [trial for trial in able if trial.id in front and trial not in firsts.values()]
-    found = [*firsts.values(), *others][:most]
-    return sorted(found, key=lambda t: (t.method, _variant(t), t.number))
-
-
-def _variant(trial: Trial) -> str:
-    return str(trial.config.get("variant", ""))
-
-
-def paths_of(study: Study, state: StudyState) -> Paths:
+def paths_of(study: StoredStudy, state: StudyState) -> Paths:
     """The paths of a study's chosen trials, and its validation images where they are at hand."""
     trials = [_read(study, trial) for trial in chosen(state)]
     data = state.created["data"]
@@ -99,10 +77,10 @@ def paths_of(study: Study, state: StudyState) -> Paths:
     return Paths(trials=trials, classes=data["classes"], places=embedded(trials), images=images, note=note)
 
 
-def _read(study: Study, trial: Trial) -> TrialPaths:
+def _read(study: StoredStudy, trial: Trial) -> TrialPaths:
     """A trial's record from the journal and its arrays from its last checkpoint, if that was kept."""
     from trainables import checkpoints
-    from trainables.diagnostics import unpacked
+    from trainables.diagnostics.measure import unpacked
 
     assert trial.diagnostics is not None
     arrays: dict[str, np.ndarray] = {}
@@ -117,7 +95,7 @@ def _read(study: Study, trial: Trial) -> TrialPaths:
     return TrialPaths(
         trial=trial.id,
         method=trial.method,
-        variant=_variant(trial),
+        variant=variant_of(trial),
         network=str(trial.config.get("network", "")),
         record=trial.diagnostics,
         arrays=arrays,
@@ -125,9 +103,9 @@ def _read(study: Study, trial: Trial) -> TrialPaths:
     )
 
 
-def _images(study: Study, digest: str) -> tuple[np.ndarray | ImageFiles | None, str]:
+def _images(study: StoredStudy, digest: str) -> tuple[np.ndarray | ImageFiles | None, str]:
     """The study's validation images, or None and the reason."""
-    from search.study import load_data
+    from search.studies.stored import load_data
 
     try:
         data = load_data(study.spec)

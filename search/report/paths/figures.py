@@ -13,44 +13,14 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from search.paths import TrialPaths, spread
-from search.plots import layout, style
+from search.report.paths.data import TrialPaths, spread
+from search.report.style import CLASS_COLOURS, LENGTH_SCALE, MOST_CLASSES, distinct, layout, style
 from search.units import show_share
-
-CLASS_COLOURS = (
-    "#4E79A7", "#F28E2B", "#E15759", "#76B7B2", "#59A14F", "#D9B036", "#B07AA1", "#FF9DA7", "#9C755F", "#8F8A86",
-)  # fmt: skip
-LENGTH_SCALE = ((0.0, "#2C7BE5"), (0.5, "#A8A29A"), (1.0, "#D9480F"))
-_SPARE = ("skipnet", "codinet", "aig", "blockdrop", "imta", "decide", "sact", "sdv", "act", "static")
-DASHES = ("solid", "dash", "dot", "dashdot")
-MOST_CLASSES = 20
 
 
 def looks(trials: Sequence[TrialPaths]) -> dict[str, tuple[str, str]]:
     """(colour, dash) by trial."""
     return dict(zip((t.trial for t in trials), distinct([t.method for t in trials]), strict=True))
-
-
-def distinct(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """(colour, dash) of lines by their methods: a method's first line has its colour, its others have
-    colours of methods that are not here, as long as there are some; dashes tell them apart too.
-    """
-    spare = [style(name)[0] for name in _SPARE if name not in methods]
-    seen: dict[str, int] = {}
-    found = []
-    for method in methods:
-        turn = seen[method] = seen.get(method, -1) + 1
-        colour = style(method)[0]
-        if turn:
-            colour = spare.pop(0) if spare else _shade(colour, turn)
-        found.append((colour, DASHES[turn % len(DASHES)]))
-    return found
-
-
-def _shade(colour: str, turn: int) -> str:
-    """The colour mixed with grey, which shows on white and on near-black."""
-    part = (0.6, 0.45, 0.25)[turn % 3]
-    return "#" + "".join(f"{round((1 - part) * int(colour[i : i + 2], 16) + part * 150):02X}" for i in (1, 3, 5))
 
 
 def group_edges(groups: Sequence[int]) -> list[float]:

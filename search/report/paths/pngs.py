@@ -1,53 +1,25 @@
-"""The pictures of paths as PNG files, for pages that hold no script and for papers."""
+"""The pictures of paths as matplotlib figures: skip ratios, computation by class, t-SNE, KL, images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from search import path_plots
-from search.exit_pngs import exit_pictures
-from search.gate_pngs import gate_figures
-from search.paths import Paths, TrialPaths, extremes
-from search.pictures import mosaic
-from search.plots import style
-from search.png_parts import DASHES, fronts_picture, plain, titled, white
-from search.variant_plots import variant_fronts
+from search.report.mosaic import mosaic
+from search.report.paths import figures as path_figures
+from search.report.paths.data import Paths, TrialPaths, extremes
+from search.report.png import DASHES, plain, titled, white
+from search.report.style import CLASS_COLOURS, LENGTH_SCALE, style
+from search.report.variants import fronts_picture, variant_fronts
 
 
-def draw_paths(points: pa.Table, paths: Paths, folder: Path) -> list[Path]:
-    """Write what there is to draw into a folder; the files, named after what they show."""
-    gated = [t for t in paths.trials if "exit_frac" not in t.record and not t.record.get("routes")]
-    choosing = replace(paths, trials=[t for t in paths.trials if not t.record.get("routes")])  # all paths run there
-    figures = {
-        "variants.png": _variants(points) if len(points) else None,
-        "skip-ratio.png": _rows(gated, _skipping, 1.9),
-        **exit_pictures(paths),
-        "classes.png": _rows(choosing.trials, lambda axes, t: _by_class(axes, t, paths.classes), 3.0, columns=2),
-        "tsne.png": _tsne(paths),
-        "kl.png": _copies(paths.trials) if paths.trials else None,
-        "easy-hard.png": _images(choosing),
-        **gate_figures(points, paths),
-    }
-    written = []
-    for name, figure in figures.items():
-        if figure is not None:
-            FigureCanvasAgg(figure)
-            figure.savefig(folder / name, format="png", dpi=150, metadata={"Software": "routefront"})
-            written.append(folder / name)
-    return written
-
-
-def _rows(
+def rows_picture(
     trials: Sequence[TrialPaths], draw: Callable[[Axes, TrialPaths], None], height: float, columns: int = 1
 ) -> Figure | None:
     """One panel a trial, row by row, each `height` inches high."""
@@ -65,12 +37,13 @@ def _rows(
     return figure
 
 
-def _skipping(axes: Axes, trial: TrialPaths) -> None:
+def draw_skipping(axes: Axes, trial: TrialPaths) -> None:
+    """Bars: the share of the images that skip each block."""
     ratios, groups = trial.record["skip_ratio"], trial.record["groups"]
     axes.bar(range(len(ratios)), ratios, color=style(trial.method)[0])
-    for edge in path_plots.group_edges(groups):
+    for edge in path_figures.group_edges(groups):
         axes.axvline(edge, color="#7C8591", linewidth=1, linestyle=":")
-    for middle, name in path_plots.group_middles(groups):
+    for middle, name in path_figures.group_middles(groups):
         behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
         axes.text(middle, 0.97, name, ha="center", va="top", fontsize=8, color="#57606A", bbox=behind)
     every = -(-len(ratios) // 20)
@@ -80,35 +53,37 @@ def _skipping(axes: Axes, trial: TrialPaths) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _by_class(axes: Axes, trial: TrialPaths, names: Sequence[str]) -> None:
-    rows = path_plots.class_rows(trial, names)
+def draw_classes(axes: Axes, trial: TrialPaths, names: Sequence[str]) -> None:
+    """Median and quartiles of the blocks that run for the images of each class."""
+    rows = path_figures.class_rows(trial, names)
     color, marker, _ = style(trial.method)
     medians = [row["median"] for row in rows]
     below = [row["median"] - row["low"] for row in rows]
     above = [row["high"] - row["median"] for row in rows]
     places = range(len(rows))
     axes.errorbar(medians, places, xerr=[below, above], fmt=marker, color=color, capsize=3, linewidth=1.5)
-    axes.set_yticks(places, [path_plots.class_label(row) for row in rows], fontsize=8, parse_math=False)
+    axes.set_yticks(places, [path_figures.class_label(row) for row in rows], fontsize=8, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.set(
-        xlim=path_plots.class_range(rows, trial.blocks),
+        xlim=path_figures.class_range(rows, trial.blocks),
         ylim=(-0.7, len(rows) - 0.3),
         xlabel=f"blocks that run, of {trial.blocks}",
     )
 
 
-def _tsne(paths: Paths) -> Figure | None:
+def tsne_picture(paths: Paths) -> Figure | None:
+    """The relaxed decisions in two dimensions; None where no trial has any."""
     places = paths.places
     trials = [trial for trial in paths.trials if trial.trial in places]
     if not trials:
         return None
     figure = white(3.9 * len(trials))
     panels = figure.subplots(len(trials), 2, squeeze=False, sharex=True, sharey=True)
-    scale = LinearSegmentedColormap.from_list("length", [color for _, color in path_plots.LENGTH_SCALE])
+    scale = LinearSegmentedColormap.from_list("length", [color for _, color in LENGTH_SCALE])
     for (left, right), trial in zip(panels, trials, strict=True):
         rows, xy = places[trial.trial]
         labels = trial.arrays["label"][rows]
-        palette = path_plots.CLASS_COLOURS
+        palette = CLASS_COLOURS
         left.scatter(*xy.T, s=6, c=[palette[label % len(palette)] for label in labels], linewidths=0)
         length = trial.arrays["relaxed"][rows].astype(np.float64).sum(axis=1)
         drawn = right.scatter(*xy.T, s=6, c=length, cmap=scale, linewidths=0)
@@ -116,10 +91,10 @@ def _tsne(paths: Paths) -> Figure | None:
         for axes, what in ((left, "by class"), (right, "by path length")):
             titled(axes, f"{trial.label}\n{what}")
             axes.set(xticks=[], yticks=[], aspect="equal")
-    across, up = path_plots.common(places)
+    across, up = path_figures.common(places)
     panels[0, 0].set(xlim=across, ylim=up)
-    if len(paths.classes) <= len(path_plots.CLASS_COLOURS):
-        for name, color in zip(paths.classes, path_plots.CLASS_COLOURS, strict=False):
+    if len(paths.classes) <= len(CLASS_COLOURS):
+        for name, color in zip(paths.classes, CLASS_COLOURS, strict=False):
             panels[-1, 0].scatter([], [], s=20, color=color, label=name)
         legend = figure.legend(loc="outside lower left", ncols=10, fontsize=8, columnspacing=0.9, handletextpad=0.1)
         for text in legend.get_texts():  # a class may be called "$"
@@ -127,8 +102,9 @@ def _tsne(paths: Paths) -> Figure | None:
     return figure
 
 
-def _copies(trials: Sequence[TrialPaths]) -> Figure:
-    looks = path_plots.looks(trials)
+def copies_picture(trials: Sequence[TrialPaths]) -> Figure:
+    """The KL between predictions for images and for their augmented copies."""
+    looks = path_figures.looks(trials)
     names = list(trials[0].record["kl_histogram"])
     columns = 2
     rows = -(-(len(names) + 1) // columns)  # the last panel holds the legend
@@ -139,7 +115,7 @@ def _copies(trials: Sequence[TrialPaths]) -> Figure:
             color, dash = looks[trial.trial]
             shares = np.array(trial.record["kl_histogram"][name]) / trial.record["images"]
             line = {"color": color, "linestyle": DASHES[dash], "linewidth": 1.6, "drawstyle": "steps-mid"}
-            axes.plot(path_plots.kl_middles(trial), shares, label=trial.label, **line)
+            axes.plot(path_figures.kl_middles(trial), shares, label=trial.label, **line)
         axes.set(xscale="log", ylabel="share of images")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         plain(axes)
@@ -150,11 +126,13 @@ def _copies(trials: Sequence[TrialPaths]) -> Figure:
     return figure
 
 
-def _variants(points: pa.Table) -> Figure:
+def variants_picture(points: pa.Table) -> Figure:
+    """The best accuracy against MACs of every method and variant."""
     return fronts_picture(variant_fronts(points), "MACs per image (log scale)")
 
 
-def _images(paths: Paths) -> Figure | None:
+def images_picture(paths: Paths) -> Figure | None:
+    """The images with the shortest and the longest paths; None where there are none."""
     trials = [trial for trial in paths.trials if "index" in trial.arrays]
     if not trials or paths.images is None:
         return None

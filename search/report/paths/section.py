@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 
 import pyarrow as pa
 
-from search import path_plots
-from search.exit_section import exit_sections
-from search.gate_section import gate_sections
-from search.halting import halting_section
-from search.page_parts import class_key, method_name, panel, plot, section, table, trial_key
-from search.paths import Paths, TrialPaths, extremes
-from search.pictures import picture
+from search.report.html import class_key, method_name, panel, plot, section, table
+from search.report.mosaic import picture
+from search.report.paths import figures as path_figures
+from search.report.paths.data import Paths, TrialPaths, extremes
+from search.report.paths.figures import looks
+from search.report.style import MOST_CLASSES
+from search.report.variants import variants_figure
 from search.units import knobs_text, show_count, show_share
-from search.variant_plots import variants_figure
+
+_DASHES = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 
 _COPY_NAMES = {
     "crop": "random crop", "hflip": "horizontal flip", "vflip": "vertical flip",
@@ -24,27 +24,10 @@ _COPY_NAMES = {
 }  # fmt: skip
 
 
-def path_sections(points: pa.Table, paths: Paths) -> list[str]:
-    """The sections in their order; a section that has nothing to show is left out."""
-    sections = [_variants(points), *gate_sections(points, paths)]
-    if paths.trials:
-        gated = [t for t in paths.trials if "exit_frac" not in t.record and not t.record.get("routes")]
-        choosing = replace(paths, trials=[t for t in paths.trials if not t.record.get("routes")])  # all paths run there
-        exiting = [trial for trial in paths.trials if "exit_frac" in trial.record]
-        sections += [
-            _summary(paths.trials),
-            _panels("Skip ratio per block", _SKIPPING, "skip", [(t, path_plots.skip_figure(t)) for t in gated]),
-            *exit_sections(exiting, paths.classes),
-            _by_class(choosing),
-            _tsne(paths),
-            _copies(paths.trials),
-            halting_section(paths),
-            _images(choosing),
-        ]
-    return [section for section in sections if section]
-
-
-_SKIPPING = "The share of the validation images that skip a block, from the first block to the last."
+def skip_section(trials: Sequence[TrialPaths]) -> str:
+    """How often each block is skipped, trial by trial."""
+    about = "The share of the validation images that skip a block, from the first block to the last."
+    return _panels("Skip ratio per block", about, "skip", [(t, path_figures.skip_figure(t)) for t in trials])
 
 
 def _panels(title: str, about: str, name: str, panels: Sequence[tuple[TrialPaths, object]]) -> str:
@@ -55,7 +38,8 @@ def _panels(title: str, about: str, name: str, panels: Sequence[tuple[TrialPaths
     return section(title, about, f'<div class="panels">{"".join(drawn)}</div>' if drawn else "")
 
 
-def _variants(points: pa.Table) -> str:
+def variants_section(points: pa.Table) -> str:
+    """The best accuracy against MACs of every method and variant."""
     if not len(points):
         return ""
     label = "The best accuracy against MACs per image of every method and variant"
@@ -63,7 +47,8 @@ def _variants(points: pa.Table) -> str:
     return section("Accuracy against MACs by variant", about, plot(variants_figure(points), "variants", label))
 
 
-def _summary(trials: Sequence[TrialPaths]) -> str:
+def summary_section(trials: Sequence[TrialPaths]) -> str:
+    """A table of the trials whose paths are drawn."""
     rows = []
     for trial in trials:
         record = trial.record
@@ -94,24 +79,26 @@ def _summary(trials: Sequence[TrialPaths]) -> str:
     return section("Paths of the best trials", about, table("Paths of the best trials", heads, rows))
 
 
-def _by_class(paths: Paths) -> str:
-    panels = [(trial, path_plots.class_figure(trial, paths.classes)) for trial in paths.trials]
+def class_section(paths: Paths) -> str:
+    """How many blocks run for the images of each class, trial by trial."""
+    panels = [(trial, path_figures.class_figure(trial, paths.classes)) for trial in paths.trials]
     about = "Median and quartiles of the blocks that run. Classes by accuracy, which stands beside their names."
-    if len(paths.classes) > path_plots.MOST_CLASSES:
-        about += f" {path_plots.MOST_CLASSES} of {len(paths.classes)} classes, taken evenly."
+    if len(paths.classes) > MOST_CLASSES:
+        about += f" {MOST_CLASSES} of {len(paths.classes)} classes, taken evenly."
     return _panels("Computation by class", about, "classes", panels)
 
 
-def _tsne(paths: Paths) -> str:
+def tsne_section(paths: Paths) -> str:
+    """The relaxed decisions in two dimensions, coloured by class and by path length."""
     places = paths.places
     if not places:
         return ""
-    limits = path_plots.common(places)
+    limits = path_figures.common(places)
     panels = []
     for i, trial in enumerate(t for t in paths.trials if t.trial in places):
         rows, xy = places[trial.trial]
         for by, what in (("class", "by class"), ("length", "by path length")):
-            figure = path_plots.tsne_figure(trial, rows, xy, limits, paths.classes, by)
+            figure = path_figures.tsne_figure(trial, rows, xy, limits, paths.classes, by)
             caption = f"{trial.label}: {what}"
             panels.append(panel(figure, f"tsne-{by}-{i}", f"t-SNE of the paths of {caption}", caption))
     about = (
@@ -121,9 +108,10 @@ def _tsne(paths: Paths) -> str:
     return section("Paths by t-SNE", about, f'{class_key(paths.classes)}<div class="panels">{"".join(panels)}</div>')
 
 
-def _copies(trials: Sequence[TrialPaths]) -> str:
+def copies_section(trials: Sequence[TrialPaths]) -> str:
+    """How far predictions for augmented copies are from those for their images."""
     panels = [
-        panel(path_plots.kl_figure(trials, how), f"kl-{how}", f"KL between image and copy: {name}", name)
+        panel(path_figures.kl_figure(trials, how), f"kl-{how}", f"KL between image and copy: {name}", name)
         for how, name in _COPY_NAMES.items()
     ]
     about = "How far the predictions for an augmented copy are from those for the image: further right is further off."
@@ -131,7 +119,8 @@ def _copies(trials: Sequence[TrialPaths]) -> str:
     return section("KL between images and their augmented copies", about, body)
 
 
-def _images(paths: Paths) -> str:
+def images_section(paths: Paths) -> str:
+    """The images with the shortest and the longest paths."""
     able = [trial for trial in paths.trials if "index" in trial.arrays]
     if not able:
         return ""
@@ -150,3 +139,13 @@ def _images(paths: Paths) -> str:
             parts += f"<div>{said}</div>{picture(paths.images[trial.arrays['index'][rows]], f'{trial.label}, {said}')}"
         panels.append(f'<figure aria-label="{title}: {caption}"><figcaption>{caption}</figcaption>{parts}</figure>')
     return section(title, about, f'<div class="panels">{"".join(panels)}</div>')
+
+
+def trial_key(trials: Sequence[TrialPaths]) -> str:
+    """The lines of trials, as figures draw them."""
+    entries = [
+        f'<li><svg width="30" height="8" aria-hidden="true"><line x1="0" y1="4" x2="30" y2="4" stroke="{color}"'
+        f' stroke-width="2.5" stroke-dasharray="{_DASHES[dash]}"/></svg>{escape(trial.label)}</li>'
+        for trial, (color, dash) in zip(trials, looks(trials).values(), strict=True)
+    ]
+    return f'<ul class="key">{"".join(entries)}</ul>'

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from search.importance import EPOCH, Importances
-from search.plots import STYLES, layout
+from search.report.importance import EPOCH, Importances
+from search.report.style import STYLES, layout
 from search.units import show_seconds
 
 STATE_COLOURS = {

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search.importance import Importances
-from search.page_parts import method_name, slot, table
-from search.published import Published
-from search.seeing import facts
+from search.frontier.published import Published
+from search.report.html import method_name, slot, table
+from search.report.importance import Importances
+from search.status.cluster import facts
 from search.units import show_count, show_share
 
 _TRIAL_ROWS = 2_000

@@ -1,6 +1,6 @@
 """What a cluster costs and gives: starts, throughput by nodes, recovery after losses, data on a node.
 
-    python tests/benchmarks/bench_cluster.py [--rounds 3] [--trials 150] [--only starts throughput recovery data]
+    python tests/benchmarks/faults/bench_cluster.py [--rounds 3] [--trials 150] [--only starts throughput recovery data]
 
 starts      from the command to the first trial's start and its first report, on a new local Ray and on one that runs
 throughput  trials and results a second of trials that train nothing, on 1, 2 and 3 nodes of one CPU, rounds interleaved
@@ -25,12 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import numpy as np
 
-from tests.benchmarks.bench_orchestration import REPORTS, ours
-from tests.cluster.faulty import ROOT, Driven, Nodes, create, worker_of
+from tests.benchmarks.search.bench_orchestration import REPORTS, ours
+from tests.support.faulty import ROOT, Driven, Nodes, create, worker_of
 
 SLOW = {"*": ("slow", 0)}  # half a second an epoch
 Found = dict[str, list[float]]
@@ -130,8 +130,8 @@ def data(nodes: Nodes, found: Found) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from cluster.connect import connect
-    from trainables.network import Task
-    from trainables.splits import Augment, Data, Split, digest
+    from trainables.contracts.network import Task
+    from trainables.data.splits import Augment, Data, Split, digest
 
     if not ray.is_initialized():
         connect(nodes.address)
@@ -154,7 +154,7 @@ def data(nodes: Nodes, found: Found) -> None:
     @ray.remote(num_cpus=0)
     class Trial:
         def ready(self) -> None:
-            import trainables.ray_trainable  # noqa: F401
+            import trainables.worker.ray_trainable  # noqa: F401
 
         def take(self, handed: list[Any]) -> tuple[float, int]:
             began = time.perf_counter()

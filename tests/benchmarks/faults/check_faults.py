@@ -1,9 +1,9 @@
 """Every fault that a study should survive, really injected on a cluster of three nodes; prints the table in Markdown.
 
-    python tests/cluster/check_faults.py [--only NAME ...] [--json FILE]
+    python tests/benchmarks/faults/check_faults.py [--only NAME ...] [--json FILE]
 
 Every fault meets a study of six trials of six epochs (each epoch sleeps half a second) on a head and two
-nodes of one CPU. "Faults" are what `tests.search.killing.faults` finds in the journal and the files: trials or
+nodes of one CPU. "Faults" are what `tests.support.killing.faults` finds in the journal and the files: trials or
 epochs that were lost or counted twice, a budget that was not kept, a state that differs from that of its
 journal. "Seconds lost" are against the same study undisturbed, measured before and after in the same run.
 PostgreSQL is Debian's package, MLflow a real server; a full disk is a tmpfs, which takes root.
@@ -27,11 +27,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.cluster.faulty import ROOT, SPEC, Driven, Nodes, create, setbacks, worker_of
-from tests.postgres import INSTALLED, Postgres
-from tests.search.killing import faults
+from tests.support.faulty import ROOT, SPEC, Driven, Nodes, create, setbacks, worker_of
+from tests.support.killing import faults
+from tests.support.postgres import INSTALLED, Postgres
 
 BUDGET = {"trials": 6, "epochs": 6}
 SLOW = {"*": ("slow", 0)}
@@ -210,7 +210,7 @@ def postgres_away(case: Case) -> list[str]:
 
 
 def mlflow_away(case: Case) -> list[str]:
-    from tests.tracked import Server, lost_and_doubled
+    from tests.support.tracked import Server, lost_and_doubled
 
     folder = case.root / "mlflow"
     folder.mkdir()

@@ -1,6 +1,6 @@
 """Studies that a real cluster drives by Ray Jobs: a real head with its dashboard, guarded by a token.
 
-Two minutes, and not in the suite: ``python -m pytest tests/cluster/check_jobs.py``.
+Two minutes, and not in the suite: ``python -m pytest tests/benchmarks/faults/check_jobs.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from search.toml import to_toml
+from search.spec.toml import to_toml
 
 PROGRAMS = Path(sys.executable).parent
 STUDY = {

@@ -1,6 +1,6 @@
 """Kill a study's driver at every kind of event with SIGKILL, on a real Ray; count what is lost and doubled.
 
-    python tests/benchmarks/check_kills.py [--every 4] [--trials 10] [--only before-stopping ...]
+    python tests/benchmarks/faults/check_kills.py [--every 4] [--trials 10] [--only before-stopping ...]
 
 For each moment ("before" an event is written, "after" it was, "folded": when every listener heard of it, and in a
 flush of operating points) one study is driven by processes that kill themselves at their N-th event,
@@ -20,11 +20,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from search.spec import StudySpec
+from search.spec.study import StudySpec
 from search.study import Study
-from tests.search.killing import SPEC, drive, faults
+from tests.support.killing import SPEC, drive, faults
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     from cluster.connect import prepare_environment
 
-    prepare_environment(local=False, preload=["trainables.ray_trainable"])
+    prepare_environment(local=False, preload=["trainables.worker.ray_trainable"])
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})

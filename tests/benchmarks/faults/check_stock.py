@@ -1,6 +1,6 @@
 """Stock Ray Tune with OptunaSearch and ASHA, its driver killed: what do the rungs remember after a restore?
 
-    python tests/cluster/check_stock.py
+    python tests/benchmarks/faults/check_stock.py
 
 Runs itself twice on a local Ray. The first driver kills itself by SIGKILL at the fourth result, right behind a
 snapshot; the second restores and ends when the first trial is there again. Each prints the numbers of records of ASHA's
@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from cluster.connect import prepare_environment
 

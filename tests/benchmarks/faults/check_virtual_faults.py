@@ -1,9 +1,10 @@
 """Random faults of every kind at once, in virtual time, at sizes that no machine here has; prints Markdown.
 
-    python tests/cluster/check_virtual_faults.py [--trials 10000] [--workers 100 1000] [--kills 20] [--sampler random]
+    python tests/benchmarks/faults/check_virtual_faults.py [--trials 10000] [--workers 100 1000] [--kills 20] [--sampler
+    random]
 
 The real engine, searcher and rungs meet dying workers, silent ones, stragglers, late reports, failing nodes,
-trials that raise, diverge or run out of memory (`tests.search.simulated.ALL`), and a driver that is killed at
+trials that raise, diverge or run out of memory (`tests.support.simulated.ALL`), and a driver that is killed at
 moments drawn from the seed, before or after it has written an event. "Wrong" is what `simulated.wrong` finds:
 trials or epochs lost or counted twice, a budget not kept, a state that differs from that of its journal.
 """
@@ -16,11 +17,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from search.simulate import study_spec
-from tests.benchmarks.problems import Minutes
-from tests.search.simulated import ALL, HOUR, Ill, wrong
+from search.simulation.simulation import study_spec
+from tests.benchmarks.search.problems import Minutes
+from tests.support.simulated import ALL, HOUR, Ill, wrong
 
 
 def main() -> None:

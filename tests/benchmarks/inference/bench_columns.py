@@ -1,6 +1,7 @@
 """Do decisions of columns save time? A chain whose images are classified along it, and what a sweep of prices costs.
 
-    python tests/benchmarks/bench_columns.py [--quick] [--wall] [--width 1] [--parts efficiency,sweep] [--json FILE]
+    python tests/benchmarks/inference/bench_columns.py [--quick] [--wall] [--width 1] [--parts efficiency,sweep] [--json
+    FILE]
 
 ``efficiency``: the published chain of eight columns and a pool of images as many of which are classified behind
 every column (the routers' biases are moved until it is so), executed in batches by the prepared network.
@@ -33,15 +34,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.benchmarks.bench_exits import images_of, interleaved, ratio, table
-from trainables.evaluation import curve
-from trainables.fused import prepared
+from tests.benchmarks.inference.bench_exits import images_of, interleaved, ratio, table
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.inference.evaluation import curve
+from trainables.inference.prepare import prepared
 from trainables.methods.decide import METHOD
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.column_layers import Router
-from trainables.networks.junctions import ColumnNetwork
+from trainables.networks.columns.layers import Router
+from trainables.networks.columns.network import ColumnNetwork
 
 CLASSES, POOL = 10, 512
 PARTS = ("efficiency", "sweep")

@@ -1,6 +1,6 @@
 """Do exits save time? MSDNet-7 whose images leave, and what a curve of exits costs.
 
-    python tests/benchmarks/bench_exits.py [--quick] [--wall] [--parts efficiency,curve] [--json FILE]
+    python tests/benchmarks/inference/bench_exits.py [--quick] [--wall] [--parts efficiency,curve] [--json FILE]
 
 ``efficiency``: a pool of images whose exits are uniform over 7 (thresholds calibrated on the pool with
 q = 1), executed in batches by the prepared network, the confidence test included.
@@ -36,15 +36,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from trainables.evaluation import curve, exit_logits
-from trainables.fused import prepared
+from trainables.contracts.network import Task
+from trainables.inference.evaluation import curve, exit_logits
+from trainables.inference.prepare import prepared
 from trainables.methods.imta import METHOD
-from trainables.network import Task
-from trainables.networks.budgets import calibrate
-from trainables.networks.exits import ExitNetwork
-from trainables.networks.msdnet import MSDNet
+from trainables.networks.msdnet.exits import ExitNetwork
+from trainables.networks.msdnet.network import MSDNet
+from trainables.networks.msdnet.thresholds import calibrate
 
 BODY, CLASSES = "msdnet-7", 100
 POOL = 448

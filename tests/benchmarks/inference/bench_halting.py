@@ -1,6 +1,6 @@
 """Does halting save time? Prepared ACT and SACT networks against themselves with nothing halted, and a dense engine.
 
-    python tests/benchmarks/bench_halting.py [--quick] [--device cpu] [--wall] [--json FILE]
+    python tests/benchmarks/inference/bench_halting.py [--quick] [--device cpu] [--wall] [--json FILE]
 
 Halting is given: behind the first unit of every group all but a share of positions (SACT; a square per image,
 as ponder maps are, or scattered at random) or of images (ACT) stop, the others never; halting heads run all the
@@ -28,13 +28,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.benchmarks.bench_skip import Clock, interleaved
-from trainables.fused import prepared
-from trainables.network import Task
-from trainables.networks.halting import HaltingNetwork
-from trainables.networks.positions import Places
+from tests.benchmarks.inference.bench_skip import Clock, interleaved
+from trainables.contracts.network import Task
+from trainables.inference.prepare import prepared
+from trainables.networks.halting.network import HaltingNetwork
+from trainables.networks.halting.positions import Places
 from trainables.registry import get_method
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5)

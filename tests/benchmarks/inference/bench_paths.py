@@ -1,6 +1,7 @@
 """Do parallel paths pay as one grouped computation, and does leaving paths out save time?
 
-    python tests/benchmarks/bench_paths.py [--quick] [--device cpu] [--networks basecnn resnet-20] [--json FILE]
+    python tests/benchmarks/inference/bench_paths.py [--quick] [--device cpu] [--networks basecnn resnet-20] [--json
+    FILE]
 
 Grouped against the loop over paths: forward in eval mode and a whole training step (forward, backward), per
 network, routing, number of paths X and batch, with the choice that ``computation = "auto"`` makes. Peak memory
@@ -27,13 +28,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench_skip import Clock, _resident, images_of, interleaved, ratio, table
 
-from trainables.network import Task
-from trainables.networks.multipath import MultiPathNetwork
+from trainables.contracts.network import Task
+from trainables.networks.multipath.network import MultiPathNetwork
 from trainables.registry import get_method
 
 WAYS = ("loop", "grouped")

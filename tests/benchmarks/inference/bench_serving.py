@@ -1,6 +1,6 @@
 """Images a second of a served family of champions, against the dense network in the same run.
 
-    python tests/benchmarks/bench_serving.py [--quick] [--repeats N] [--json FILE]
+    python tests/benchmarks/inference/bench_serving.py [--quick] [--repeats N] [--json FILE]
 
 Trains a static ResNet and a SkipNet of the same body on the digits, promotes a family by
 `promote_family` (an alias a budget, SQLite registry in a temporary folder) and the static one as
@@ -29,14 +29,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from search.mlflow_client import default_uri
-from search.promote import promote_family, promote_study
-from search.registered import load, predict
-from search.study import Study, load_data
-from tests.search.promoting import point_of, spec, train
-from trainables.data import normalise
+from search.promotion.models import load, predict
+from search.promotion.promotion import promote_family, promote_study
+from search.studies.stored import load_data
+from search.study import Study
+from search.tracking.server import default_uri
+from tests.support.promoting import point_of, spec, train
+from trainables.data.augment import normalise
 
 BATCH = 128
 

@@ -1,6 +1,6 @@
 """Does skipping save time? Prepared networks against their own dense pass and against the fastest dense engine.
 
-    python tests/benchmarks/bench_skip.py [--quick] [--device cpu] [--wall] [--compiled] [--json FILE]
+    python tests/benchmarks/inference/bench_skip.py [--quick] [--device cpu] [--wall] [--compiled] [--json FILE]
 
 ResNet-110 with a linear and with a recurrent router, half of the blocks skipped at random for every
 image. The decisions are drawn (they replace the limits that P(run) must reach), while routers answer
@@ -36,11 +36,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from trainables.fused import prepared
-from trainables.network import Inference, RoutedNetwork, Task
-from trainables.networks.gated import THRESHOLDS, GatedResNet
+from trainables.contracts.network import Inference, RoutedNetwork, Task
+from trainables.inference.prepare import prepared
+from trainables.networks.gated.network import THRESHOLDS, GatedResNet
 from trainables.registry import get_method
 
 BODY = "resnet-110"

@@ -1,6 +1,7 @@
 """How asks, memory and resuming grow with a study: 100 to 20,000 finished trials.
 
-    python tests/benchmarks/bench_asks.py [--trials 100 1000 5000 20000] [--sampler budgets] [--asks 60] [--workers 8]
+    python tests/benchmarks/search/bench_asks.py [--trials 100 1000 5000 20000] [--sampler budgets] [--asks 60]
+    [--workers 8]
 
 A study of `problems.Analytic` is grown in virtual time with random proposals (its curves and rungs are real
 ones), then copied into an SQLite journal. A fresh process resumes it (reads, folds, prepares), then
@@ -24,16 +25,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from search.engine import Engine
-from search.journal import Journal, sqlite_address
-from search.simulate import Simulation, study_spec
-from search.spec import StudySpec
-from tests.benchmarks.problems import Analytic
+from search.engine.engine import Engine
+from search.journal.database import Journal, sqlite_address
+from search.simulation.simulation import Simulation, study_spec
+from search.spec.study import StudySpec
+from tests.benchmarks.search.problems import Analytic
 
 
 def grow(trials: int, file: Path) -> None:

@@ -1,6 +1,6 @@
 """Fronts, archive and Parquet at 1e4 to 1e6 operating points: medians, with hardware and versions.
 
-    python tests/benchmarks/bench_frontier.py [--largest 1000000] [--repeats 5] [--seed 0]
+    python tests/benchmarks/search/bench_frontier.py [--largest 1000000] [--repeats 5] [--seed 0]
 
 Contenders of a row are interleaved in one run. "cloud" is a blob far behind its front, "dense" has
 several thousand points on it. Prints a Markdown table.
@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from search import points
-from search.frontier import Archive, hypervolume, non_dominated, standings
+from search.pareto.front import Archive, hypervolume, non_dominated, standings
+from search.points import files as points
 
 REFERENCE = (0.9, 1e8)
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     sizes = [n for n in (10_000, 100_000, 1_000_000) if n <= asked.largest]
-    print(f"command: python tests/benchmarks/bench_frontier.py {' '.join(sys.argv[1:])}".strip())
+    print(f"command: python tests/benchmarks/search/bench_frontier.py {' '.join(sys.argv[1:])}".strip())
     print(f"machine: {machine()}")
     print(
         f"versions: Python {platform.python_version()}, numpy {np.__version__}, moocore {moocore.__version__},"

@@ -1,6 +1,6 @@
 """What a trial costs beside its training: no-op trials through our search, and through bare Ray Tune.
 
-    python tests/benchmarks/bench_orchestration.py [--trials 200] [--function-trials 6] [--rounds 3] [--tracking]
+    python tests/benchmarks/search/bench_orchestration.py [--trials 200] [--function-trials 6] [--rounds 3] [--tracking]
 
 Trials of three reports that train nothing, two at a time, on one Ray: (a) our searcher with random proposals,
 scheduler, journal and points (SQLite and Parquet on disk); (b) a class trainable with actor reuse and
@@ -23,10 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from search.spec import StudySpec
-from search.study import Study, load_data
+from search.spec.study import StudySpec
+from search.studies.stored import load_data
+from search.study import Study
 
 REPORTS = 3
 
@@ -81,9 +82,9 @@ def _noop() -> Any:
 
 def ours(root: Path, number: int, trials: int, tracking: str = "off", workers: int = 2) -> dict[str, float]:
     """Seconds a trial of our search, and of the driver's own work for a report."""
-    from search.driver import Driver
-    from search.run import run
-    from search.tracking import Tracker
+    from search.engine.driver import Driver
+    from search.tracking.tracker import Tracker
+    from search.tune.run import run
 
     study = Study.create(_spec(f"noop-{number}", trials, workers), root=root)
     data = load_data(study.spec)
@@ -172,7 +173,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     from cluster.connect import connect, prepare_environment
 
-    prepare_environment(local=False, preload=["trainables.ray_trainable"])
+    prepare_environment(local=False, preload=["trainables.worker.ray_trainable"])
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})

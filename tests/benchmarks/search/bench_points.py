@@ -1,6 +1,6 @@
 """Questions to a million operating points, and how sure a front is: medians, with hardware and versions.
 
-    python tests/benchmarks/bench_points.py [--points 1000000] [--repeats 5] [--seed 0]
+    python tests/benchmarks/search/bench_points.py [--points 1000000] [--repeats 5] [--seed 0]
 
 A study's folder with so many points is built as a driver leaves it (a journal that ended in good order,
 Parquet of ten files), asked, compacted and asked again; files are warm. "front" ends with the members'
@@ -24,18 +24,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from bench_frontier import REFERENCE, cloud, dense, machine, table
 
-from search import points
-from search.confidence import membership, near_front
-from search.frontier import Archive, non_dominated
-from search.fronts import answer
-from search.pooled import opened
-from search.query import Query
-from tests.kept_study import keep
-from tests.story import Story
+from search.frontier.answer import answer
+from search.frontier.pool import opened
+from search.frontier.query import Query
+from search.pareto.confidence import membership, near_front
+from search.pareto.front import Archive, non_dominated
+from search.points import files as points
+from tests.support.kept_study import keep
+from tests.support.story import Story
 
 
 def medians(repeats: int, **contenders: Callable[[], object]) -> dict[str, tuple[float, float]]:
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    print(f"command: python tests/benchmarks/bench_points.py {' '.join(sys.argv[1:])}".strip())
+    print(f"command: python tests/benchmarks/search/bench_points.py {' '.join(sys.argv[1:])}".strip())
     print(f"machine: {machine()}")
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, pyarrow {pa.__version__}"
     print(f"versions: {versions}; medians of {asked.repeats}, seed {asked.seed}")

@@ -1,6 +1,6 @@
 """The report of a large study: how long it takes to write, to open and to zoom, with hardware and versions.
 
-    python tests/benchmarks/bench_report.py [--points 50000] [--repeats 3] [--seed 0]
+    python tests/benchmarks/search/bench_report.py [--points 50000] [--repeats 3] [--seed 0]
 
 A study is told by hand in a real journal (trials with curves of ten points at two rungs and at the end, some
 stopped) and its page is written as `routefront report` writes it; no diagnostics and no t-SNE, which depend on
@@ -28,18 +28,18 @@ from typing import Any
 import numpy as np
 import plotly
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from bench_frontier import machine
 
-from search import journal as journals
-from search.journal import Journal
-from search.journal_tables import EVENTS
-from search.pages import read_report
-from search.report import page_html
+from search.journal import database as journals
+from search.journal.database import Journal
+from search.journal.tables import EVENTS
+from search.report.build import read_report
+from search.report.page import page_html
 from search.study import Study
-from tests.kept_study import keep
-from tests.story import Story
+from tests.support.kept_study import keep
+from tests.support.story import Story
 
 _OPENED = """<!doctype html><meta charset="utf-8"><body style="margin:0"><script>
 const frame = document.createElement("iframe");
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    print(f"command: python tests/benchmarks/bench_report.py {' '.join(sys.argv[1:])}".strip())
+    print(f"command: python tests/benchmarks/search/bench_report.py {' '.join(sys.argv[1:])}".strip())
     print(f"machine: {machine()}")
     print(f"versions: Python {platform.python_version()}, numpy {np.__version__}, plotly {plotly.__version__}")
     with tempfile.TemporaryDirectory() as root:

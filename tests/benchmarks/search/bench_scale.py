@@ -1,6 +1,7 @@
 """How a search scales to thousands of GPUs: the real engine, searcher and rungs in virtual time, costs charged.
 
-    python tests/benchmarks/bench_scale.py [--gpus 8 64 512 4096] [--hours 8 4 2 0.5] [--sampler budgets] [--json FILE]
+    python tests/benchmarks/search/bench_scale.py [--gpus 8 64 512 4096] [--hours 8 4 2 0.5] [--sampler budgets] [--json
+    FILE]
 
 First measured here, on a real Ray: the driver's processor time for a result and for a trial's start of bare
 Ray Tune (a class trainable, actors reused), and how long `ray.wait` takes with so many trials running. Then simulated:
@@ -30,15 +31,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from search.events import Event
-from search.frontier import Archive
-from search.journal import Journal, sqlite_address
-from search.simulate import MemoryJournal, Simulation, study_spec
-from search.virtual import Faults
-from tests.benchmarks.problems import Minutes
+from search.journal.database import Journal, sqlite_address
+from search.journal.events import Event
+from search.pareto.front import Archive
+from search.simulation.cluster import Faults
+from search.simulation.simulation import MemoryJournal, Simulation, study_spec
+from tests.benchmarks.search.problems import Minutes
 
 HOUR = 3600.0
 SHOWN = (0.25, 0.5, 1, 2, 4, 8)  # hours

@@ -1,6 +1,6 @@
 """Search quality in virtual time: our search against Ray's and Optuna's, and against itself with parts left out.
 
-    python tests/benchmarks/bench_search.py --out FOLDER [--seeds 10] [--first 0] [--trainings 150] [--jobs 2]
+    python tests/benchmarks/search/bench_search.py --out FOLDER [--seeds 10] [--first 0] [--trainings 150] [--jobs 2]
         [--profiles smooth rugged misleading recorded] [--contenders NAME ...] [--ablations] [--json FILE]
 
 Problems: `problems.Analytic`, and with the profile recorded a table of real trainings (`recorded.Recorded`), on which
@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.benchmarks.contenders import ABLATIONS, CONTENDERS, deployable
-from tests.benchmarks.problems import PROFILES, Analytic
-from tests.benchmarks.recorded import Recorded
+from tests.benchmarks.search.contenders import ABLATIONS, CONTENDERS, deployable
+from tests.benchmarks.search.problems import PROFILES, Analytic
+from tests.benchmarks.search.recorded import Recorded
 
 SHOWN = (10, 15, 25, 37, 50, 75, 100, 150)  # full trainings
 

@@ -3,7 +3,7 @@
 Same seeds, same number of trials, one worker. Trials that begin behind a stage cost fewer epochs, so
 the hypervolume is printed twice: at the end, and when both had trained as many epochs as the shorter one.
 
-    python tests/benchmarks/bench_stages.py --trials 24 --seeds 0 1 2
+    python tests/benchmarks/search/bench_stages.py --trials 24 --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 SHARES = (0.0, 0.25, 0.5)
 
 
 def _search(seed: int, share: float, trials: int, root: Path) -> dict[str, Any]:
-    from search.spec import StudySpec
+    from search.spec.study import StudySpec
+    from search.spec.toml import merge, preset, read_toml
     from search.study import Study
-    from search.toml import merge, preset, read_toml
 
     values = read_toml(preset("digits"))
     values["methods"] = {"codinet": values["methods"]["codinet"]}

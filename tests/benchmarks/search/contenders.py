@@ -1,7 +1,7 @@
 """Searches to compare: ours and what people use today, each through its public interface, in virtual time.
 
 A contender is run on a problem until a number of epochs is spent and returns `Seen`: what was shown,
-and when. Ray's searchers and schedulers are driven as Tune drives them (`search.simulate.Cluster`);
+and when. Ray's searchers and schedulers are driven as Tune drives them (`search.simulation.simulation.Cluster`);
 they know trials of one operating point, so their space has the setting as one more parameter.
 """
 
@@ -16,14 +16,14 @@ from unittest.mock import patch
 
 import optuna
 
-from search.budgets import foretold
-from search.frontier import Archive
-from search.optuna_space import suggest
-from search.simulate import Problem, Simulation, study_spec
-from search.spec_parts import SAMPLERS, SamplerSpec
-from search.virtual import Cluster, Job, Result
+from search.pareto.front import Archive
+from search.sampling.budgets import foretold
+from search.sampling.optuna_space import suggest
+from search.simulation.cluster import Cluster, Job, Result
+from search.simulation.simulation import Problem, Simulation, study_spec
+from search.spec.tables import SAMPLERS, SamplerSpec
 from spaces.space import Range, Space
-from tests.benchmarks.problems import SETTINGS
+from tests.benchmarks.search.problems import SETTINGS
 
 WORKERS = 4
 
@@ -174,7 +174,7 @@ class OnePoint:
 
 
 def as_finished(shown: Mapping[int, list[Any]], budget: float) -> dict[str, float]:
-    """Instead of `search.budgets.foretold`: what a trial showed last is taken for its end."""
+    """Instead of `search.sampling.budgets.foretold`: what a trial showed last is taken for its end."""
     values: dict[str, float] = {}
     for epoch in sorted(shown):
         values |= foretold({epoch: shown[epoch]}, budget)
@@ -182,7 +182,7 @@ def as_finished(shown: Mapping[int, list[Any]], budget: float) -> dict[str, floa
 
 
 def _dishonest(problem: Any, seed: int, epochs: float) -> list[Seen]:
-    with patch("search.budgets.foretold", as_finished):
+    with patch("search.sampling.budgets.foretold", as_finished):
         return ours(problem, seed, epochs)
 
 

@@ -52,7 +52,7 @@ def _space(shared_lr: LogRange | Any) -> Space:
 
 
 class Analytic:
-    """A problem of `search.simulate`; everything about it follows from (profile, seed)."""
+    """A problem of `search.simulation.simulation`; everything about it follows from (profile, seed)."""
 
     epochs = 27
     reference = (CHANCE, LARGEST)
@@ -167,7 +167,7 @@ class Minutes(Analytic):
 
 @lru_cache(maxsize=64)
 def _ideal(profile: str, seed: int) -> float:
-    from search.frontier import Archive
+    from search.pareto.front import Archive
 
     problem, rng = Analytic(profile, seed), random.Random(1)
     archive = Archive(problem.reference)

@@ -1,7 +1,7 @@
 """Records a table of real trainings, curves at several epochs, for searches to be compared on (`recorded.py`).
 
-    python tests/benchmarks/record_table.py DATA --out FOLDER [--configs 84] [--epochs 9] [--jobs 2]
-    python tests/benchmarks/record_table.py DATA --out FOLDER --merge tests/benchmarks/recorded.json
+    python tests/benchmarks/search/record_table.py DATA --out FOLDER [--configs 84] [--epochs 9] [--jobs 2]
+    python tests/benchmarks/search/record_table.py DATA --out FOLDER --merge tests/benchmarks/search/recorded.json
 
 The configurations are uniform draws from the spaces of ``recorded.toml``, as many of every method. Each trains in a
 process of one thread and leaves ``FOLDER/NNN.json``; what is there is not trained again. The validation
@@ -22,11 +22,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from search.proposals import seed_of
-from search.spec import StudySpec
-from search.view import drawn
+from search.sampling.proposals import seed_of
+from search.spec.study import StudySpec
+from spaces.space import drawn
 
 SPACES = Path(__file__).with_name("recorded.toml")
 AT = (1, 2, 3, 4, 6, 9)
@@ -48,9 +48,9 @@ def train(number: int, data_name: str, epochs: int, file: Path) -> None:
     """Train one configuration and write what it showed."""
     import torch
 
-    from trainables.data import default_root, load
-    from trainables.fit import Training
+    from trainables.data.datasets import default_root, load
     from trainables.registry import get_method
+    from trainables.training.training import Training
 
     torch.set_num_threads(1)
     config = configuration(number)

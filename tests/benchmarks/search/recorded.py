@@ -1,4 +1,4 @@
-"""The recorded trainings as a problem of `search.simulate`: a configuration shows what its nearest kin showed."""
+"""The recorded trainings as a problem for the simulation: a configuration shows what its nearest kin showed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from search.places import place
+from spaces.scale import place
 from spaces.space import Range, Space
-from tests.benchmarks.record_table import spec
+from tests.benchmarks.search.record_table import spec
 
 FILE = Path(__file__).with_name("recorded.json")
 
@@ -51,7 +51,7 @@ class Recorded:
         return curves[max(at for at in curves if at <= epoch)]
 
     def curve(self, config: Mapping[str, Any], seed: int, epoch: int) -> list[tuple[float, float]]:
-        """See `search.simulate.Problem`."""
+        """See `search.simulation.simulation.Problem`."""
         return [(shown, macs) for shown, _, macs in self._points(config, epoch)]
 
     def exact(self, config: Mapping[str, Any], epoch: int) -> list[tuple[float, float]]:
@@ -65,7 +65,7 @@ class Recorded:
     @property
     def ideal(self) -> float:
         """The hypervolume of all recorded full trainings on the scored images."""
-        from search.frontier import Archive
+        from search.pareto.front import Archive
 
         archive = Archive(self.reference)
         for rows in self.rows.values():

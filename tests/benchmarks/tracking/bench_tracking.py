@@ -1,6 +1,6 @@
 """What tracking costs: a trial's critical path, and how fast records drain, with the server healthy, slow and dead.
 
-    python tests/benchmarks/bench_tracking.py
+    python tests/benchmarks/tracking/bench_tracking.py
 
 The critical path is what `Engine.report` waits for: the append to the journal and the listeners. It is timed for
 the same reports without tracking and with a tracker whose server is healthy, answers 200 ms late, or refuses
@@ -20,11 +20,11 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tests.benchmarks.check_tracking import endless
-from tests.story import Story
-from tests.tracked import Place, Proxy, Server
+from tests.benchmarks.tracking.check_tracking import endless
+from tests.support.story import Story
+from tests.support.tracked import Place, Proxy, Server
 
 _SLOW = 0.2
 

@@ -1,6 +1,6 @@
 """Kills the tracking server, the uploader and the driver at random moments, and counts what MLflow lost or doubled.
 
-    python tests/benchmarks/check_tracking.py --kills 50
+    python tests/benchmarks/tracking/check_tracking.py --kills 50
 
 A driver appends events to a real journal and tracks them at a real `mlflow server` (on PostgreSQL where Debian's
 package is installed, else on SQLite) while each of the three is killed with SIGKILL. In the end the server's own
@@ -25,13 +25,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tests.postgres import INSTALLED, postgresql
-from tests.story import Story
-from tests.tracked import Place, Server, lost_and_doubled, until
+from tests.support.postgres import INSTALLED, postgresql
+from tests.support.story import Story
+from tests.support.tracked import Place, Server, lost_and_doubled, until
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 
 
 def drive(folder: Path, uri: str, pause: float) -> int:
@@ -109,7 +109,7 @@ class Killing:
 
     def compare(self) -> tuple[int, int, int]:
         """(records expected, lost, doubled)."""
-        from search.journal import Journal, sqlite_address
+        from search.journal.database import Journal, sqlite_address
 
         journal = Journal(sqlite_address(self._folder / "control.db"), "story")
         try:

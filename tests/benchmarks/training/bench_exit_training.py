@@ -1,6 +1,6 @@
 """Training steps of MSDNet-7 against a plain eager implementation, and of phase II on cached features.
 
-    python tests/benchmarks/bench_exit_training.py [--quick] [--wall] [--json FILE]
+    python tests/benchmarks/training/bench_exit_training.py [--quick] [--wall] [--json FILE]
 
 A step with gradient equilibrium, and one of phase II with ISC and OFA, against what one would write
 first: channels first, default SGD, gradient-scaling functions, the frozen trunk as it is. Gradients are
@@ -22,20 +22,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.benchmarks.bench_exits import BODY, CLASSES, build, interleaved, ratio, table
-from trainables.cached import FeatureCache, trunk_features
-from trainables.method import Batch
+from tests.benchmarks.inference.bench_exits import BODY, CLASSES, build, interleaved, ratio, table
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
+from trainables.data.splits import Augment, Data, Split
 from trainables.methods.imta import METHOD, PHASE2
-from trainables.network import Task
-from trainables.networks.collaboration import CollaborativeMSDNet
-from trainables.networks.msdnet import MSDNet
-from trainables.splits import Augment, Data, Split
+from trainables.networks.msdnet.collaboration import CollaborativeMSDNet
+from trainables.networks.msdnet.network import MSDNet
+from trainables.training.features import FeatureCache, trunk_features
 
 
 class Scaled(torch.autograd.Function):

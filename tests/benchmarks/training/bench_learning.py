@@ -1,6 +1,6 @@
 """Whether every family learns at its paper's rate, without a warm-up: the loss of 200 steps on real images.
 
-    python tests/benchmarks/bench_learning.py DATA [--steps 200] [--seeds 0] [--rows ROW ...] [--warmup SHARE]
+    python tests/benchmarks/training/bench_learning.py DATA [--steps 200] [--seeds 0] [--rows ROW ...] [--warmup SHARE]
         [--set KEY=VALUE ...] [--json FILE]
 
 DATA is a data set's name or path. Every row trains its first phase with the paper's optimiser at its paper's rate and
@@ -22,10 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from trainables.data import Data, batches, default_root, load, to_device
-from trainables.method import plan
+from trainables.contracts.recipe import plan
+from trainables.data.augment import batches, to_device
+from trainables.data.datasets import default_root, load
+from trainables.data.splits import Data
 from trainables.registry import get_method
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {

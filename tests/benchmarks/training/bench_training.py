@@ -1,6 +1,6 @@
 """A training step of SkipNet-110 and CoDiNet-110 against a plain eager implementation of the same mathematics.
 
-    python tests/benchmarks/bench_training.py [--device cpu] [--batch 64] [--repeats 5] [--compiled] [--epoch]
+    python tests/benchmarks/training/bench_training.py [--device cpu] [--batch 64] [--repeats 5] [--compiled] [--epoch]
 
 One thread. "plain" is what one would write first: channels first, the default SGD, one statement a
 formula, losses by loops over images. Contenders are interleaved in one run; medians and the median
@@ -30,13 +30,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from trainables.gates import LinearGate, LocalRouter, RecurrentRouter
-from trainables.method import Batch
-from trainables.network import Task
-from trainables.networks.gated import GatedResNet
-from trainables.networks.resnet import BasicBlock
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
+from trainables.networks.gated.gates import LinearGate, LocalRouter, RecurrentRouter
+from trainables.networks.gated.network import GatedResNet
+from trainables.networks.resnet.cifar import BasicBlock
 from trainables.registry import get_method
 
 VIEWS = 4

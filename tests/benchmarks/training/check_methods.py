@@ -1,6 +1,6 @@
 """Families of methods by one recipe on real images: test accuracy with 95 % intervals, MACs, paths, exits.
 
-    python tests/benchmarks/check_methods.py FAMILY DATA --out FOLDER [--epochs 15] [--seeds 0 1] [--jobs 2]
+    python tests/benchmarks/training/check_methods.py FAMILY DATA --out FOLDER [--epochs 15] [--seeds 0 1] [--jobs 2]
         [--rows ROW ...] [--set precision='"bfloat16"' ...] [--table]
 
 FAMILY is a table of `FAMILIES`, DATA a data set's name or path. Every (row, seed) trains in a process of one
@@ -34,16 +34,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from search.units import show_count
-from trainables.data import Data, default_root, load, normalise, to_device
-from trainables.diagnostics import usual_setting
-from trainables.evaluation import exit_logits
-from trainables.fit import Training
-from trainables.fused import prepared
-from trainables.network import RoutedNetwork
+from trainables.contracts.network import RoutedNetwork
+from trainables.data.augment import normalise, to_device
+from trainables.data.datasets import default_root, load
+from trainables.data.splits import Data
+from trainables.diagnostics.measure import usual_setting
+from trainables.inference.evaluation import exit_logits
+from trainables.inference.prepare import prepared
 from trainables.registry import get_method
+from trainables.training.training import Training
 from trainables.version import code_version
 
 RECIPE = {"batch_size": 128, "lr": 0.1, "schedule": "cosine", "weight_decay": 1e-4}

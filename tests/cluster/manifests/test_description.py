@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.description import Description
-from cluster.manifests import check_trials_fit, notes, wanted
-from cluster.quantities import memory_bytes, seconds, slurm_time
-from tests.cluster.described import STUDY, described, values
+from cluster.manifests.description import Description
+from cluster.manifests.inputs import check_trials_fit, notes, wanted
+from cluster.manifests.quantities import memory_bytes, seconds, slurm_time
+from tests.support.described import STUDY, described, values
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cluster.description import Description
-from cluster.manifests import StudyFile, Versions, renderers
-from search.toml import to_toml
-from tests.cluster.described import STUDY, VERSIONS, described, values
+from cluster.manifests.description import Description
+from cluster.manifests.inputs import StudyFile, Versions
+from cluster.manifests.kinds import renderers
+from search.spec.toml import to_toml
+from tests.support.described import STUDY, VERSIONS, described, values
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RAYJOB = json.loads((Path(__file__).parent / "rayjob.schema.json").read_text())
 LOCAL = {"provider": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2", "10.0.0.3"], "ssh_user": "me"}
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from search.toml import to_toml
-from tests.cluster.described import values
-from tests.command import Run
+from search.spec.toml import to_toml
+from tests.support.command import Run
+from tests.support.described import values
 
 STUDY: dict[str, Any] = {
     "name": "night",

@@ -19,10 +19,10 @@ import pytest
 
 from cluster import nodes
 from cluster.manifests import slurm
-from tests.cluster.described import STUDY, VERSIONS, described
+from tests.support.described import STUDY, VERSIONS, described
 
 STAND_IN = Path(__file__).parent / "slurm_stand_in"
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 Start = Callable[..., "Job"]
 

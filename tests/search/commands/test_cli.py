@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from search.toml import to_toml
-from tests.command import Run
+from search.spec.toml import to_toml
+from tests.support.command import Run
 
 SPEC: dict[str, Any] = {
     "name": "road",
@@ -49,8 +49,8 @@ def _road(cli: Run, studies: Path, ray_address: str) -> None:
 
 
 def test_what_a_finished_study_keeps(cli: Run, studies: Path, ray_address: str) -> None:
-    from search import points
-    from search.driver import kept_checkpoints
+    from search.points import files as points
+    from search.state.retention import kept_checkpoints
     from search.study import Study
 
     _road(cli, studies, ray_address)

@@ -12,15 +12,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.confirm import plan_repeats, spreads
-from search.engine import Engine
+from search.engine.engine import Engine
 from search.errors import InputError
-from search.export import to_optuna
-from search.proposals import Proposer, papers_of
-from search.spec import StudySpec
+from search.planning.repeats import plan_repeats, spreads
+from search.sampling.optuna_export import to_optuna
+from search.sampling.proposals import Proposer, papers_of
+from search.spec.study import StudySpec
 from search.study import Study
-from tests.command import Run
-from tests.story import Story
+from tests.support.command import Run
+from tests.support.story import Story
 
 SPEC: dict[str, Any] = {
     "name": "old",
@@ -212,7 +212,7 @@ def test_export_does_not_overwrite_and_dry_run_says_what_would_run(cli: Run, tmp
     assert code == 0 and "wrote 4 trials of study 'old'" in out
     code, _, err = cli("export", "old", "--optuna", target, "--studies", tmp_path)
     assert code == 2 and "exists; choose another file" in err
-    from search.toml import to_toml
+    from search.spec.toml import to_toml
 
     file = tmp_path / "new.toml"
     file.write_text(to_toml({**SPEC, "name": "new", "constraints": {"max_macs": "1M"}}))

@@ -14,29 +14,32 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from search.confirm import plan_repeats
-from search.donors import Donors, named, store, takers
-from search.driver import kept_checkpoints
 from search.errors import InputError
-from search.folder import StudyFolder
-from search.live import trial_story
-from search.mlflow_client import default_uri
-from search.promote import promote_study
-from search.rows import config_id
-from search.spec import StudySpec
-from search.stages import stage_key
-from search.state import StudyState
-from search.storage import cache_of
-from search.study import Study, load_data
-from search.trial import Donor
-from tests.search import promoting
-from tests.search.killing import drive, faults
-from trainables import checkpoints, donors
-from trainables.data import Data
-from trainables.fit import Training
-from trainables.network import Task
+from search.planning.donors import named, store
+from search.planning.repeats import plan_repeats
+from search.points.rows import config_id
+from search.promotion.promotion import promote_study
+from search.sampling.first_stages import stage_key
+from search.spec.study import StudySpec
+from search.state.donors import Donors, takers
+from search.state.retention import kept_checkpoints
+from search.state.state import StudyState
+from search.state.trial import Donor
+from search.status.story import trial_story
+from search.studies.folder import StudyFolder
+from search.studies.roots import cache_of
+from search.studies.stored import load_data
+from search.study import Study
+from search.tracking.server import default_uri
+from tests.support import promoting
+from tests.support.killing import drive, faults
+from trainables import checkpoints
+from trainables.contracts.network import Task
+from trainables.data.splits import Data
 from trainables.registry import get_method
-from trainables.shelf import Shelf
+from trainables.training import donors
+from trainables.training.training import Training
+from trainables.worker.shelf import Shelf
 
 BODY = {"network": "resnet-8", "width": 0.5, "batch_size": 32}
 TASK = Task(classes=10, size=8, channels=1)

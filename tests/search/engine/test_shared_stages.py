@@ -14,18 +14,21 @@ from typing import Any
 
 import pytest
 
-from search import points
 from search.commands.study import status_record
-from search.live import summary, trial_story
-from search.proposals import Proposer
-from search.spec import StudySpec
-from search.stages import candidates, propose_again, stage_key
-from search.state import StudyState
-from search.study import Study, load_data
-from trainables import checkpoints, stages
-from trainables.fit import Training
-from trainables.network import Task
+from search.points import files as points
+from search.sampling.first_stages import candidates, propose_again, stage_key
+from search.sampling.proposals import Proposer
+from search.spec.study import StudySpec
+from search.state.state import StudyState
+from search.status.story import trial_story
+from search.status.table import summary
+from search.studies.stored import load_data
+from search.study import Study
+from trainables import checkpoints
+from trainables.contracts.network import Task
 from trainables.registry import get_method
+from trainables.training import stages
+from trainables.training.training import Training
 
 SMALL = {"network": "resnet-8", "width": 0.25, "batch_size": 32, "views": 2, "stage2_share": 0.5, "variant": "vanilla"}
 

@@ -15,15 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import points as point_store
+from search.commands.frontier_tables import front_table
 from search.errors import InputError
-from search.front import front_points
-from search.front_files import cell, front_table, printable, write_csv, write_parquet
-from search.fronts import ask
-from search.published import published, published_for
-from search.query import front_rows, most_accurate
-from tests.command import Run
-from tests.kept_study import keep
+from search.frontier.answer import ask
+from search.frontier.files import cell, write_csv, write_parquet
+from search.frontier.point import front_points
+from search.frontier.published import published, published_for
+from search.frontier.query import front_rows, most_accurate
+from search.points import files as point_store
+from search.units import printable
+from tests.support.command import Run
+from tests.support.kept_study import keep
 
 CURVES = {
     "static": [[(0.90, 4e6)], [(0.95, 8e6)]],

@@ -16,9 +16,9 @@ import pytest
 import sqlalchemy as sa
 
 from search.errors import InputError
-from search.journal import Journal, LeaseLostError, sqlite_address
-from search.mounts import file_system, is_network
-from tests.postgres import INSTALLED, Postgres
+from search.journal.database import Journal, LeaseLostError, sqlite_address
+from search.journal.mounts import file_system, is_network
+from tests.support.postgres import INSTALLED, Postgres
 
 
 def _journal(folder: Path, study: str = "s", *, create: bool = True) -> Journal:
@@ -53,7 +53,7 @@ def test_two_studies_share_a_database(tmp_path: Path) -> None:
 _OWNER = """
 import sys, time
 from pathlib import Path
-from search.journal import Journal, sqlite_address
+from search.journal.database import Journal, sqlite_address
 journal = Journal(sqlite_address(Path(sys.argv[1]) / "control.db"), "s", create=True)
 journal.acquire()
 journal.append("x", {})
@@ -169,7 +169,7 @@ def test_a_journal_on_a_network_file_system_is_warned_of(
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/export {place} nfs4 rw 0 0\n")
     assert file_system(share / "a" / "b", mounts) == "nfs4" and file_system(tmp_path / "my", mounts) == "ext4"
     assert file_system(tmp_path, tmp_path / "none") == ""
-    monkeypatch.setattr("search.journal.is_network", lambda path: is_network(path, mounts))
+    monkeypatch.setattr("search.journal.database.is_network", lambda path: is_network(path, mounts))
     for folder, warned in ((tmp_path, False), (share, True)):
         caplog.clear()
         journal = Journal(sqlite_address(folder / "control.db"), "s", create=True)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from search.confidence import MOST, membership, near_front
-from search.frontier import non_dominated
-from search.fronts import ask
-from tests.kept_study import keep
+from search.frontier.answer import ask
+from search.pareto.confidence import MOST, membership, near_front
+from search.pareto.front import non_dominated
+from tests.support.kept_study import keep
 
 
 def test_two_points_against_the_binomial() -> None:

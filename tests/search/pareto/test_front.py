@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import frontier
-from search.frontier import Archive
+from search.pareto import front as pareto
+from search.pareto.front import Archive
 
 REFERENCE = (1.0, 1e6)
 # Coarse grids: equal and weakly dominated points are the cases where fronts go wrong.
@@ -43,17 +43,17 @@ def brute_volume(points, reference=REFERENCE):
 
 @given(POINTS)
 def test_non_dominated_is_the_brute_force_one(points):
-    assert frontier.non_dominated(*arrays(points)).tolist() == brute_mask(points)
+    assert pareto.non_dominated(*arrays(points)).tolist() == brute_mask(points)
 
 
 @given(POINTS)
 def test_hypervolume_is_the_brute_force_one(points):
-    assert frontier.hypervolume(*arrays(points), REFERENCE) == pytest.approx(brute_volume(points), abs=1e-9)
+    assert pareto.hypervolume(*arrays(points), REFERENCE) == pytest.approx(brute_volume(points), abs=1e-9)
 
 
 @given(POINTS)
 def test_layers_are_peeled_one_by_one(points):
-    layers = frontier.front_layers(*arrays(points))
+    layers = pareto.front_layers(*arrays(points))
     left, layer = list(range(len(points))), 0
     while left:
         front = [i for i in left if not any(dominates(points[j], points[i]) for j in left)]
@@ -66,9 +66,9 @@ def test_archive_equals_the_bulk_front(points):
     archive = Archive(REFERENCE)
     for i, (e, m) in enumerate(points):
         archive.add(e, m, i)
-    mask = frontier.non_dominated(*arrays(points))
+    mask = pareto.non_dominated(*arrays(points))
     assert sorted(item for _, _, item in archive) == np.flatnonzero(mask).tolist()
-    assert archive.hypervolume == pytest.approx(frontier.hypervolume(*arrays(points), REFERENCE), abs=1e-9)
+    assert archive.hypervolume == pytest.approx(pareto.hypervolume(*arrays(points), REFERENCE), abs=1e-9)
     macs = [m for _, m, _ in archive]
     assert macs == sorted(macs)
     bulk = Archive(REFERENCE)
@@ -84,15 +84,15 @@ def test_exclusive_hypervolume_is_what_leaving_out_loses(curves):
     expected = [
         whole - brute_volume([p for j, c in enumerate(curves) if j != i for p in c]) for i in range(len(curves))
     ]
-    assert frontier.exclusive_hypervolume(pairs, REFERENCE) == pytest.approx(expected, abs=1e-9)
+    assert pareto.exclusive_hypervolume(pairs, REFERENCE) == pytest.approx(expected, abs=1e-9)
 
 
 @given(CURVES, st.randoms(use_true_random=False))
 def test_standings_do_not_depend_on_the_order(curves, random):
     order = list(range(len(curves)))
     random.shuffle(order)
-    ranks = frontier.standings([arrays(c) for c in curves], REFERENCE)
-    shuffled = frontier.standings([arrays(curves[i]) for i in order], REFERENCE)
+    ranks = pareto.standings([arrays(c) for c in curves], REFERENCE)
+    shuffled = pareto.standings([arrays(curves[i]) for i in order], REFERENCE)
     assert shuffled == pytest.approx(ranks[order])
     assert ranks.min() >= 0 and ranks.max() <= 1
     if len(curves) > 1:
@@ -101,7 +101,7 @@ def test_standings_do_not_depend_on_the_order(curves, random):
 
 @given(CURVES)
 def test_a_dominated_curve_never_stands_above(curves):
-    ranks = frontier.standings([arrays(c) for c in curves], REFERENCE)
+    ranks = pareto.standings([arrays(c) for c in curves], REFERENCE)
     for i, better in enumerate(curves):
         for j, worse in enumerate(curves):
             if all(any(p[0] <= q[0] and p[1] <= q[1] for p in better) for q in worse):
@@ -110,53 +110,53 @@ def test_a_dominated_curve_never_stands_above(curves):
 
 def test_standings_of_the_extremes():
     best, middle, worst = ([0.1], [1e2]), ([0.2], [1e3]), ([0.3], [1e4])
-    assert frontier.standings([middle, worst, best], REFERENCE).tolist() == [0.5, 0.0, 1.0]
-    assert frontier.standings([best], REFERENCE).tolist() == [1.0]
-    assert frontier.standings([best, best, best], REFERENCE).tolist() == [0.5, 0.5, 0.5]
-    assert frontier.standings([], REFERENCE).tolist() == []
+    assert pareto.standings([middle, worst, best], REFERENCE).tolist() == [0.5, 0.0, 1.0]
+    assert pareto.standings([best], REFERENCE).tolist() == [1.0]
+    assert pareto.standings([best, best, best], REFERENCE).tolist() == [0.5, 0.5, 0.5]
+    assert pareto.standings([], REFERENCE).tolist() == []
 
 
 def test_a_curve_that_only_guesses_or_has_no_point_stands_last():
     good, cheap_guess, broken = ([0.5], [1e5]), ([1.0], [1e1]), ([np.nan], [1e1])
-    ranks = frontier.standings([cheap_guess, good, broken, ([], [])], REFERENCE)
+    ranks = pareto.standings([cheap_guess, good, broken, ([], [])], REFERENCE)
     assert ranks[1] == 1.0 and len(set(ranks[[0, 2, 3]])) == 1
     # The most accurate, most expensive network lies on the reference's edge and still reaches the front.
-    assert frontier.standings([([0.01], [1e6]), ([0.6], [1e5]), good], REFERENCE)[0] > 0
+    assert pareto.standings([([0.01], [1e6]), ([0.6], [1e5]), good], REFERENCE)[0] > 0
 
 
 def test_the_same_layer_is_told_apart_by_what_would_be_lost():
     wide, narrow = ([0.5, 0.1], [1e1, 1e4]), ([0.45], [10**1.1])
-    assert frontier.standings([wide, narrow], REFERENCE).tolist() == [1.0, 0.0]
+    assert pareto.standings([wide, narrow], REFERENCE).tolist() == [1.0, 0.0]
 
 
 def test_closed_forms():
     error, macs = [0.4, 0.2, 0.5, 0.2], [1e3, 1e5, 1e4, 1e5]
-    assert frontier.non_dominated(error, macs).tolist() == [True, True, False, False]
-    assert frontier.front_layers(error, macs).tolist() == [0, 0, 1, 0]
-    assert frontier.hypervolume(error, macs, REFERENCE) == pytest.approx(0.6 * 3 + 0.2 * 1)
-    assert frontier.exclusive_hypervolume([([0.4], [1e3]), ([0.2], [1e5])], REFERENCE) == pytest.approx([1.2, 0.2])
+    assert pareto.non_dominated(error, macs).tolist() == [True, True, False, False]
+    assert pareto.front_layers(error, macs).tolist() == [0, 0, 1, 0]
+    assert pareto.hypervolume(error, macs, REFERENCE) == pytest.approx(0.6 * 3 + 0.2 * 1)
+    assert pareto.exclusive_hypervolume([([0.4], [1e3]), ([0.2], [1e5])], REFERENCE) == pytest.approx([1.2, 0.2])
 
 
 def test_what_is_no_point():
     error, macs = [np.nan, 0.1, 0.1, 0.5, 0.1], [1e3, 0.0, -5.0, 1e3, np.inf]
-    assert frontier.non_dominated(error, macs).tolist() == [False, False, False, True, False]
-    assert frontier.front_layers(error, macs).tolist() == [1, 1, 1, 0, 1]
-    assert frontier.hypervolume(error, macs, REFERENCE) == pytest.approx(1.5)
+    assert pareto.non_dominated(error, macs).tolist() == [False, False, False, True, False]
+    assert pareto.front_layers(error, macs).tolist() == [1, 1, 1, 0, 1]
+    assert pareto.hypervolume(error, macs, REFERENCE) == pytest.approx(1.5)
     archive = Archive(REFERENCE)
     assert [archive.add(e, m) for e, m in zip(error, macs, strict=True)] == [False, False, False, True, False]
-    assert frontier.hypervolume([], [], REFERENCE) == 0.0
-    assert frontier.knee([np.nan], [1.0]) is None
+    assert pareto.hypervolume([], [], REFERENCE) == 0.0
+    assert pareto.knee([np.nan], [1.0]) is None
 
 
 @pytest.mark.parametrize("reference", [(1.0, 0.0), (np.nan, 1e6), (1.0, -1.0), (1.0, np.inf)])
 def test_a_reference_without_a_logarithm_is_refused(reference):
     with pytest.raises(ValueError, match="reference"):
-        frontier.hypervolume([0.5], [1e3], reference)
+        pareto.hypervolume([0.5], [1e3], reference)
 
 
 def test_arrays_of_different_length_are_refused():
     with pytest.raises(ValueError, match="one length"):
-        frontier.non_dominated([0.1, 0.2], [1.0])
+        pareto.non_dominated([0.1, 0.2], [1.0])
 
 
 def test_the_prefilter_changes_nothing():
@@ -168,21 +168,21 @@ def test_the_prefilter_changes_nothing():
         best = np.minimum.accumulate(np.concatenate(([np.inf], error[order][:-1])))
         expected = np.zeros(len(macs), dtype=bool)
         expected[order[error[order] < best]] = True
-        assert (frontier.non_dominated(error, macs) == expected).all()
+        assert (pareto.non_dominated(error, macs) == expected).all()
 
 
 def test_best_under():
     error, macs = [0.3, 0.1, 0.1, 0.05, np.nan], [1e3, 2e4, 1e4, 1e6, 1.0]
-    assert frontier.best_under(error, macs, 1e5) == 2
-    assert frontier.best_under(error, macs, 1e3) == 0
-    assert frontier.best_under(error, macs, 999.0) is None
+    assert pareto.best_under(error, macs, 1e5) == 2
+    assert pareto.best_under(error, macs, 1e3) == 0
+    assert pareto.best_under(error, macs, 999.0) is None
 
 
 def test_knee():
     error, macs = [0.6, 0.2, 0.15, 0.1, 0.5], [1e3, 1e4, 1e5, 1e6, 1e6]
-    assert frontier.knee(error, macs) == 1
-    assert frontier.knee([0.5, 0.1], [1e3, 1e4]) == 0
-    assert frontier.knee([], []) is None
+    assert pareto.knee(error, macs) == 1
+    assert pareto.knee([0.5, 0.1], [1e3, 1e4]) == 0
+    assert pareto.knee([], []) is None
 
 
 def test_archive_hypervolume_does_not_drift():
@@ -193,5 +193,5 @@ def test_archive_hypervolume_does_not_drift():
         archive.add(e, m)
         assert archive.hypervolume >= last
         last = archive.hypervolume
-    assert last == pytest.approx(frontier.hypervolume(error, macs, REFERENCE), abs=1e-12)
-    assert len(archive) == frontier.non_dominated(error, macs).sum()
+    assert last == pytest.approx(pareto.hypervolume(error, macs, REFERENCE), abs=1e-12)
+    assert len(archive) == pareto.non_dominated(error, macs).sum()

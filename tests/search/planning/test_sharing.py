@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from cluster.resources import Node
 from search.__main__ import app
 from search.errors import InputError
-from search.plan import here, plan, sizes_of
-from search.spec import StudySpec
-from search.study import load_data
-from search.toml import to_toml
+from search.planning.sharing import here, plan, sizes_of
+from search.spec.study import StudySpec
+from search.spec.toml import to_toml
+from search.studies.stored import load_data
 
 SPEC = {
     "name": "planned",

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from search import points
+from search.points import files as points
 
 
 def row(number, **changes):

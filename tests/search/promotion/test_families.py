@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.mlflow_client import default_uri
-from search.promote import promote_study
-from search.registered import load, predict
+from search.promotion.models import load, predict
+from search.promotion.promotion import promote_study
 from search.study import Study
-from tests.search.promoting import point_of, spec, train
-from trainables.data import Data
+from search.tracking.server import default_uri
+from tests.support.promoting import point_of, spec, train
+from trainables.data.splits import Data
 
 TINY = {"width": 0.25, "batch_size": 32, "lr": 0.1}
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -12,17 +12,16 @@ import pytest
 import torch
 
 from search.errors import InputError, RunError
-from search.mlflow_client import default_uri
-from search.promote import promote_family, promote_study
-from search.promote_champion import Champion, beats
-from search.promote_choice import Budget, family, find
-from search.promote_gates import both_passes, latency, seeds
-from search.registered import history
+from search.promotion.choice import Budget, family, find
+from search.promotion.gates import Champion, beats, both_passes, latency, seeds
+from search.promotion.history import history
+from search.promotion.promotion import promote_family, promote_study
 from search.study import Study
-from tests.search.promoting import METHODS, client, point_of
+from search.tracking.server import default_uri
+from tests.support.promoting import METHODS, client, point_of
 from trainables.checkpoints import NETWORK, STATE
-from trainables.data import Data
-from trainables.network import RoutedNetwork, Task
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.data.splits import Data
 from trainables.registry import get_method
 
 

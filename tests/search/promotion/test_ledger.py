@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from search.errors import InputError, RunError
-from search.promote import promote_study
-from search.promote_ledger import LOCK, MOVES, Lock, holding, moves, settle, standing
-from search.registered import history, load, rollback
+from search.promotion.history import history, rollback
+from search.promotion.ledger import LOCK, MOVES, Lock, holding, moves, settle, standing
+from search.promotion.models import load
+from search.promotion.promotion import promote_study
 from search.study import Study
-from tests.search.promoting import client, point_of, processes, promote_alone, spec, train
-from trainables.data import Data
+from tests.support.promoting import client, point_of, processes, promote_alone, spec, train
+from trainables.data.splits import Data
 
 
 def move(version: str | None, previous: str | None, why: str = "promote") -> dict[str, Any]:
@@ -132,10 +133,10 @@ def alone(context: Any, root: Path, name: str, die_before: str = "", limit: int 
 @pytest.mark.parametrize(
     ("die_before", "versions", "promoted"),
     [
-        ("search.promote.register", 0, 0),  # after `promoting` was appended
-        ("search.promote.register+", 1, 0),  # a version, no alias
-        ("search.promote_ledger._write+", 1, 0),  # the move is written down, not made
-        ("search.promote.move_alias+", 1, 1),  # the alias moved, the journal does not know
+        ("search.promotion.promotion.register", 0, 0),  # after `promoting` was appended
+        ("search.promotion.promotion.register+", 1, 0),  # a version, no alias
+        ("search.promotion.ledger._write+", 1, 0),  # the move is written down, not made
+        ("search.promotion.promotion.move_alias+", 1, 1),  # the alias moved, the journal does not know
     ],
 )
 def test_a_killed_promotion_is_finished_or_undone_by_the_next(

@@ -17,18 +17,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from search.errors import InputError
-from search.predict import predict_split
-from search.promote import promote_study
-from search.promote_calibration import best_setting, own_images
-from search.promote_choice import find
-from search.registered import Registered, load, predict
+from search.promotion.calibration import best_setting, own_images
+from search.promotion.choice import find
+from search.promotion.models import Registered, load, predict, predict_split
+from search.promotion.promotion import promote_study
 from search.study import Study
-from tests.search.promoting import client, point_of
-from trainables.checkpoints import load_network
-from trainables.data import Data, export
+from tests.support.promoting import client, point_of
+from trainables.data.image_files import export
+from trainables.data.splits import Data
+from trainables.serving import load_network
 
 
 def mean(rows: list[dict[str, Any]], name: str = "macs") -> float:
@@ -40,6 +41,12 @@ def served(request: pytest.FixtureRequest, tiny: Study, registry: str, digits_sm
     words = {"model": "digits", "uri": registry, "data": digits_small}
     promote_study(tiny, point=point_of(tiny, request.param), **words)
     return load("digits@champion", registry)
+
+
+def test_what_is_served_is_prepared(served: Registered) -> None:
+    network = served.model.unwrap_python_model().network
+    assert any(type(module).__name__ == "FusedConv" for module in network.modules())
+    assert not any(type(module) is torch.nn.BatchNorm2d for module in network.modules())
 
 
 def test_one_model_answers_at_several_budgets(served: Registered, digits_small: Data) -> None:

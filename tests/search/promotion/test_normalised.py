@@ -13,21 +13,21 @@ import pytest
 import torch
 
 from search.errors import InputError
-from search.mlflow_client import default_uri, quiet
-from search.predict import predict_split
-from search.promote import promote_study
-from search.promote_choice import find
-from search.registered import Registered, load, predict
-from search.spec import StudySpec
+from search.promotion.choice import find
+from search.promotion.models import Registered, load, predict, predict_split
+from search.promotion.promotion import promote_study
+from search.spec.study import StudySpec
 from search.study import Study
-from tests.benchmarks import check_methods
-from tests.search.promoting import METHODS, point_of, spec, train
-from trainables.checkpoints import STATE, load_network
-from trainables.data import Augment, Data, Split, export
-from trainables.fit import Training
-from trainables.network import RoutedNetwork, Task
+from search.tracking.server import default_uri, quiet
+from tests.benchmarks.training import check_methods
+from tests.support.promoting import METHODS, point_of, spec, train
+from trainables.checkpoints import STATE
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.data.image_files import export
+from trainables.data.splits import Augment, Data, Split, digest
 from trainables.registry import get_method
-from trainables.splits import digest
+from trainables.serving import load_network
+from trainables.training.training import Training
 
 DATA = {"name": "digits", "limit": 400, "image_size": 8}
 

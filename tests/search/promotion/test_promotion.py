@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search import promote_candidate
 from search.errors import InputError
-from search.journal import Journal, sqlite_address
-from search.promote import choose, find, model_code, promote_study
-from search.promote_gates import repeats
-from search.registered import history, load, predict, rollback
-from search.study import Study, load_data
-from search.units import wilson
-from tests.search.promoting import client, point_of, spec
-from trainables.data import Data
+from search.journal.database import Journal, sqlite_address
+from search.pareto.confidence import wilson
+from search.promotion import candidate
+from search.promotion.choice import choose, find
+from search.promotion.gates import repeats
+from search.promotion.history import history, rollback
+from search.promotion.models import load, predict
+from search.promotion.promotion import model_code, promote_study
+from search.studies.stored import load_data
+from search.study import Study
+from tests.support.promoting import client, point_of, spec
+from trainables.data.splits import Data
 
 
 @pytest.fixture
@@ -111,7 +114,7 @@ def test_a_version_says_where_it_comes_from(
     text = (
         Path(client(uri).get_logged_model(found.source.split("/")[-1]).artifact_location[7:]) / "MLmodel"
     ).read_text()
-    assert str(Path(__file__).parents[2]) not in text and str(study.folder.path) not in text
+    assert str(Path(__file__).parents[3]) not in text and str(study.folder.path) not in text
     (line,) = history("digits", uri)
     assert (line["version"], line["aliases"], line["point_id"]) == ("1", ["champion"], record["point_id"])
 
@@ -141,10 +144,8 @@ def test_the_alias_moves_the_ledger_knows_the_version_before_and_rollback_return
 def test_a_point_is_registered_and_tested_once(
     study: Study, uri: str, images: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, splits = promote_candidate.measure, []
-    monkeypatch.setattr(
-        promote_candidate, "measure", lambda n, d, split, k: (splits.append(split), measure(n, d, split, k))[1]
-    )
+    measure, splits = candidate.measure, []
+    monkeypatch.setattr(candidate, "measure", lambda n, d, split, k: (splits.append(split), measure(n, d, split, k))[1])
     first = promote_study(study, model="digits", uri=uri, data=images)
     second = promote_study(study, model="digits", alias="shadow", uri=uri, data=images)
     assert splits == ["validation", "test", "validation"]
@@ -294,7 +295,7 @@ def test_wilson_interval() -> None:
 
 
 def test_the_model_code_is_found_in_a_checkout() -> None:
-    assert model_code() == Path(__file__).parents[2] / "mlflow" / "routed_classifier.py"
+    assert model_code() == Path(__file__).parents[3] / "mlflow" / "routed_classifier.py"
 
 
 def test_a_study_in_another_hand_is_not_promoted_from(study: Study, uri: str, images: Data) -> None:

@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search import exit_plots, exits, flow_plots, halting, path_plots
-from search.exit_pngs import exit_pictures
-from search.exit_section import exit_sections
-from search.folder import StudyFolder
-from search.path_pngs import draw_paths
-from search.paths import Paths, TrialPaths, paths_of
-from search.points import SCHEMA
+from search.points.schema import SCHEMA
+from search.report import halting
+from search.report.exits import data as exits
+from search.report.exits import figures as exit_figures
+from search.report.exits import flow
+from search.report.exits.pngs import exit_pictures
+from search.report.exits.section import exit_sections
+from search.report.paths import figures as path_figures
+from search.report.paths.data import Paths, TrialPaths, paths_of
+from search.report.pictures import draw_paths
+from search.report.style import CLASS_COLOURS, distinct
+from search.studies.folder import StudyFolder
 from search.study import Study
-from tests.search.test_paths import record
-from tests.search.test_report import EVIL
+from tests.search.report.test_page import EVIL
+from tests.search.report.test_paths import record
 
 TREE = [-1, 0, 0, 1, 1, 2]
 """Two children; the first of them has two, the second one."""
@@ -97,7 +102,7 @@ def test_a_budget_is_the_last_curve_and_exits_alone_stand_beside_it(trials: list
     found = exits.budget(trials[0])
     assert [macs for macs, _ in found.points] == [1e6, 2e6, 4e6] and found.points[0][1] == pytest.approx(0.6)
     assert found.anytime == [(10**6, 0.6), (2 * 10**6, 0.61), (3 * 10**6, 0.62)]
-    first = exit_plots.budget_figure(trials[:1])
+    first = exit_figures.budget_figure(trials[:1])
     assert list(first.data[0].x) == [1e6, 2e6, 4e6] and first.data[1].marker.symbol == "circle-open"
     assert exits.budget(dataclasses.replace(trials[0], curves={})).points == []
 
@@ -107,18 +112,18 @@ def test_accuracy_by_epoch_is_that_of_settings_for_one_exit(trials: list[TrialPa
     assert list(found) == [1, 2, 3] and found[2] == [(1, 0.45), (2, 0.46), (5, 0.49)]
     once = dataclasses.replace(trials[0], curves={5: curve(5, 3)})
     assert exits.by_epoch(once) == {}  # one epoch is no line
-    panels = exit_plots.epochs_by_exit(trials)
+    panels = exit_figures.epochs_by_exit(trials)
     assert list(panels) == [1, 2, 3, 4, 5, 6] and set(panels[1]) == {"t1", "t2", "t3"} and set(panels[6]) == {"t3"}
-    figure = exit_plots.epochs_figure(trials, panels[6], exit_plots.epochs_window(panels))
+    figure = exit_figures.epochs_figure(trials, panels[6], exit_figures.epochs_window(panels))
     assert len(figure.data) == 1 and list(figure.data[0].x) == [1, 2, 5]
-    many = exit_plots.epochs_by_exit([trial("t9", count=24)])
-    assert len(many) == exit_plots.MOST_EXITS and (min(many), max(many)) == (1, 24)
+    many = exit_figures.epochs_by_exit([trial("t9", count=24)])
+    assert len(many) == exit_figures.MOST_EXITS and (min(many), max(many)) == (1, 24)
 
 
 def test_routing_over_training_is_read_at_one_setting(trials: list[TrialPaths]) -> None:
     epochs, shares = exits.routing(trials[0])
     assert epochs == [1, 2, 5] and shares[:, 0].tolist() == [0.1, 0.2, 0.5] and shares.sum(1) == pytest.approx([1] * 3)
-    heat = exit_plots.routing_figure(trials[0]).data[0]
+    heat = exit_figures.routing_figure(trials[0]).data[0]
     assert np.array(heat.z).shape == (3, 3) and list(heat.x) == ["1", "2", "5"] and heat.z[0][2] == 0.5
     nothing = exits.routing(dataclasses.replace(trials[0], curves={}))
     assert nothing[0] == [] and nothing[1].shape == (0, 3)
@@ -132,7 +137,7 @@ def test_ranks_and_who_is_right() -> None:
     assert found.x == pytest.approx([0, 0.5, 0.5, 1]) and found.y == pytest.approx([1, 2 / 3, 1 / 3, 0])
     assert [exits.AGREE[i] for i in found.right] == [exits.AGREE[i] for i in (0, 1, 2, 3)]
     assert found.correlation == pytest.approx(float(np.corrcoef([1, 2.5, 2.5, 4], [4, 3, 2, 1])[0, 1]))
-    figure = exit_plots.confidence_figure(found, np.arange(4))
+    figure = exit_figures.confidence_figure(found, np.arange(4))
     assert [len(trace.x) for trace in figure.data] == [1, 1, 1, 1, 2]
     alike = {"confidence": np.zeros((2, 4), np.float16), "exit_right": right[:2]}
     level = exits.ranks(dataclasses.replace(trial("t"), arrays=alike))
@@ -141,9 +146,9 @@ def test_ranks_and_who_is_right() -> None:
 
 
 def test_circles_have_the_area_of_their_share(trials: list[TrialPaths]) -> None:
-    largest, limits = flow_plots.largest_shares(trials), flow_plots.accuracy_range(trials)
+    largest, limits = flow.largest_shares(trials), flow.accuracy_range(trials)
     assert largest == {"t1": 0.5, "t2": 0.5, "t3": 0.5}
-    figure = flow_plots.accuracy_flow(trials[2], 0.5, limits)
+    figure = flow.accuracy_flow(trials[2], 0.5, limits)
     *lines, circles = figure.data
     sizes = np.array(circles.marker.size)
     assert (sizes[1:] / sizes[0]) ** 2 == pytest.approx([0.2] * 5, rel=0.02)
@@ -151,21 +156,21 @@ def test_circles_have_the_area_of_their_share(trials: list[TrialPaths]) -> None:
     assert [line.line.width for line in lines] == pytest.approx([1 + 7 * share for share in through], abs=0.01)
     assert len(lines) == 6 and list(lines[4].x) == [1, 2]
     assert circles.marker.color[5] == "#7C8591"  # nobody's accuracy is known there
-    assert len(flow_plots.accuracy_flow(trials[0], 0.5, limits).layout.annotations) == 3
+    assert len(flow.accuracy_flow(trials[0], 0.5, limits).layout.annotations) == 3
     empty = dataclasses.replace(trials[0], record=trials[0].record | {"exit_frac": [1.0, 0.0, 0.0]})
-    assert list(flow_plots.accuracy_flow(empty, 1.0, limits).data[-1].marker.size)[1:] == [4, 4]
+    assert list(flow.accuracy_flow(empty, 1.0, limits).data[-1].marker.size)[1:] == [4, 4]
 
 
 def test_circles_are_divided_by_class(trials: list[TrialPaths]) -> None:
-    figure = flow_plots.class_flow(trials[0], 0.5, ["a", "b", EVIL, "d"])
+    figure = flow.class_flow(trials[0], 0.5, ["a", "b", EVIL, "d"])
     assert figure is not None
     pies = [trace for trace in figure.data if trace.type == "pie"]
     assert [list(pie.values) for pie in pies] == [[10, 5], [2, 3], [2, 3]]
-    assert list(pies[0].marker.colors) == [path_plots.CLASS_COLOURS[0], path_plots.CLASS_COLOURS[2]]
+    assert list(pies[0].marker.colors) == [CLASS_COLOURS[0], CLASS_COLOURS[2]]
     assert EVIL not in pies[0].labels
     heights = [pie.domain.y[1] - pie.domain.y[0] for pie in pies]
     assert (heights[0] / heights[1]) ** 2 == pytest.approx(2)
-    assert flow_plots.class_flow(trials[0], 0.5, [str(i) for i in range(11)]) is None
+    assert flow.class_flow(trials[0], 0.5, [str(i) for i in range(11)]) is None
 
 
 def test_the_sections(trials: list[TrialPaths]) -> None:
@@ -190,11 +195,14 @@ def test_a_long_tree_has_no_bars_by_class() -> None:
 
 
 def test_every_line_of_a_method_has_a_colour_of_its_own() -> None:
-    looks = path_plots.distinct(["imta"] * 5 + ["skipnet"] * 2)
+    looks = distinct(["imta"] * 5 + ["skipnet"] * 2)
     assert len({colour for colour, _ in looks}) == 7
-    assert looks[0] == (path_plots.style("imta")[0], "solid") and looks[5] == (path_plots.style("skipnet")[0], "solid")
-    assert path_plots.style("skipnet")[0] not in [colour for colour, _ in looks[:5]]
-    assert len(path_plots.distinct(["aig"] * 20)) == 20
+    assert looks[0] == (path_figures.style("imta")[0], "solid") and looks[5] == (
+        path_figures.style("skipnet")[0],
+        "solid",
+    )
+    assert path_figures.style("skipnet")[0] not in [colour for colour, _ in looks[:5]]
+    assert len(distinct(["aig"] * 20)) == 20
 
 
 def test_halting_maps_below_their_images() -> None:
@@ -245,7 +253,7 @@ def test_the_png_files(trials: list[TrialPaths], tmp_path: Path) -> None:
     with Image.open(written["dataflow.png"]) as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
         assert picture.width == 1125
-    wedge = [int(path_plots.CLASS_COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]
+    wedge = [int(CLASS_COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]
     assert (np.abs(pixels - wedge).max(axis=1) < 8).sum() > 200
     assert exit_pictures(Paths()) == {"ponder.png": None, "halting.png": None}
 

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search import gate_plots, points, variant_plots
-from search.path_pngs import draw_paths
-from search.path_section import path_sections
-from search.paths import Paths, TrialPaths
-from tests.search.test_paths import record, trial
-from tests.search.test_report import EVIL, made
+from search.points import files as points
+from search.report import variants
+from search.report.gates import figures as gate_figures
+from search.report.paths.data import Paths, TrialPaths
+from search.report.pictures import draw_paths
+from search.report.sections import path_sections
+from tests.search.report.test_page import EVIL, made
+from tests.search.report.test_paths import record, trial
 
 IMAGES = 60
 # one-to-two, then two-to-two: gates 0, 1 and 2 ... 5; tensors 0 ... 2 and 3 ... 6
@@ -51,7 +53,7 @@ def paths() -> Paths:
 
 
 def test_gates_are_numbered_as_decisions_are() -> None:
-    gates = gate_plots.gates_of(soft())
+    gates = gate_figures.gates_of(soft())
     assert [(g.column, g.place, g.i, g.j) for g in gates] == [
         *((k, "input", 0, k) for k in range(2)),
         *((2 + 2 * i + j, "conv2", i, j) for i in range(2) for j in range(2)),
@@ -61,21 +63,21 @@ def test_gates_are_numbered_as_decisions_are() -> None:
 
 def test_the_gates_that_tell_classes_apart_are_shown() -> None:
     one = soft()
-    assert [g.column for g in gate_plots.telling(one)] == [1, 4]
-    assert [g.column for g in gate_plots.telling(one, most=1)] == [1]
-    first, last = gate_plots.telling(one)
-    assert gate_plots.shown_classes(one, first) == [0, 1, 2] and gate_plots.shown_classes(one, last) == [2, 1, 0]
-    assert gate_plots.shown_classes(one, first, most=2) == [0, 2]
-    middles, shares = gate_plots.gate_histogram(one, first, 2)
+    assert [g.column for g in gate_figures.telling(one)] == [1, 4]
+    assert [g.column for g in gate_figures.telling(one, most=1)] == [1]
+    first, last = gate_figures.telling(one)
+    assert gate_figures.shown_classes(one, first) == [0, 1, 2] and gate_figures.shown_classes(one, last) == [2, 1, 0]
+    assert gate_figures.shown_classes(one, first, most=2) == [0, 2]
+    middles, shares = gate_figures.gate_histogram(one, first, 2)
     assert shares.sum() == pytest.approx(1) and shares[-1] == 1 and 0.69 < middles[-1] < 0.7
-    figure = gate_plots.gate_figure(one, first, ["a", "b", EVIL])
+    figure = gate_figures.gate_figure(one, first, ["a", "b", EVIL])
     assert len(figure.data) == 3 and EVIL not in str(figure.data[2].name)
 
 
 def test_images_at_both_ends_of_a_gate() -> None:
     one = soft()
-    (gate,) = [g for g in gate_plots.gates_of(one) if g.column == 0]
-    most, least = gate_plots.openers(one, gate, 5)
+    (gate,) = [g for g in gate_figures.gates_of(one) if g.column == 0]
+    most, least = gate_figures.openers(one, gate, 5)
     values = one.arrays["relaxed"][:, 0]
     assert values[most].min() >= np.delete(values, most).max() and values[most[0]] == values.max()
     assert values[least].max() <= np.delete(values, least).min() and values[least[0]] == values.min()
@@ -83,25 +85,30 @@ def test_images_at_both_ends_of_a_gate() -> None:
 
 def test_the_flow_of_the_mean_and_of_one_image() -> None:
     one = soft()
-    first, second = gate_plots.flow(one)
+    first, second = gate_figures.flow(one)
     assert first["gates"].tolist() == [[0.25, 0.75]] and first["inputs"].tolist() == [1.0]
     assert first["outputs"].tolist() == [0.25, 0.75] and second["gates"].tolist() == [[0.5, 0.5], [0.1, 0.9]]
-    row = gate_plots.flow(one, 7)[1]
+    row = gate_figures.flow(one, 7)[1]
     assert row["gates"].ravel().tolist() == one.arrays["relaxed"][7, 2:].astype(float).tolist()
     sizes = one.arrays["strengths"][7, 3:5].astype(float)
     assert np.allclose(row["inputs"], sizes / sizes.sum()) and row["outputs"].sum() == pytest.approx(1)
-    figure = gate_plots.flow_figure(one)
+    figure = gate_figures.flow_figure(one)
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     assert len(lines) == 6 and lines[1].line.width > lines[0].line.width
-    assert len(figure.data[-1].x) == 7 and gate_plots.shade("#E03131", 1.0) == "#E03131"
+    assert len(figure.data[-1].x) == 7 and gate_figures.shade("#E03131", 1.0) == "#E03131"
     ungated = {**LAYERS[0], "gates": []}
     plain = dataclasses.replace(one, record=record(routes={"layers": [ungated, LAYERS[1]], "weights": []}))
-    assert gate_plots.flow(plain)[0]["gates"] is None and [g.column for g in gate_plots.gates_of(plain)] == [0, 1, 2, 3]
-    assert len([t for t in gate_plots.flow_figure(plain).data if t.mode == "lines"]) == 4
+    assert gate_figures.flow(plain)[0]["gates"] is None and [g.column for g in gate_figures.gates_of(plain)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert len([t for t in gate_figures.flow_figure(plain).data if t.mode == "lines"]) == 4
 
 
 def test_weights_are_shares_of_a_path() -> None:
-    (middles, first), (_, second) = gate_plots.weight_lines(WEIGHTS[0])
+    (middles, first), (_, second) = gate_figures.weight_lines(WEIGHTS[0])
     assert middles.round(3).tolist() == [-0.667, 0, 0.667]
     assert first.tolist() == [0.25, 0.5, 0.25] and second.tolist() == [0, 1, 0]
 
@@ -109,7 +116,7 @@ def test_weights_are_shares_of_a_path() -> None:
 def test_accuracy_against_parameters_has_what_nothing_smaller_beats() -> None:
     rows = [{**made(1)[0], "point_id": str(k), "method": "multipath", "params": p, "accuracy": a}
             for k, (p, a) in enumerate([(100, 0.5), (200, 0.4), (300, 0.7), (300, 0.6)])]  # fmt: skip
-    ((method, variant, params, accuracy),) = variant_plots.variant_fronts(points._table(rows), "params")
+    ((method, variant, params, accuracy),) = variants.variant_fronts(points._table(rows), "params")
     assert (method, variant) == ("multipath", "")
     assert params.tolist() == [100, 300] and accuracy.tolist() == [0.5, 0.7]
 

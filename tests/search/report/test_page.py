@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search import page_data, page_parts, plots, points, report, study_plots
-from search.follow import Followed, lanes
-from search.frontier import non_dominated
-from search.importance import Importances, importances
-from search.pages import read_report
-from search.published import published_for
-from tests.kept_study import keep
+from search.frontier.published import published_for
+from search.pareto.front import non_dominated
+from search.points import files as points
+from search.report import document, html, style
+from search.report import page as report
+from search.report.build import read_report
+from search.report.importance import Importances, importances
+from search.report.record import Report
+from search.report.study import figures as study_figures
+from search.studies.follow import Followed, lanes
+from tests.support.kept_study import keep
 
 EVIL = "</script><script>alert(1)</script><img src=http://evil.example/x.png>"
 
@@ -64,7 +68,7 @@ def made(count=40, split="validation"):
 def full():
     rows = made()
     mask = non_dominated([1 - r["accuracy"] for r in rows], [r["macs"] for r in rows])
-    return report.Report(
+    return Report(
         study={
             "name": EVIL,
             "state": "running",
@@ -166,7 +170,7 @@ def test_nothing_is_loaded_from_outside(read):
     assert "default-src 'none'" in policy and "http" not in policy and "connect-src" not in policy
     script = policy.split("script-src")[1].split(";")[0]
     assert "unsafe" not in script and "'sha256-" in script
-    assert not re.search(r"url\(|@import", page_parts.STYLE)
+    assert not re.search(r"url\(|@import", html.STYLE)
 
 
 def test_what_users_wrote_is_shown_and_not_run(page, read):
@@ -204,7 +208,7 @@ def test_the_picture_has_content(full, tmp_path):
         assert picture.size == (1200, 800)
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     for method in ("skipnet", "imta"):
-        colour = [int(plots.style(method)[0][i : i + 2], 16) for i in (1, 3, 5)]
+        colour = [int(style.style(method)[0][i : i + 2], 16) for i in (1, 3, 5)]
         assert (np.abs(pixels.astype(int) - colour).max(axis=1) < 8).sum() > 50
 
 
@@ -212,7 +216,7 @@ def test_the_picture_has_content(full, tmp_path):
 def test_almost_nothing_to_show(tmp_path, count):
     rows = made(count)
     table = points._table(rows) if rows else points.SCHEMA.empty_table()
-    young = report.Report(study={"name": "young"}, points=table, front=rows[:1])
+    young = Report(study={"name": "young"}, points=table, front=rows[:1])
     report.frontier_png(young, tmp_path / "frontier.png")
     report.report_html(young, tmp_path / "report.html")
     assert "young" in (tmp_path / "report.html").read_text()
@@ -220,24 +224,24 @@ def test_almost_nothing_to_show(tmp_path, count):
 
 def test_a_test_split_is_not_drawn():
     table = points._table([*made(3), *(r | {"point_id": r["point_id"] + "t"} for r in made(3, split="test"))])
-    assert len(plots.drawn(table, 100)["macs"]) == 3
-    assert len(page_data.shown_points(table, [])) == 3
+    assert len(style.drawn(table, 100)["macs"]) == 3
+    assert len(document.shown_points(table, [])) == 3
 
 
 def test_a_large_cloud_is_thinned():
     table = points._table(made(50))
-    assert len(plots.drawn(table, 20)["macs"]) == 17
+    assert len(style.drawn(table, 20)["macs"]) == 17
 
 
 def test_a_page_of_many_points_keeps_the_front_whole(monkeypatch):
-    monkeypatch.setattr(page_data, "MOST_POINTS", 10)
+    monkeypatch.setattr(document, "MOST_POINTS", 10)
     rows = made(40)
-    names = page_data.shown_points(points._table(rows), [rows[9]])["point_id"].to_pylist()
+    names = document.shown_points(points._table(rows), [rows[9]])["point_id"].to_pylist()
     assert {"p8", "p9", "p10", "p11"} <= set(names) and len(names) < 20  # the whole curve of the front's trial
 
 
 def test_the_document_of_a_page(full):
-    known = page_data.document(full, {})
+    known = document.document(full, {})
     assert len(known["cloud"]["t"]) == 40 and known["cloud"]["n"] == 1000 and len(known["front"]) == len(full.front)
     first = min(full.front, key=lambda r: r["macs"])
     place = known["front"][0]
@@ -245,7 +249,7 @@ def test_the_document_of_a_page(full):
     trial = known["trials"][known["cloud"]["t"][place]]
     assert trial["id"] == first["trial"] and trial["config"] == first["config"]
     assert next(t for t in known["trials"] if t["id"] == "t2")["kept"] == [3] and len(known["papers"]) == 2
-    assert page_data.as_data({"a": float("nan"), "b": "</script>&"}) == '{"a":null,"b":"\\u003c/script\\u003e\\u0026"}'
+    assert document.as_data({"a": float("nan"), "b": "</script>&"}) == '{"a":null,"b":"\\u003c/script\\u003e\\u0026"}'
 
 
 def test_lanes_are_workers(story):
@@ -277,15 +281,15 @@ def test_importances_find_what_mattered():
     assert all(next(iter(f.shares)) == "lr" and f.explained > 0.5 for f in found) and "fixed" not in found[0].shares
     noise = importances([(c, float(random.normal())) for c, _ in results])
     assert noise[0].explained < 0.2 and importances(results[:5]) == []
-    axes = study_plots.parallel_axes(results, found)
+    axes = study_figures.parallel_axes(results, found)
     assert axes == ["method", "lr", "width"]
-    figure = study_plots.parallel_figure([*results, ({"method": "a", "epochs trained": 2}, 0.5)], axes)
+    figure = study_figures.parallel_figure([*results, ({"method": "a", "epochs trained": 2}, 0.5)], axes)
     assert sum(len(trace.x or ()) for trace in figure.data) == 121 * (len(axes) + 2)
 
 
 def test_a_long_history_is_thinned():
     steps = [{"seconds": i, "epochs": i, "trials": i, "hypervolume": i // 2} for i in range(20_000)]
-    (trace,) = study_plots.hypervolume_figure(steps).data
+    (trace,) = study_figures.hypervolume_figure(steps).data
     assert len(trace.x) < 2_000 and trace.x[-1] == 19_999 and trace.x[0] == 0
 
 
@@ -347,16 +351,16 @@ def test_an_address_names_a_point(story, tmp_path):
 
 def test_the_whole_curve_of_a_trial_on_the_front():
     rows = made(40)
-    ((method, macs, accuracy),) = plots.curves(points._table(rows), [rows[9]])
-    assert len(macs) == len(accuracy) == 4 and (np.diff(macs) >= 0).all() and method in plots.STYLES
+    ((method, macs, accuracy),) = style.curves(points._table(rows), [rows[9]])
+    assert len(macs) == len(accuracy) == 4 and (np.diff(macs) >= 0).all() and method in style.STYLES
 
 
 def test_methods_keep_their_colours():
-    assert len({s[0] for s in plots.STYLES.values()}) == len({s[1] for s in plots.STYLES.values()}) == len(plots.STYLES)
-    assert plots.style("a-plug-in") == plots.style("a-plug-in")
+    assert len({s[0] for s in style.STYLES.values()}) == len({s[1] for s in style.STYLES.values()}) == len(style.STYLES)
+    assert style.style("a-plug-in") == style.style("a-plug-in")
 
 
 @pytest.mark.parametrize(("low", "high"), [(1e6, 7e7), (2.1e6, 2.4e6), (4e7, 6e7), (1e3, 1e12), (9e5, 1.2e6)])
 def test_ticks(low, high):
-    ticks = plots.log_ticks(low, high, 6)
+    ticks = style.log_ticks(low, high, 6)
     assert 2 <= len(ticks) <= 6 and all(low <= t <= high for t in ticks) and ticks == sorted(ticks)

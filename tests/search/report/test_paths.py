@@ -15,17 +15,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search import path_plots, points, variant_plots
-from search.exit_plots import class_exit_figure, exit_colours, exit_figure, exit_shares
-from search.folder import StudyFolder
-from search.page_parts import panel
-from search.path_pngs import draw_paths
-from search.path_section import path_sections
-from search.paths import Paths, TrialPaths, chosen, embedded, extremes, paths_of, spread
-from search.pictures import mosaic
+from search.points import files as points
+from search.report import variants
+from search.report.exits.figures import class_exit_figure, exit_colours, exit_figure, exit_shares
+from search.report.html import panel
+from search.report.mosaic import mosaic
+from search.report.paths import figures as path_figures
+from search.report.paths.data import Paths, TrialPaths, embedded, extremes, paths_of, spread
+from search.report.pictures import draw_paths
+from search.report.sections import path_sections
+from search.state.retention import chosen
+from search.studies.folder import StudyFolder
 from search.study import Study
-from tests.search.test_report import EVIL, made
-from trainables.copies import COPIES
+from tests.search.report.test_page import EVIL, made
+from trainables.diagnostics.copies import COPIES
 
 
 def record(blocks: int = 9, images: int = 60, exits: int = 0, seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def test_nothing_measured_nothing_shown() -> None:
 
 
 def test_skip_ratios_and_groups(paths: Paths) -> None:
-    figure = path_plots.skip_figure(paths.trials[0])
+    figure = path_figures.skip_figure(paths.trials[0])
     assert list(figure.data[0].y) == paths.trials[0].record["skip_ratio"]
     assert [shape.x0 for shape in figure.layout.shapes] == [2.5, 5.5]
     assert [(note.x, note.text) for note in figure.layout.annotations] == [
@@ -149,7 +152,7 @@ def test_skip_ratios_and_groups(paths: Paths) -> None:
         (4, "group 2"),
         (7, "group 3"),
     ]
-    assert path_plots.group_middles([0, 0]) == []
+    assert path_figures.group_middles([0, 0]) == []
 
 
 def test_quartiles_come_from_the_histogram() -> None:
@@ -162,34 +165,34 @@ def test_quartiles_come_from_the_histogram() -> None:
 
 
 def test_classes_are_drawn_by_accuracy(paths: Paths) -> None:
-    rows = path_plots.class_rows(paths.trials[0], ["x", "y", "a class of a very long name", "empty"])
+    rows = path_figures.class_rows(paths.trials[0], ["x", "y", "a class of a very long name", "empty"])
     assert [row["name"] for row in rows] == ["x", "y", "a class of a very long name"]
-    assert [path_plots.class_label(row) for row in rows][1:] == ["y · 60 %", "a class of a … · 70 %"]
+    assert [path_figures.class_label(row) for row in rows][1:] == ["y · 60 %", "a class of a … · 70 %"]
     entry = paths.trials[0].record["skip_by_class"][0]
     assert rows[0]["median"] == 9 - entry["median"] and rows[0]["low"] <= rows[0]["median"] <= rows[0]["high"]
-    figure = path_plots.class_figure(paths.trials[0], ["x", "y", "z", "w"])
+    figure = path_figures.class_figure(paths.trials[0], ["x", "y", "z", "w"])
     assert list(figure.data[0].x) == [row["median"] for row in rows]
 
 
 def test_quartiles_of_rounded_numbers_hold_the_median() -> None:
     entry = {"images": 2, "acc": 0.5, "median": 1.4, "least": 1, "histogram": [2]}
-    (row,) = path_plots.class_rows(dataclasses.replace(trial("t"), record=record(skip_by_class=[entry])), ["a"])
+    (row,) = path_figures.class_rows(dataclasses.replace(trial("t"), record=record(skip_by_class=[entry])), ["a"])
     assert row["low"] == row["median"] == 9 - 1.4 and row["high"] == 8
 
 
 def test_many_classes_are_thinned() -> None:
     entry = {"images": 1, "median": 1.0, "least": 1, "histogram": [1]}
     many = record(skip_by_class=[{**entry, "acc": i / 100} for i in range(100)])
-    rows = path_plots.class_rows(dataclasses.replace(trial("t"), record=many), [str(i) for i in range(100)])
+    rows = path_figures.class_rows(dataclasses.replace(trial("t"), record=many), [str(i) for i in range(100)])
     assert len(rows) == 20 and (rows[0]["acc"], rows[-1]["acc"]) == (0, 0.99)
 
 
 def test_kl_lines_share_their_bins(paths: Paths) -> None:
-    figure = path_plots.kl_figure(paths.trials, "crop")
+    figure = path_figures.kl_figure(paths.trials, "crop")
     assert np.log10(figure.data[0].x).tolist() == pytest.approx([-5.5, -4.5, -3.5, -2.5, -1.5, -0.5, 0.5, 1.5])
     assert list(figure.data[0].y) == [0.1, 0.1, 0.2, 0.2, 0.2, 0.1, 0.1, 0]
-    looks = path_plots.looks(paths.trials)
-    assert len(set(looks.values())) == 3 and looks["t1"][0] == path_plots.style("codinet")[0]
+    looks = path_figures.looks(paths.trials)
+    assert len(set(looks.values())) == 3 and looks["t1"][0] == path_figures.style("codinet")[0]
 
 
 def test_one_line_for_every_variant() -> None:
@@ -198,7 +201,7 @@ def test_one_line_for_every_variant() -> None:
         row["variant"] = ("", "one", "two")[i % 5 % 3]
     rows.append({**rows[0], "point_id": "test", "split": "test", "accuracy": 0.999, "macs": 1.0})
     table = points._table(rows)
-    fronts = variant_plots.variant_fronts(table)
+    fronts = variants.variant_fronts(table)
     assert {(m, v) for m, v, _, _ in fronts} == {(r["method"], r["variant"]) for r in rows}
     for method, variant, macs, accuracy in fronts:
         mine = [r for r in rows if (r["method"], r["variant"], r["split"]) == (method, variant, "validation")]
@@ -212,7 +215,7 @@ def test_one_line_for_every_variant() -> None:
             )
         ]
         assert sorted(zip(macs, accuracy, strict=True)) == sorted((r["macs"], r["accuracy"]) for r in best)
-    assert len({(d.line.color, d.line.dash) for d in variant_plots.variants_figure(table).data}) == len(fronts)
+    assert len({(d.line.color, d.line.dash) for d in variants.variants_figure(table).data}) == len(fronts)
 
 
 def test_exits_and_their_classes(paths: Paths) -> None:
@@ -226,18 +229,18 @@ def test_exits_and_their_classes(paths: Paths) -> None:
 
 
 def test_figures_are_small(paths: Paths) -> None:
-    assert len(panel(path_plots.skip_figure(paths.trials[0]), "name", "label", "caption")) < 4_000
+    assert len(panel(path_figures.skip_figure(paths.trials[0]), "name", "label", "caption")) < 4_000
 
 
 def test_t_sne_is_seeded_and_keeps_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.paths.ALL_EMBEDDED", 60)
+    monkeypatch.setattr("search.report.paths.data.ALL_EMBEDDED", 60)
     alike = trial("alike")
     alike.arrays["relaxed"][:] = 0.5
     trials = [trial("t1", images=80), trial("t2"), alike, trial("t3", "imta", exits=3)]
     one, other = embedded(trials), embedded(trials)
     assert set(one) == {"t1", "t2"} and len(one["t1"][0]) == 30 and one["t1"][1].shape == (30, 2)
     assert (one["t1"][1] == other["t1"][1]).all()
-    limits = path_plots.common(one)
+    limits = path_figures.common(one)
     for _, xy in one.values():
         for axis, (low, high) in enumerate(limits):
             assert low < xy[:, axis].min() and xy[:, axis].max() < high
@@ -279,7 +282,7 @@ def test_the_best_of_every_variant_is_chosen_first(story: type) -> None:
 
 
 def test_their_checkpoints_are_kept(story: type) -> None:
-    from search.driver import kept_checkpoints
+    from search.state.retention import kept_checkpoints
 
     s = story(("codinet",))
     for number, (variant, accuracy, macs) in enumerate((("full", 0.9, 5e6), ("full", 0.8, 6e6), ("vanilla", 0.7, 7e6))):
@@ -290,7 +293,7 @@ def test_their_checkpoints_are_kept(story: type) -> None:
 
 
 def test_mlflow_gets_scalars_and_the_whole(story: type) -> None:
-    from search.chronicle import Chronicle
+    from search.tracking.chronicle import Chronicle
 
     s = story(("imta",))
     measured = record(exits=3)
@@ -310,8 +313,8 @@ def test_mlflow_gets_scalars_and_the_whole(story: type) -> None:
 
 
 def test_the_study_file_switches_them_off() -> None:
-    from search.searcher import constants
-    from search.spec import StudySpec
+    from search.spec.study import StudySpec
+    from search.tune.searcher import constants
 
     spec = StudySpec.parse({"name": "off", "diagnostics": False, "methods": {"static": {}}})
     assert constants(spec)["diagnostics"] is False
@@ -349,7 +352,7 @@ def test_arrays_are_read_beside_the_checkpoint(study: tuple[Study, Any]) -> None
 
 
 def test_an_absent_data_set_is_said(study: tuple[Study, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from search.paths import _images
+    from search.report.paths.data import _images
 
     found, state = study
     absent = found.spec.model_copy(update={"data": found.spec.data.model_copy(update={"name": "gone"})})

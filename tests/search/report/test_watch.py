@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from search.errors import InputError
-from search.watch import Watch
-from tests.kept_study import keep
+from search.report.watch import Watch
+from tests.support.kept_study import keep
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from tests.story import Story
+    from tests.support.story import Story
 
     one = Story()
     trial = one.ask(0, "static", variant="<img src=x onerror=alert(1)>")

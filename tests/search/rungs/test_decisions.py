@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.story import Story
+from tests.support.story import Story
 
 
 def _decide(s: Any, trial: str, epoch: int, **more: Any) -> Any:
-    from search.decisions import decide
+    from search.rungs.decisions import decide
 
     state = s.state
     return decide(s.spec, state, state.trials[trial], epoch, **more)
@@ -102,8 +102,8 @@ def test_rungs_can_be_switched_off(story: Callable[..., Any]) -> None:
 
 
 def test_the_epochs_to_come_follow_what_the_rungs_have_shown(story: Callable[..., Any]) -> None:
-    from search.decisions import epochs_to_come
-    from search.live import time_left
+    from search.rungs.brackets import epochs_to_come
+    from search.status.table import time_left
 
     s = story()  # one of four is to go on at epochs 1 and 3 of 9
     assert epochs_to_come(s.spec) == pytest.approx(1 + 2 / 4 + 6 / 16)

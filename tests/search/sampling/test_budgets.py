@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import budgets
-from search.budgets import ask_budgets, foretold
-from search.density import Density, favoured
-from search.proposals import Proposer
-from search.trial import Trial
-from search.view import View
+from search.sampling import budgets
+from search.sampling.budgets import ask_budgets, foretold
+from search.sampling.density import Density, favoured
+from search.sampling.proposals import Proposer
+from search.sampling.view import View
+from search.state.trial import Trial
 from spaces.space import Choice, Fixed, LogRange, Range, Space, When
 
 SPACE = Space(

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from search.observations import Observations
-from search.optuna_space import record, shared, suggest
-from search.proposals import Proposer, seed_of
-from search.samplers import SAMPLERS
+from search.sampling.observations import Observations
+from search.sampling.optuna_space import record, shared, suggest
+from search.sampling.proposals import Proposer, seed_of
+from search.sampling.samplers import SAMPLERS
 
 
 def observations(state: Any) -> dict[str, float]:

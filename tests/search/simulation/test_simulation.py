@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from search.observations import Observations
-from search.simulate import Killed, Simulation, study_spec
-from search.state import StudyState
-from search.trial import Trial
-from search.virtual import Faults
-from tests.benchmarks.problems import PROFILES, Analytic
-from tests.search.simulated import ALL, Ill, wrong
+from search.sampling.observations import Observations
+from search.simulation.cluster import Faults
+from search.simulation.simulation import Killed, Simulation, study_spec
+from search.state.state import StudyState
+from search.state.trial import Trial
+from tests.benchmarks.search.problems import PROFILES, Analytic
+from tests.support.simulated import ALL, Ill, wrong
 
 TROUBLE = Faults(crash=0.05, straggle=0.05, delay=15.0, service=0.01)
 

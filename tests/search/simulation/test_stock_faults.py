@@ -1,5 +1,5 @@
 """What stock Ray Tune with Optuna does where this project claims to do better: fails when it learns (its killed driver:
-`tests/cluster/check_stock.py`)."""
+`tests/benchmarks/faults/check_stock.py`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from search.virtual import Cluster
+from search.simulation.cluster import Cluster
 
 
 def test_stock_optuna_search_takes_stopped_trials_for_complete() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from search.errors import InputError
-from search.spec import StudySpec, corners
-from search.toml import PRESETS, merge, preset, presets, to_toml
+from search.spec.study import StudySpec, corners
+from search.spec.toml import PRESETS, merge, preset, presets, to_toml
 from search.units import parse_count, parse_seconds, show_count, show_seconds
 
 

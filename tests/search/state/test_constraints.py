@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.constraints import Constraints, unmet_constraints
-from search.creation import reference
 from search.errors import InputError
-from search.frontier import place_among, standings
-from search.spec import StudySpec
-from trainables.network import Task
+from search.pareto.front import place_among, standings
+from search.planning.creation import reference
+from search.spec.study import StudySpec
+from search.state.constraints import Constraints
+from search.status.table import unmet_constraints
+from trainables.contracts.network import Task
 
 
 def test_misses_are_shares_of_the_limits() -> None:

@@ -23,19 +23,21 @@ import pytest
 from optuna.trial import FixedTrial
 
 from search.errors import InputError
-from search.export import to_optuna
-from search.kept import Kept, record_of
-from search.optuna_space import record, suggest
-from search.spec import StudySpec, corners
-from search.stages import stage_key
+from search.planning.creation import record_of
+from search.sampling.first_stages import stage_key
+from search.sampling.optuna_export import to_optuna
+from search.sampling.optuna_space import record, suggest
+from search.spec.study import StudySpec, corners
+from search.state.kept import Kept
 from search.study import Study
 from spaces.space import Range, Space
-from trainables import checkpoints, registry, stages
-from trainables.earlier import unrecorded
-from trainables.method import config_dict
+from trainables import checkpoints, registry
+from trainables.contracts.earlier import unrecorded
+from trainables.contracts.method import config_dict
 from trainables.registry import METHODS, get_method
+from trainables.training import stages
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "study-7022e79"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "study-7022e79"
 MODEL = FIXTURE.with_name("model-7022e79")
 
 
@@ -280,7 +282,7 @@ def test_a_model_that_was_promoted_before_is_served(tmp_path: Path) -> None:
     bare, whole = tmp_path / "bare", tmp_path / "model"
     shutil.copytree(whole, bare, ignore=shutil.ignore_patterns("code"))
     (bare / "MLmodel").write_text((bare / "MLmodel").read_text().replace("    code: code\n", ""))
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", _SERVE, str(bare), str(whole)],

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from search.live import summary
-from tests.kept_study import keep
+from search.status.table import summary
+from tests.support.kept_study import keep
 
 
 def _told(story: Callable[..., Any]) -> Any:
@@ -41,7 +41,7 @@ def test_the_fold_knows_trials_curves_and_the_front(story: Callable[..., Any]) -
 
 
 def test_the_hypervolume_never_falls_and_every_prefix_folds(story: Callable[..., Any]) -> None:
-    from search.state import StudyState
+    from search.state.state import StudyState
 
     events = _told(story).events
     values = [StudyState.of(events[:n]).hypervolume for n in range(1, len(events) + 1)]
@@ -49,7 +49,7 @@ def test_the_hypervolume_never_falls_and_every_prefix_folds(story: Callable[...,
 
 
 def test_folding_in_two_goes_gives_the_same_state(story: Callable[..., Any]) -> None:
-    from search.state import StudyState
+    from search.state.state import StudyState
 
     events = _told(story).events
     for cut in range(1, len(events)):
@@ -80,7 +80,7 @@ def test_what_a_dead_driver_left_running_waits(story: Callable[..., Any], tmp_pa
 
 
 def test_events_out_of_order_are_refused(story: Callable[..., Any]) -> None:
-    from search.state import StudyState
+    from search.state.state import StudyState
 
     events = _told(story).events
     with pytest.raises(AssertionError):
@@ -88,7 +88,7 @@ def test_events_out_of_order_are_refused(story: Callable[..., Any]) -> None:
 
 
 def test_checkpoints_of_two_fronts_and_of_each_methods_own_are_kept(story: Callable[..., Any]) -> None:
-    from search.driver import kept_checkpoints
+    from search.state.retention import kept_checkpoints
 
     s = story(("skipnet", "static"))
     for number, (accuracy, macs) in enumerate(((0.9, 5e6), (0.8, 6e6), (0.7, 7e6))):

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from search.alone import Alone
-from search.decisions import limit_of
-from search.engine import Engine
-from search.events import Event
-from search.proposals import papers_of
-from search.seeing import cluster_record, facts
-from search.spec import StudySpec
-from search.study_section import cluster_section
+from search.engine.engine import Engine
+from search.engine.whole_nodes import Alone
+from search.journal.events import Event
+from search.report.study.section import cluster_section
+from search.rungs.decisions import limit_of
+from search.sampling.proposals import papers_of
+from search.spec.study import StudySpec
+from search.status.cluster import cluster_record, facts
 
 NODES = [
     {"id": "aa" * 8, "host": "one", "cpus": 4.0, "gpus": 0.0, "memory": 0.0, "state": "alive"},

@@ -11,19 +11,21 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from search import points
 from search.__main__ import app
 from search.errors import InputError
-from search.folder import StudyFolder
-from search.journal import Journal, sqlite_address
-from search.storage import Courier, cache_of, under
-from search.study import Study, all_studies
-from tests.cluster.faulty import Driven, Nodes, create
-from tests.cluster.stored import bucket
-from tests.postgres import INSTALLED, postgresql
-from tests.search.killing import faults
-from trainables.checkpoints import load_network
-from trainables.remote import Remote, StorageError, remote_at
+from search.journal.database import Journal, sqlite_address
+from search.points import files as points
+from search.studies.courier import Courier
+from search.studies.folder import StudyFolder
+from search.studies.roots import cache_of, under
+from search.studies.stored import all_studies
+from search.study import Study
+from tests.support.faulty import Driven, Nodes, create
+from tests.support.killing import faults
+from tests.support.postgres import INSTALLED, postgresql
+from tests.support.stored import bucket
+from trainables.serving import load_network
+from trainables.worker.remote import Remote, StorageError, remote_at
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def _use(address: str) -> None:
 def test_the_courier_takes_up_what_another_machine_wrote(
     address: str, machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.storage._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("search.studies.courier._LOOK_SECONDS", 0.2)
     folder = StudyFolder(cache_of(address) / "told")
     folder.path.mkdir()
     remote = remote_at(folder.storage or "")
@@ -165,14 +167,14 @@ def test_a_storage_that_is_away(machine: Any) -> None:
 
 
 def test_a_worker_that_cannot_store_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from search.driver import Driver
-    from trainables.data import default_root, load
-    from trainables.ray_trainable import RoutedTrainable
+    from search.engine.driver import Driver
+    from trainables.data.datasets import default_root, load
+    from trainables.worker.ray_trainable import RoutedTrainable
 
     study = create(tmp_path, "away", budget={"trials": 1, "epochs": 2})
     place = tmp_path / "storage"
     place.write_text("a file where a folder should be")
-    monkeypatch.setattr("trainables.shelf.remote_at", lambda address: Remote(address, patience=0.0))
+    monkeypatch.setattr("trainables.worker.shelf.remote_at", lambda address: Remote(address, patience=0.0))
     journal = Journal(sqlite_address(study.folder.control), "away")
     journal.acquire()
     driver = Driver(study.folder, study.spec, journal)

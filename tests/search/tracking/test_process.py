@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from search import upload_process
-from search.events import Event
-from search.toml import to_toml
-from tests.command import Run
-from tests.tracked import Place, free_port, lost_and_doubled, runs_at, shown, told, until
+from search.journal.events import Event
+from search.spec.toml import to_toml
+from search.tracking import process as upload_process
+from tests.support.command import Run
+from tests.support.tracked import Place, free_port, lost_and_doubled, runs_at, shown, told, until
 
 
 def test_a_dead_server_takes_every_event_and_stops_nothing(tmp_path: Path, story: type) -> None:
@@ -138,7 +138,7 @@ def test_a_server_that_goes_away_in_the_middle_is_named_and_the_command_can_be_r
 ) -> None:
     from mlflow.exceptions import MlflowException
 
-    from search.mlflow_client import quiet
+    from search.tracking.server import quiet
 
     def gone(*_: Any, **__: Any) -> None:
         raise MlflowException("API request failed") from ConnectionResetError(104, "Connection reset by peer")

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from search import mlflow_client, mlflow_runs
 from search.errors import InputError
-from search.mlflow_client import quiet
-from search.tracking import check_server, default_uri
-from tests.tracked import Place, document, free_port, lost_and_doubled, runs_at, runs_by_key, shown, told
+from search.tracking import runs as mlflow_runs
+from search.tracking import server
+from search.tracking.server import check_server, default_uri, quiet
+from tests.support.tracked import Place, document, free_port, lost_and_doubled, runs_at, runs_by_key, shown, told
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -329,8 +329,8 @@ def test_users_and_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_check_server_is_not_deceived_by_what_never_answers_or_is_no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mlflow_client._ANSWER_SECONDS < 5
-    monkeypatch.setattr(mlflow_client, "_ANSWER_SECONDS", 0.3)
+    assert server._ANSWER_SECONDS < 5
+    monkeypatch.setattr(server, "_ANSWER_SECONDS", 0.3)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()

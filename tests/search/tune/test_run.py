@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from search.errors import InputError
-from search.spec import StudySpec
-from search.study import Study, load_data
+from search.spec.study import StudySpec
+from search.studies.stored import load_data
+from search.study import Study
 
 
 def _spec(name: str, **changes: Any) -> StudySpec:

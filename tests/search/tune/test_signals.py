@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from search.spec.toml import to_toml
 from search.study import Study
-from search.toml import to_toml
-from tests.tracked import until
+from tests.support.tracked import until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SPEC = {
     "name": "long",
     "data": {"name": "digits", "image_size": 8},

@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 
 from spaces.recorded import space_from
-from trainables import checkpoints, earlier, registry
-from trainables.checkpoints import CheckpointError, load_network
-from trainables.data import Data, default_root, load
-from trainables.earlier import completed, defaults_of, implied, unrecorded
-from trainables.fit import Training
-from trainables.method import Method, config_dict
+from trainables import checkpoints, registry
+from trainables.checkpoints import CheckpointError
+from trainables.contracts import earlier
+from trainables.contracts.earlier import completed, defaults_of, implied, unrecorded
+from trainables.contracts.method import Method, config_dict
+from trainables.data.datasets import default_root, load
+from trainables.data.splits import Data
 from trainables.methods import decide, multipath
 from trainables.registry import METHODS, get_method
+from trainables.serving import load_network
+from trainables.training.training import Training
 
-OLD = Path(__file__).parents[1] / "fixtures" / "study-7022e79" / "old" / "checkpoints" / "t0002" / "epoch-0002"
+OLD = Path(__file__).parents[2] / "fixtures" / "study-7022e79" / "old" / "checkpoints" / "t0002" / "epoch-0002"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.gates import relax
-from trainables.method import Batch, Optimiser, TrainingConfig, kernel, plan
-from trainables.network import RoutedNetwork, Task
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Batch, Optimiser, TrainingConfig, kernel, plan
+from trainables.networks.gated.gates import relax
 from trainables.registry import get_method
 
 

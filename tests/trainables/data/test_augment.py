@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainables.data import Augment, Data, Split, augment, batches, in_order, normalise, to_device
-from trainables.method import TrainingConfig
-from trainables.network import Task
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import TrainingConfig
+from trainables.data.augment import augment, batches, in_order, normalise, to_device
+from trainables.data.splits import Augment, Data, Split
 
 
 def make(count: int = 23, channels: int = 3, size: int = 8, how: Augment = Augment(pad=2, flip=True)) -> Data:

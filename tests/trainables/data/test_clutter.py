@@ -13,10 +13,10 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifier
 
-from trainables import clutter
-from trainables import data as datasets
-from trainables.data import Augment, Data, DataError, DataMissing
-from trainables.network import Task
+from trainables.contracts.network import Task
+from trainables.data import clutter, datasets
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.splits import Augment, Data
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,9 @@ def test_every_split_has_the_classes_in_balance(cluttered: Data):
 
 
 def test_the_same_in_every_process_and_another_seed_divides_otherwise(cluttered: Data):
-    code = "import pathlib; from trainables.data import load; print(load('cluttered-digits', root=pathlib.Path()).hash)"
-    environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(__file__).parents[2])}
+    code = "import pathlib; from trainables.data.datasets import load;"
+    code += " print(load('cluttered-digits', root=pathlib.Path()).hash)"
+    environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(__file__).parents[3])}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert found.stdout.strip() == cluttered.hash
     other = datasets.load("cluttered-digits", root=Path("elsewhere"), seed=1)

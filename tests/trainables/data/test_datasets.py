@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainables import data as datasets
-from trainables.data import Augment, Data, DataError, DataMissing, Split
-from trainables.network import Task
-from trainables.splits import Source, digest, divide, hold_out, statistics
+from trainables.contracts.network import Task
+from trainables.data import datasets
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.splits import Augment, Data, Source, Split, digest, divide, hold_out, statistics
 
 
 @pytest.fixture(scope="module")

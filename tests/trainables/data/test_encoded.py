@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from trainables import data as datasets
-from trainables.augment import batches, in_order, normalise, to_device
-from trainables.copies import copy_of
-from trainables.data import Augment, Data, DataError, DataMissing
-from trainables.diagnostics import diagnose
-from trainables.encoded import TRIES, LazyImages, random_box
-from trainables.epoch import Interrupted
-from trainables.fit import Training
-from trainables.method import TrainingConfig
-from trainables.network import Task
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import TrainingConfig
+from trainables.data import datasets
+from trainables.data.augment import batches, in_order, normalise, to_device
+from trainables.data.encoded import TRIES, LazyImages, random_box
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.splits import Augment, Data, Source, Split, divide
+from trainables.diagnostics.copies import copy_of
+from trainables.diagnostics.measure import diagnose
 from trainables.registry import get_method
-from trainables.splits import Source, Split, divide
+from trainables.training.partial import Interrupted
+from trainables.training.training import Training
 
 SIZES = [(40, 30), (30, 44), (36, 36), (25, 60)]
 

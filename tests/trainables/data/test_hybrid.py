@@ -16,12 +16,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets as vision
 
-from tests.formats import CIFAR10, cifar, mnist
-from trainables import data as datasets
-from trainables.data import Augment, Data, DataError, DataMissing
-from trainables.hybrid import colours, gamma_decoded, recoloured
-from trainables.image_files import resized
-from trainables.network import Task
+from tests.support.formats import CIFAR10, cifar, mnist
+from trainables.contracts.network import Task
+from trainables.data import datasets
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.hybrid import colours, gamma_decoded, recoloured
+from trainables.data.image_files import resized
+from trainables.data.splits import Augment, Data
 
 PHOTOGRAPHS = ("airplane", "automobile", "deer", "frog", "horse")
 
@@ -160,9 +161,10 @@ def test_no_digit_is_in_two_splits_and_every_copy_has_other_colours(with_digits:
 
 def test_the_hash_is_that_of_every_process(with_digits: Data, photographs: Path):
     code = (
-        "import sys, pathlib; from trainables.data import load; print(load(sys.argv[1], root=pathlib.Path('x')).hash)"
+        "import sys, pathlib; from trainables.data.datasets import load;"
+        " print(load(sys.argv[1], root=pathlib.Path('x')).hash)"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-c", code, f"hybrid-digits:{photographs}"]
     found = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert found.stdout.strip() == with_digits.hash

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables import data as datasets
-from trainables.data import Augment, DataError, DataMissing, Split
-from trainables.image_files import decode
-from trainables.network import Task
+from trainables.contracts.network import Task
+from trainables.data import datasets
+from trainables.data.decoding import decode
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.splits import Augment, Split
 
 RANDOM = np.random.default_rng(0)
 

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from trainables import data as datasets
-from trainables.data import DataError
-from trainables.network import Task
+from trainables.contracts.network import Task
+from trainables.data import datasets
+from trainables.data.errors import DataError
 
 RANDOM = np.random.default_rng(0)
 ENCODED = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

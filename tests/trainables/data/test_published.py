@@ -11,10 +11,11 @@ import pytest
 import scipy.io
 from torchvision import datasets as vision
 
-from tests.formats import CIFAR10, Bomb, cifar, dump, md5, mnist
-from trainables import data as datasets
-from trainables.data import Augment, DataError, DataMissing
-from trainables.network import Task
+from tests.support.formats import CIFAR10, Bomb, cifar, dump, md5, mnist
+from trainables.contracts.network import Task
+from trainables.data import datasets
+from trainables.data.errors import DataError, DataMissing
+from trainables.data.splits import Augment
 
 RANDOM = np.random.default_rng(0)
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.augment import normalise
-from trainables.data import Data
-from trainables.diagnostics import diagnose, usual_setting
-from trainables.gate_diagnostics import BINS, weight_histograms
-from trainables.network import Task
-from trainables.networks.multipath import MultiPathNetwork
+from trainables.contracts.network import Task
+from trainables.data.augment import normalise
+from trainables.data.splits import Augment, Data, Split
+from trainables.diagnostics.gates import BINS, weight_histograms
+from trainables.diagnostics.measure import diagnose, usual_setting
+from trainables.networks.multipath.network import MultiPathNetwork
 from trainables.registry import get_method
-from trainables.splits import Augment, Split
 
 torch.set_num_threads(1)
 METHOD = get_method("multipath")

@@ -14,15 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from trainables import checkpoints
-from trainables.copies import AUGMENTATIONS, COPIES, KL_BINS, KL_HIGH, KL_LOW, copy_of, divergence, kl_histogram, rotate
-from trainables.data import Data, normalise
-from trainables.diagnostics import Diagnostics, diagnose, routed_blocks, unpacked, usual_setting
-from trainables.diagnostics_sampled import log_odds
-from trainables.fit import Training
-from trainables.method import Method, TrainingConfig
-from trainables.network import RoutedNetwork, Task, Unit
+from trainables.contracts.method import Method
+from trainables.contracts.network import RoutedNetwork, Task, Unit
+from trainables.contracts.recipe import TrainingConfig
+from trainables.data.augment import normalise
+from trainables.data.splits import Augment, Data, Split
+from trainables.diagnostics.copies import (
+    AUGMENTATIONS,
+    COPIES,
+    KL_BINS,
+    KL_HIGH,
+    KL_LOW,
+    copy_of,
+    divergence,
+    kl_histogram,
+    rotate,
+)
+from trainables.diagnostics.measure import Diagnostics, diagnose, routed_blocks, unpacked, usual_setting
+from trainables.diagnostics.samples import log_odds
 from trainables.registry import METHODS, get_method
-from trainables.splits import Augment, Split
+from trainables.training.training import Training
 
 torch.set_num_threads(1)
 
@@ -193,7 +204,7 @@ def test_exits(data: Data) -> None:
 
 
 def test_confidences_of_exits_are_kept_of_some_images(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.diagnostics_sampled.MOST_CONFIDENCES", 12)
+    monkeypatch.setattr("trainables.diagnostics.samples.MOST_CONFIDENCES", 12)
     method = get_method("imta")
     network = undecided(method, data)
     arrays = diagnose(method, network, data, seed=5).arrays
@@ -215,7 +226,7 @@ def test_log_odds_tell_confidences_near_one_apart() -> None:
 
 
 def test_halting_maps_are_kept_of_some_images(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.diagnostics_sampled.MOST_MAPS", 7)
+    monkeypatch.setattr("trainables.diagnostics.samples.MOST_MAPS", 7)
     method = get_method("codinet")
     network = undecided(method, data)
     plain = network.forward
@@ -338,7 +349,7 @@ def test_the_histogram_of_divergences() -> None:
 
 
 def test_of_large_splits_some_images_are_drawn(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.diagnostics.MOST_IMAGES", 16)
+    monkeypatch.setattr("trainables.diagnostics.measure.MOST_IMAGES", 16)
     method = get_method("static")
     found = diagnose(method, undecided(method, data), data)
     index = found.arrays["index"].tolist()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.execution import others, run_either, run_rows, split_rows, take, thinned
+from trainables.execution.rows import others, run_either, run_rows, split_rows, take, thinned
 
 torch.set_num_threads(1)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainables.data import load
-from trainables.fit import Training
+from trainables.data.datasets import load
 from trainables.registry import get_method
+from trainables.training.training import Training
 
 
 def test_every_point_of_a_curve_has_a_latency_where_it_is_asked_for() -> None:

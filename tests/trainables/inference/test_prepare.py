@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainables.evaluation import curve, evaluate
-from trainables.fused import FusedBlock, FusedConv, folded, prepared
-from trainables.fused_routers import FusedLinearRouter, FusedRecurrentRouter
-from trainables.gates import GATES, router_of
-from trainables.macs import counted
-from trainables.method import TrainingConfig
-from trainables.network import Inference, RoutedNetwork, Task
-from trainables.networks.gated import SKIPS, GatedResNet
-from trainables.networks.resnet import (
+from trainables.contracts.network import Inference, RoutedNetwork, Task
+from trainables.contracts.recipe import TrainingConfig
+from trainables.execution.fused import FusedConv, folded
+from trainables.execution.macs import counted
+from trainables.inference.evaluation import curve, evaluate
+from trainables.inference.prepare import prepared
+from trainables.networks.gated.fast import FusedLinearRouter, FusedRecurrentRouter
+from trainables.networks.gated.gates import GATES, router_of
+from trainables.networks.gated.network import SKIPS, GatedResNet
+from trainables.networks.resnet.cifar import (
     SHORTCUTS,
     Body,
     Classifier,
@@ -30,6 +31,7 @@ from trainables.networks.resnet import (
     cifar_resnet,
     shortcut_of,
 )
+from trainables.networks.resnet.fast import FusedBlock
 from trainables.registry import METHODS, get_method
 
 torch.set_num_threads(1)
@@ -285,7 +287,7 @@ def test_convolutions_with_hooks_stay_what_they_are() -> None:
 @pytest.mark.parametrize("onednn", [True, False])
 def test_one_convolution(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not onednn:
-        monkeypatch.setattr("trainables.fused._has_onednn", lambda dtype, device: False)
+        monkeypatch.setattr("trainables.execution.fused._has_onednn", lambda dtype, device: False)
     torch.manual_seed(0)
     convolution = nn.Conv2d(6, 4, 3, stride=2, padding=1, groups=2)
     norm = nn.BatchNorm2d(4, eps=0.1)
@@ -304,7 +306,7 @@ def test_one_convolution(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_onednn_the_answers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.fused._has_onednn", lambda dtype, device: False)
+    monkeypatch.setattr("trainables.execution.fused._has_onednn", lambda dtype, device: False)
     compare(gated("rnn", shortcut="B"), images_of(5))
 
 
@@ -334,7 +336,7 @@ def test_curves_are_those_of_the_original(monkeypatch: pytest.MonkeyPatch) -> No
         network = lived_in(method.build(method.configure({"network": "resnet-8"}), Task(size=8)))
     images, labels = images_of(24, Task(size=8)), torch.arange(24) % 10
     ours, point = curve(method, network, images, labels), evaluate(network, images, labels, MIDDLE)
-    monkeypatch.setattr("trainables.evaluation.prepared", lambda network: network)
+    monkeypatch.setattr("trainables.inference.evaluation.prepared", lambda network: network)
     theirs = curve(method, network, images, labels)
     assert ours.points == theirs.points and (ours.correct == theirs.correct).all()
     assert len({each["macs"] for each in ours.points}) > 2

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search.describe import network_description
+from search.catalogue.describe import network_description
 from spaces.act import IMAGENET, PAPER
-from trainables.diagnostics import diagnose, usual_setting
-from trainables.evaluation import curve
-from trainables.fused import prepared
-from trainables.macs import counted
-from trainables.method import Batch
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Batch
+from trainables.data.splits import Augment, Data, Split
+from trainables.diagnostics.measure import diagnose, usual_setting
+from trainables.execution.macs import counted
+from trainables.inference.evaluation import curve
+from trainables.inference.prepare import prepared
 from trainables.methods.act import METHOD, SPATIAL
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.halting import HaltingNetwork
-from trainables.networks.halting_heads import NEVER, HaltingHead, ponder_of, remaining
-from trainables.networks.resnet import StaticResNet
-from trainables.splits import Augment, Data, Split
+from trainables.networks.halting.heads import NEVER, HaltingHead, ponder_of, remaining
+from trainables.networks.halting.network import HaltingNetwork
+from trainables.networks.resnet.cifar import StaticResNet
 
 torch.set_num_threads(1)
 TINY = Task(classes=5, size=16, channels=1)

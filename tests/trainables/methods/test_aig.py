@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from spaces.aig import IMAGENET, PAPER, imagenet_targets
-from trainables.gates import GATES, PointwiseGate
-from trainables.macs import counted
-from trainables.method import Batch
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
+from trainables.execution.macs import counted
 from trainables.methods import skipnet, static
 from trainables.methods.aig import METHOD, RELAXATIONS, target_loss
-from trainables.network import Task
-from trainables.networks.gated import GatedResNet
+from trainables.networks.gated.gates import GATES, PointwiseGate
+from trainables.networks.gated.network import GatedResNet
 
 torch.set_num_threads(1)
 TINY = Task(classes=5, size=8, channels=1)

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from spaces.blockdrop import PAPER
-from trainables.macs import counted
+from trainables.contracts.network import Task
+from trainables.execution.macs import counted
 from trainables.methods import static
 from trainables.methods.blockdrop import METHOD, BlockDropNetwork
-from trainables.network import Task
 
 torch.set_num_threads(1)
 TINY = Task(classes=5, size=16, channels=1)

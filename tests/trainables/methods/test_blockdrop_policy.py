@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainables.methods.test_blockdrop import build
-from trainables.data import default_root, load
-from trainables.fit import Training
-from trainables.method import Batch, Phase
+from trainables.contracts.recipe import Batch, Phase
+from trainables.data.datasets import default_root, load
 from trainables.methods.blockdrop import (
     METHOD,
     BlockDropNetwork,
@@ -24,6 +23,7 @@ from trainables.methods.blockdrop import (
     policy_loss,
     rewards,
 )
+from trainables.training.training import Training
 
 torch.set_num_threads(1)
 

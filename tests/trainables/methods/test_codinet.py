@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from spaces.codinet import PAPER
-from trainables.macs import counted
-from trainables.method import Batch, Phase
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch, Phase
+from trainables.execution.macs import counted
 from trainables.methods import static
 from trainables.methods.codinet import (
     METHOD,
@@ -21,8 +22,7 @@ from trainables.methods.codinet import (
     diversity_loss,
     target_loss,
 )
-from trainables.network import Task
-from trainables.networks.gated import GatedResNet
+from trainables.networks.gated.network import GatedResNet
 
 torch.set_num_threads(1)
 TINY = Task(classes=5, size=16, channels=1)

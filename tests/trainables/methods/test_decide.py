@@ -12,23 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.trainables.deciders import SMALL, batch_of, build, terms_of
-from trainables.diagnostics import diagnose
-from trainables.evaluation import curve
-from trainables.inference_costs import throughput
-from trainables.method import Optimiser, config_dict
-from trainables.methods.decide import (
-    CRITICS,
-    K_CPTS,
-    METHOD,
-    REFERENCE_MACS,
-    Config,
-    k_cpts,
-    prices_of,
-)
-from trainables.network import Task
-from trainables.networks.junctions import ColumnNetwork
-from trainables.splits import Augment, Data, Split
+from tests.support.deciders import SMALL, batch_of, build, terms_of
+from trainables.contracts.method import config_dict
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Optimiser
+from trainables.data.splits import Augment, Data, Split
+from trainables.diagnostics.measure import diagnose
+from trainables.inference.evaluation import curve
+from trainables.methods.decide import CRITICS, K_CPTS, METHOD, REFERENCE_MACS, Config, k_cpts, prices_of
+from trainables.networks.columns.costs import throughput
+from trainables.networks.columns.network import ColumnNetwork
 
 torch.set_num_threads(1)
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.trainables.deciders import batch_of, build, terms_of
-from trainables.inference_costs import classification_costs, sink_costs, squared_weights, targets
-from trainables.method import Batch
+from tests.support.deciders import batch_of, build, terms_of
+from trainables.contracts.recipe import Batch
 from trainables.methods.decide import CRITICS, REFERENCE_MACS, Config, temperature
-from trainables.networks.columns import nodes_of, sinks_at
-from trainables.networks.junctions import ColumnNetwork
+from trainables.networks.columns.costs import classification_costs, sink_costs, squared_weights, targets
+from trainables.networks.columns.network import ColumnNetwork
+from trainables.networks.columns.tree import nodes_of, sinks_at
 
 torch.set_num_threads(1)
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from search.optuna_space import published
-from tests.trainables.deciders import SMALL
-from trainables.epoch import Interrupted
-from trainables.fit import Training
-from trainables.method import HalfLife, Optimiser
+from search.sampling.proposals import published
+from tests.support.deciders import SMALL
+from trainables.contracts.recipe import HalfLife, Optimiser
+from trainables.data.splits import Augment, Data, Split
 from trainables.methods.decide import METHOD, Config, lr_half_life, tau_half_life, temperature
-from trainables.splits import Augment, Data, Split
+from trainables.training.partial import Interrupted
+from trainables.training.training import Training
 
 torch.set_num_threads(1)
 

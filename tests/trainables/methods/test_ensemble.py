@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainables.macs import counted
-from trainables.method import Batch
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
+from trainables.execution.macs import counted
 from trainables.methods import multipath
 from trainables.methods.ensemble import ALL, METHOD, Ensemble, names_of
-from trainables.network import Task
 
 torch.set_num_threads(1)
 TINY = Task(classes=5, size=8, channels=1)

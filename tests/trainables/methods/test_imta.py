@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainables.method import Batch, config_dict
+from trainables.contracts.method import config_dict
+from trainables.contracts.network import Inference, Task
+from trainables.contracts.recipe import Batch
 from trainables.methods.imta import METHOD, Config
-from trainables.network import Inference, Task
-from trainables.networks.budgets import anytime, calibrate, exit_shares, quantile_thresholds
-from trainables.networks.exits import NOBODY, confidence
-from trainables.networks.msdnet import MSDNet
+from trainables.networks.msdnet.exits import NOBODY, confidence
+from trainables.networks.msdnet.network import MSDNet
+from trainables.networks.msdnet.thresholds import anytime, calibrate, exit_shares, quantile_thresholds
 
 torch.set_num_threads(1)
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.method import Batch
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
 from trainables.methods.imta import METHOD
-from trainables.network import Task
-from trainables.networks.collaboration import EquilibriumMSDNet, rescale_gradient
-from trainables.networks.msdnet import MSDNet
+from trainables.networks.msdnet.collaboration import EquilibriumMSDNet, rescale_gradient
+from trainables.networks.msdnet.network import MSDNet
 
 torch.set_num_threads(1)
 

@@ -14,18 +14,22 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from trainables import cached, checkpoints
-from trainables.data import Data, default_root, load, to_device
-from trainables.encoded import LazyImages
-from trainables.evaluation import evaluate
-from trainables.exit_losses import distillation, distilled_losses, weighted_losses
-from trainables.fit import Training
-from trainables.fused import prepared
-from trainables.macs import counted
-from trainables.method import Batch, Phase
+from trainables import checkpoints
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch, Phase
+from trainables.data.augment import to_device
+from trainables.data.datasets import default_root, load
+from trainables.data.encoded import LazyImages
+from trainables.data.splits import Data
+from trainables.execution.macs import counted
+from trainables.inference.evaluation import evaluate
+from trainables.inference.prepare import prepared
 from trainables.methods.imta import METHOD
-from trainables.network import Task
-from trainables.networks.collaboration import CollaborativeMSDNet, Head
+from trainables.networks.msdnet.collaboration import CollaborativeMSDNet, Head
+from trainables.networks.msdnet.losses import distillation, distilled_losses, weighted_losses
+from trainables.serving import load_network
+from trainables.training import features as cached
+from trainables.training.training import Training
 
 torch.set_num_threads(1)
 
@@ -260,7 +264,7 @@ def test_training_goes_through_both_phases_and_on_from_every_checkpoint(digits: 
         assert (resumed.last_curve.correct == straight.last_curve.correct).all()
     # a point of each phase is served as it was measured
     for epoch, report in ((2, reports[1]), (4, reports[3])):
-        _, network, _ = checkpoints.load_network(tmp_path / f"epoch-{epoch:04d}")
+        _, network, _ = load_network(tmp_path / f"epoch-{epoch:04d}")
         assert isinstance(network, CollaborativeMSDNet) and network.second is (epoch == 4)
         point = next(p for p in report["curve"]["points"] if p["setting"] == {"exit": 3})
         served = evaluate(network, straight.validation, straight.validation_labels, point["knobs"]).points[0]
@@ -272,7 +276,7 @@ def test_what_is_promoted_has_no_teacher(digits: Data, tmp_path: Path) -> None:
     before = network(images).output
     network.strip()
     checkpoints.save(tmp_path / "model", {**checkpoints.network_record(METHOD, network), "epoch": 1}, network)
-    _, served, _ = checkpoints.load_network(tmp_path / "model")
+    _, served, _ = load_network(tmp_path / "model")
     torch.testing.assert_close(served(images).output, before)
     assert sum(p.numel() for p in served.parameters()) == sum(p.numel() for p in network.parameters())
     assert isinstance(served, CollaborativeMSDNet)

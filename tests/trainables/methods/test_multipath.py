@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spaces.multipath import PAPER
-from trainables.evaluation import curve
-from trainables.fused import prepared
-from trainables.macs import counted
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.execution.macs import counted
+from trainables.inference.evaluation import curve
+from trainables.inference.prepare import prepared
 from trainables.methods.multipath import METHOD, Config, layout_of
-from trainables.network import RoutedNetwork, Task
-from trainables.networks import multipath_choice
-from trainables.networks.multipath import MultiPathNetwork, Pruning
-from trainables.networks.multipath_bodies import body_of
-from trainables.networks.multipath_names import chosen_places, parse, places_of
-from trainables.networks.routing_layers import CrossStitch
+from trainables.networks.multipath import layers as multipath_choice
+from trainables.networks.multipath.bodies import body_of, chosen_places, parse, places_of
+from trainables.networks.multipath.network import MultiPathNetwork, Pruning
+from trainables.networks.multipath.routing import CrossStitch
 
 torch.set_num_threads(1)
 TINY = Task(classes=5, size=8, channels=1)
@@ -222,7 +221,7 @@ def test_the_choice_is_made_once_a_shape_where_no_rule_is_known(monkeypatch: pyt
         asked.append(rest[0])
         return real(run, inputs, *rest)
 
-    monkeypatch.setattr("trainables.networks.multipath.grouped_pays", as_elsewhere)
+    monkeypatch.setattr("trainables.networks.multipath.network.grouped_pays", as_elsewhere)
     expected = build(network="basecnn-3-cp", computation="loop")(images).output
     assert close(network(images).output, expected) and asked == [3] * 4
     network.train()

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spaces.sact import PAPER, SPACE
-from trainables.fused import prepared
-from trainables.macs import counted
+from trainables.contracts.network import Inference, Task
+from trainables.execution.macs import counted
+from trainables.inference.prepare import prepared
 from trainables.methods.act import METHOD as ACT
 from trainables.methods.act import SPATIAL as METHOD
-from trainables.network import Inference, Task
-from trainables.networks.halting import SpatialHaltingNetwork
-from trainables.networks.positions import (
+from trainables.networks.halting.fast import FusedScoreConv
+from trainables.networks.halting.network import SpatialHaltingNetwork
+from trainables.networks.halting.positions import (
     Places,
     PositionConv,
     ScoreConv,
@@ -185,7 +186,7 @@ def test_the_score_of_prepared_heads() -> None:
     score = ScoreConv(6, 1, 3, padding=1).requires_grad_(False)
     for dtype, count in itertools.product((torch.float32, torch.float64), (0, 3)):
         features = torch.randn(count, 6, 7, 5, dtype=dtype)
-        found = score.fused(dtype)(features)
+        found = FusedScoreConv(score, dtype)(features)
         assert torch.allclose(found, score.to(dtype)(features), atol=1e-5)
 
 

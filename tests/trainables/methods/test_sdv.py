@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.sdv import ORIGINAL, PAPER
-from trainables.evaluation import curve
-from trainables.macs import counted
-from trainables.method import Batch
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
+from trainables.execution.macs import counted
+from trainables.inference.evaluation import curve
 from trainables.methods import static
 from trainables.methods.sdv import DROPS, METHOD, StochasticDepthResNet
-from trainables.network import Task
 
 torch.set_num_threads(1)
 TINY = Task(classes=5, size=8, channels=1)

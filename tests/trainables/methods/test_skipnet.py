@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from spaces.skipnet import PAPER
-from trainables.macs import counted
-from trainables.method import Batch
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
+from trainables.execution.macs import counted
 from trainables.methods import static
 from trainables.methods.skipnet import METHOD
-from trainables.network import Task
-from trainables.networks.gated import GatedResNet
+from trainables.networks.gated.network import GatedResNet
 
 torch.set_num_threads(1)
 TINY = Task(classes=5, size=16, channels=1)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from tests.trainables.methods.test_skipnet import build, spread, varied
-from trainables.method import Batch
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
 from trainables.methods.skipnet import METHOD, policy_loss, rewards
-from trainables.network import Task
 
 torch.set_num_threads(1)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from spaces.static import PAPER
-from trainables.evaluation import curve
-from trainables.method import config_dict
+from trainables.contracts.method import config_dict
+from trainables.contracts.network import Task
+from trainables.inference.evaluation import curve
 from trainables.methods.static import METHOD
-from trainables.network import Task
 
 torch.set_num_threads(1)
 

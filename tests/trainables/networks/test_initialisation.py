@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.data import load, normalise, to_device
-from trainables.gates import PointwiseGate
-from trainables.method import plan
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.gated import GatedResNet
-from trainables.networks.halting_heads import HaltingHead, SpatialHead
-from trainables.networks.multipath_layers import PathLinear
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import plan
+from trainables.data.augment import normalise, to_device
+from trainables.data.datasets import load
+from trainables.networks.gated.gates import PointwiseGate
+from trainables.networks.gated.network import GatedResNet
+from trainables.networks.halting.heads import HaltingHead, SpatialHead
+from trainables.networks.multipath.layers import PathLinear
 from trainables.registry import get_method
 
 CASES: dict[str, dict[str, Any]] = {

@@ -14,17 +14,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainables import checkpoints, donors, stages
-from trainables.data import Data, default_root, load
-from trainables.donors import OPEN, DonorError
-from trainables.epoch import Interrupted
-from trainables.fit import Training
-from trainables.method import Optimiser
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.gated import GatedResNet
-from trainables.networks.imagenet import imagenet_resnet
-from trainables.networks.resnet import ZeroPadShortcut
+from trainables import checkpoints
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Optimiser
+from trainables.data.datasets import default_root, load
+from trainables.data.splits import Data
+from trainables.networks.gated.network import GatedResNet
+from trainables.networks.resnet.cifar import ZeroPadShortcut
+from trainables.networks.resnet.imagenet import imagenet_resnet
 from trainables.registry import METHODS, get_method
+from trainables.serving import load_network
+from trainables.training import donors, stages
+from trainables.training.donors import OPEN, DonorError
+from trainables.training.partial import Interrupted
+from trainables.training.training import Training
 
 BODY = {"network": "resnet-8", "width": 0.5, "batch_size": 32}
 PREACT = {"network": "preact-resnet-14", "width": 0.5, "batch_size": 32}
@@ -120,7 +123,7 @@ def test_with_everything_on_a_network_begins_as_its_donor(
     case: tuple[str, str, dict[str, Any], dict[str, Any]], donor: Made, digits: Data
 ) -> None:
     place = donor(case[0])
-    _, network, _ = checkpoints.load_network(place)
+    _, network, _ = load_network(place)
     images = _images(digits.task)
     expected = network(images).output.detach()
     training, told = _begun(digits, case, place)
@@ -211,7 +214,7 @@ def test_a_donors_weights_go_on_and_are_read_once(donor: Made, digits: Data, tmp
     assert [p["accuracy"] for p in reports[2]["curve"]["points"]] == [
         p["accuracy"] for p in expected[2]["curve"]["points"]
     ]
-    _, network, record = checkpoints.load_network(tmp_path / "later")  # to serve needs no donor either
+    _, network, record = load_network(tmp_path / "later")  # to serve needs no donor either
     assert record["donor"] == expected[0]["donor"] and network.config.donor == config.donor
 
 

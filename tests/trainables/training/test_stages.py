@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from spaces.space import Fixed
-from trainables import checkpoints, stages
+from trainables import checkpoints
 from trainables.checkpoints import CheckpointError
-from trainables.data import Data, default_root, load
-from trainables.fit import Training
-from trainables.method import config_dict
+from trainables.contracts.method import config_dict
+from trainables.data.datasets import default_root, load
+from trainables.data.splits import Data
 from trainables.registry import all_methods, get_method
-from trainables.shelf import Shelf, own_folder
+from trainables.training import stages
+from trainables.training.training import Training
+from trainables.worker.shelf import Shelf, own_folder
 
 EPOCHS = 4
 SMALL = {"network": "resnet-8", "width": 0.25, "batch_size": 32, "views": 2, "stage2_share": 0.5}

@@ -12,13 +12,15 @@ import torch
 
 from trainables import checkpoints
 from trainables.checkpoints import CheckpointError
-from trainables.data import Data, default_root, load
-from trainables.epoch import Interrupted
-from trainables.fit import Training, fit
-from trainables.machine import computes_bfloat16
-from trainables.method import Optimiser, Phase, plan
-from trainables.network import RoutedNetwork, Task
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import Optimiser, Phase, plan
+from trainables.data.datasets import default_root, load
+from trainables.data.splits import Data
 from trainables.registry import get_method
+from trainables.serving import load_network
+from trainables.training.partial import Interrupted
+from trainables.training.precision import computes_bfloat16
+from trainables.training.training import Training, fit
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "static": {"network": "resnet-8", "width": 0.25, "batch_size": 64},
@@ -147,12 +149,12 @@ def test_damaged_and_foreign_checkpoints_are_refused(digits: Data, tmp_path: Pat
         _training("skipnet", digits).restore(folder)
     with pytest.raises(CheckpointError, match="epochs is 3, expected 4"):
         _training("static", digits, epochs=4).restore(folder)
-    method, network, record = checkpoints.load_network(folder)
+    method, network, record = load_network(folder)
     assert method.name == "static" and record["epoch"] == 1 and not network.training
     whole = (folder / checkpoints.NETWORK).read_bytes()
     (folder / checkpoints.NETWORK).write_bytes(whole[:-10])
     with pytest.raises(CheckpointError, match=r"network\.safetensors was cut off or changed"):
-        checkpoints.load_network(folder)
+        load_network(folder)
     assert checkpoints.newest(tmp_path) is None
     (folder / checkpoints.STATE).write_text("{")
     with pytest.raises(CheckpointError, match=r"state\.json is not whole JSON"):
@@ -244,7 +246,7 @@ def test_compiled_regions_train_the_same(digits: Data, tmp_path: Path) -> None:
         assert one["losses"]["cross_entropy"] == pytest.approx(other["losses"]["cross_entropy"], rel=1e-3)
     assert list(compiled.network.state_dict()) == list(plain.network.state_dict())
     compiled.save(tmp_path / "epoch-0002")
-    assert checkpoints.load_network(tmp_path / "epoch-0002")[0].name == "static"
+    assert load_network(tmp_path / "epoch-0002")[0].name == "static"
 
 
 def test_what_cannot_be_compiled_is_said(digits: Data) -> None:
@@ -273,6 +275,6 @@ def test_pretrained_weights_are_read_once_and_never_again(digits: Data, tmp_path
     resumed = _training("static", larger, epochs=2, **values, pretrained=str(file))
     resumed.restore(tmp_path / "epoch-0001")
     resumed.step()
-    assert checkpoints.load_network(tmp_path / "epoch-0001")[0].name == "static"
+    assert load_network(tmp_path / "epoch-0001")[0].name == "static"
     with pytest.raises(ValueError, match="no such file"):
         _training("static", larger, epochs=2, **values, pretrained=str(file)).step()

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from trainables import checkpoints
-from trainables.data import default_root, load
-from trainables.fit import Training
+from trainables.data.datasets import default_root, load
 from trainables.registry import get_method
-from trainables.shelf import LEAVE, Shelf, ask_to_leave, note_of, own_folder
+from trainables.training.training import Training
+from trainables.worker.shelf import LEAVE, Shelf, ask_to_leave, note_of, own_folder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 VALUES: dict[str, Any] = {"network": "resnet-8", "width": 0.25, "batch_size": 2}
 
 WORKER = """
 import json, sys
-from trainables import shelf
-from trainables.data import default_root, load
-from trainables.ray_trainable import RoutedTrainable
+from trainables.worker import shelf
+from trainables.data.datasets import default_root, load
+from trainables.worker.ray_trainable import RoutedTrainable
 
 shelf._LOOK_SECONDS = shelf._LOOK_FAR_SECONDS = 0.2  # an epoch takes a few seconds
 

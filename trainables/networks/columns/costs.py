@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from trainables.networks.columns import Node, exits_at, sinks_at
-from trainables.networks.junctions import ColumnNetwork
+from trainables.networks.columns.network import ColumnNetwork
+from trainables.networks.columns.tree import Node, exits_at, sinks_at
 
 
 def classification_costs(logits: Tensor, labels: Tensor, epsilon: float, smoothing: float = 0.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Columns, routers and their batch norm: the layers of the actor and critic networks (`networks.columns`).
+"""Columns, routers and their batch norm: the layers of the actor and critic networks (`networks.columns.tree`).
 
 M. McGill, P. Perona, "Deciding how to decide: dynamic routing in artificial neural networks",
 ICML 2017, arXiv 1703.06217, section 3.1 and figure 3.
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.fused import FusedConv
+from trainables.execution.fused import FusedConv
 
 
 class _BiasedVariance(nn.modules.batchnorm._BatchNorm):
@@ -98,7 +98,7 @@ class Column(nn.Module):
         return outputs
 
     def prepared(self, dtype: torch.dtype) -> nn.Module:
-        """The fast form for `fused.prepared`."""
+        """The fast form for `inference.prepare.prepared`."""
         return FusedColumn(self, dtype)
 
 
@@ -207,7 +207,7 @@ class Router(nn.Module):
         return self(features, price)[0].tolist()
 
     def prepared(self, dtype: torch.dtype) -> nn.Module:
-        """A copy with batch norm folded into the layers, in float32 at least, for `fused.prepared`."""
+        """A copy with batch norm folded into the layers, in float32 at least, for `inference.prepare.prepared`."""
         return FoldedRouter(self)
 
 

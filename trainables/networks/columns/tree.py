@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.networks.column_layers import Column
+from trainables.networks.columns.layers import Column
 
 COARSEST = 4
 """Pixels a side that every scale keeps at least."""

@@ -16,26 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.execution import sums_of
-from trainables.gates import LinearGate, LocalRouter, PointwiseGate, RecurrentRouter, Router
-
-
-def folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
-    r"""Weight and bias of a convolution with the batch norm behind it, computed in float64.
-
-    .. math:: w' = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} w, \quad
-              b' = \beta + (b - \mu) \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}
-    """
-    weight = convolution.weight.detach().double()
-    bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias.detach().double()
-    if norm is None:
-        return weight, bias
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    bias = (bias - norm.running_mean.double()) * scale
-    return weight * scale[:, None, None, None], (bias + norm.bias.detach().double() if norm.affine else bias)
+from trainables.contracts.router import Router
+from trainables.execution.fused import folded
+from trainables.execution.rows import sums_of
+from trainables.networks.gated.gates import LinearGate, LocalRouter, PointwiseGate, RecurrentRouter
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.macs import macs_of
-from trainables.policy import policy_of
-from trainables.router import Router, Shape
+from trainables.contracts.router import Router, Shape
+from trainables.execution.macs import macs_of
+from trainables.networks.gated.policy import policy_of
 
 
 class LinearGate(nn.Module):
@@ -288,3 +288,18 @@ def _mixed(bits: Tensor) -> Tensor:
     bits = (bits ^ (bits >> 30 & 0x3FFFFFFFF)) * -4658895280553007687
     bits = (bits ^ (bits >> 27 & 0x1FFFFFFFFF)) * -7723592293110705685
     return bits ^ (bits >> 31 & 0x1FFFFFFFF)
+
+
+@torch.no_grad()
+def first_gates(router: Router, *, skip: float, run: float, std: float) -> None:
+    """Draw a router's last layers with the standard deviation `std`, and set their biases for skipping and running.
+
+    Layers that answer one logit a gate begin with the difference of the two.
+    """
+    for layer in router.outputs():
+        nn.init.normal_(layer.weight, std=std)
+        assert layer.bias is not None
+        if isinstance(router, LocalRouter):  # U of one gate: skip, run
+            layer.bias.copy_(torch.tensor([skip, run]))
+        else:
+            layer.bias.fill_(run - skip)

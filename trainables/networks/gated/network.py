@@ -1,6 +1,11 @@
 """Residual networks whose blocks have gates: which run is decided image by image.
 
-Shape legend: B images, S settings, G gates, U units, R rows (distinct activations of a sweep).
+The hard pass under one setting is what is served, and where every call counts (`hard_pass`). Nothing branches, so
+rows are images. Where the router reads pooled features (`networks.gated.fast`), their sums are kept from gate
+to gate and renewed only where a block ran; a single image on a CPU takes its decisions as numbers, without masks.
+
+Shape legend: B images, S settings, G gates, U units, R rows (distinct activations of a sweep), k chosen rows,
+c channels.
 """
 
 from __future__ import annotations
@@ -13,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.execution import Sums, overwriting, run_either, run_rows, split_rows, take
-from trainables.gates import DETACHED, LocalRouter, Router, hard_at, image_noise, relax
-from trainables.network import Inference, Knobs, Routed, Task, Unit
-from trainables.networks.hard_pass import hard_pass
-from trainables.networks.resnet import Body, ResidualNetwork, Shape, StridedPointwise, ZeroPadShortcut
+from trainables.contracts.network import Inference, Knobs, Routed, Task, Unit
+from trainables.contracts.router import Router
+from trainables.execution.rows import Sums, overwriting, run_either, run_rows, split_rows, take
+from trainables.networks.gated.gates import DETACHED, LocalRouter, hard_at, image_noise, relax
+from trainables.networks.resnet.cifar import Body, ResidualNetwork, Shape, StridedPointwise, ZeroPadShortcut
 
 SKIPS = ("own", "shortcut", "pool")
 THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
@@ -198,7 +203,7 @@ class GatedResNet(ResidualNetwork):
         """Decisions (B,) twice, as features are mixed by them and as losses read them.
 
         They are relaxed in training mode, and hard at 1/2 without noise in eval mode. The two differ for the
-        relaxations of `gates.DETACHED`.
+        relaxations of `networks.gated.gates.DETACHED`.
         """
         if not self.training:
             decision = hard_at(torch.sigmoid(logit))
@@ -300,3 +305,52 @@ class GatedResNet(ResidualNetwork):
     def infer(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
         """The hard pass under one set of knobs: a sweep of one setting."""
         return self.sweep(inputs, [knobs], generator=generator)[0]
+
+
+def hard_pass(network: GatedResNet, inputs: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, C) and decisions (B, G), where a block runs if P(run) reaches its limit (B, G)."""
+    return (_one if len(inputs) == 1 else _many)(network, inputs, limits)
+
+
+def _many(network: GatedResNet, inputs: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    router, taken = network.router, []
+    features, memory = network.enter(inputs)
+    sums = Sums() if getattr(router, "pools", False) else None
+    for gate, least in enumerate(limits.unbind(1)):
+        if sums is None:
+            logit, memory = router(gate, features, memory)
+        else:
+            logit, memory = router(gate, features, memory, sums.of(features))
+        decision = torch.sigmoid(logit) >= least
+        rows = decision.nonzero().squeeze(1)
+        features = network.execute(gate, features, rows, sums)
+        if not network.follows[gate]:
+            features = network.ungated(features, network.gated[gate] + 1)
+            if sums is not None:
+                sums.forget()
+        taken.append(decision)
+    return network.leave(features, memory), torch.stack(taken, dim=1).to(inputs.dtype)
+
+
+def _one(network: GatedResNet, inputs: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    features, memory = network.enter(inputs)
+    everything = torch.arange(1, device=inputs.device)
+    rows, taken = (everything[:0], everything), []
+    router, stays, blocks = network.router, network.stays, list(network.blocks)
+    ask = router.alone() if hasattr(router, "alone") and inputs.device.type == "cpu" else None  # pyright: ignore
+    changed = True
+    for gate, least in enumerate(limits[0].tolist()):
+        if ask is not None:
+            run = ask(gate, features, changed) >= least
+        else:
+            logit, memory = router(gate, features, memory)
+            run = torch.sigmoid(logit).item() >= least
+        changed = run or not stays[gate]
+        if not stays[gate]:
+            features = network.execute(gate, features, rows[run])
+        elif run:
+            features = overwriting(blocks[network.gated[gate]])(features)
+        if not network.follows[gate]:
+            features, changed = network.ungated(features, network.gated[gate] + 1), True
+        taken.append(run)
+    return network.leave(features, memory), inputs.new_tensor([taken])

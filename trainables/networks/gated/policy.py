@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainables.macs import macs_of
-from trainables.network import Task
-from trainables.networks.imagenet import imagenet_resnet
-from trainables.networks.resnet import Body, cifar_resnet
-from trainables.router import Router, Shape
+from trainables.contracts.network import Task
+from trainables.contracts.router import Router, Shape
+from trainables.execution.macs import macs_of
+from trainables.networks.resnet.cifar import Body, cifar_resnet
+from trainables.networks.resnet.imagenet import imagenet_resnet
 
 LARGE = 128
 

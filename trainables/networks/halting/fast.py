@@ -1,4 +1,4 @@
-"""Pre-activation units prepared for inference: see `trainables.fused`, which asks a module for its fast form.
+"""Pre-activation units prepared for inference: see `trainables.inference.prepare.FAST`.
 
 Shape legend: B images, c channels, h height, w width, m chosen positions.
 """
@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.fused import FusedConv
-from trainables.fused_routers import folded
-from trainables.networks.positions import PositionConv, ScoreConv, gathered
-from trainables.networks.preact import NormAct, PreActUnit
+from trainables.execution.fused import FusedConv, folded
+from trainables.networks.halting.positions import PositionConv, ScoreConv, gathered
+from trainables.networks.halting.preact import NormAct, PreActUnit
 
 
 class FusedNormAct(nn.Module):
@@ -112,7 +111,3 @@ class FusedPreActUnit(PreActUnit):
         for convolution, _ in others:
             entered = convolution(entered)
         return last.accumulate(entered, around.to(entered.dtype))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-
-    def fused(self, dtype: torch.dtype) -> nn.Module:
-        """It is already."""
-        return self

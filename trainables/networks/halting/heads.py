@@ -1,6 +1,6 @@
 """What decides where a group of residual units stops: halting scores and their arithmetic.
 
-See `trainables.networks.halting` for the equations.
+See `trainables.networks.halting.network` for the equations.
 
 Shape legend: B images, c channels, h height, w width (1 and 1 without spatial halting), m chosen positions.
 """
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.network import Knobs
-from trainables.networks.positions import Places, ScoreConv, with_zeros
-from trainables.networks.preact import NormAct, PooledNorm, Style
+from trainables.contracts.network import Knobs
+from trainables.networks.halting.positions import Places, ScoreConv, with_zeros
+from trainables.networks.halting.preact import NormAct, PooledNorm, Style
 
 NEVER = 1e6
 """A halting threshold that no sum of scores reaches (JSON has no infinity)."""

@@ -89,8 +89,8 @@ class PositionConv(nn.Conv2d):
 
     ``forward(features)`` is the convolution; ``forward(rows, around)`` (m', c) to (m, c') its outputs at m positions
     of which `around` (m, 9) are the neighbours' rows (None: 1 x 1, the rows are the positions). ``forward(features,
-    wanted)`` computes all, of which the caller uses `wanted` positions (a masked convolution): `trainables.macs`
-    charges these.
+    wanted)`` computes all, of which the caller uses `wanted` positions (a masked convolution):
+    `trainables.execution.macs` charges these.
     """
 
     def matrix(self) -> Tensor:
@@ -107,12 +107,6 @@ class PositionConv(nn.Conv2d):
 
 class ScoreConv(PositionConv):
     """A 3 x 3 convolution with a single output."""
-
-    def fused(self, dtype: torch.dtype) -> nn.Module:
-        """See `trainables.fused`."""
-        from trainables.fused_positions import FusedScoreConv  # which builds on what this file defines
-
-        return FusedScoreConv(self, dtype)
 
 
 def gathered(rows: Tensor, around: Tensor | None) -> Tensor:

@@ -21,15 +21,13 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.space import nearest
-from trainables.network import Task
-from trainables.networks.imagenet import GROUPS, SMALLEST_IMAGENET_IMAGE
-from trainables.networks.positions import Places, PositionConv, dilated, with_zeros
-from trainables.networks.resnet import (
+from trainables.contracts.network import Task
+from trainables.networks.halting.positions import Places, PositionConv, dilated, with_zeros
+from trainables.networks.resnet.cifar import (
     SMALLEST_IMAGE,
     Body,
     ResidualBlock,
@@ -38,6 +36,7 @@ from trainables.networks.resnet import (
     ZeroPadShortcut,
     blocks_per_group,
 )
+from trainables.networks.resnet.imagenet import GROUPS, SMALLEST_IMAGENET_IMAGE
 
 DEPTHS = (8, 14, 20, 32, 38, 44, 56, 74, 110, 152)
 IMAGENET_DEPTHS = ("50", "101")
@@ -89,12 +88,6 @@ class NormAct(nn.BatchNorm2d):
             known = (self.running_mean, self.running_var, self.weight, self.bias)
             return F.leaky_relu(F.batch_norm(input, *known, eps=self.eps), self.slope)
         return F.leaky_relu(super().forward(input), self.slope)
-
-    def fused(self, dtype: torch.dtype) -> nn.Module:
-        """See `trainables.fused`."""
-        from trainables.fused_positions import FusedNormAct  # which builds on what this file defines
-
-        return FusedNormAct(self, dtype)
 
 
 class PooledNorm(nn.BatchNorm1d):
@@ -203,12 +196,6 @@ class PreActUnit(ResidualBlock):
         entered = self.norm1(inputs)
         around = short if short is not None else self.shortcut(entered if self.activated else inputs)
         return around + self.inner(entered)
-
-    def fused(self, dtype: torch.dtype) -> nn.Module:
-        """See `trainables.fused`."""
-        from trainables.fused_positions import FusedPreActUnit
-
-        return FusedPreActUnit(self, dtype)
 
 
 class PooledClassifier(nn.Module):

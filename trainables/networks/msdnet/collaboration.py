@@ -10,15 +10,13 @@ F their sum.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainables.network import Task
-from trainables.networks.msdnet import MSDNet
-from trainables.networks.msdnet_names import Layout
+from trainables.contracts.network import Task
+from trainables.networks.msdnet.network import Layout, MSDNet
 
 ISC_FORMS = ("fc", "identity")
 
@@ -214,40 +212,3 @@ class CollaborativeMSDNet(EquilibriumMSDNet):
 
     def _taught(self) -> Sequence[str]:
         return [f"classifiers.{i}.{len(c) - 1}.weight" for i, c in enumerate(self.classifiers)]  # type: ignore[arg-type]
-
-
-def begin_behind(network: CollaborativeMSDNet, folder: str) -> None:
-    """Take trunk and classifiers of phase I from a checkpoint folder of another training.
-
-    Raises `ValueError` with one line where there is none, or it is of another network or was trained on
-    images normalised otherwise, or was promoted and lacks what the last classifier of phase I would teach.
-    """
-    from trainables import checkpoints  # knows all methods, ours among them
-
-    path = Path(folder).expanduser()
-    try:
-        record = checkpoints.read_record(path)
-        tensors = checkpoints.read_tensors(path, checkpoints.NETWORK)
-    except checkpoints.CheckpointError as error:
-        raise ValueError(f"phase1 = {folder!r}: {error}") from None
-    own = network.state_dict()
-    wanted = {name for name in own if not name.startswith("heads.")}
-    found = {name: tensor for name, tensor in tensors.items() if not name.startswith("heads.")}
-    missing = sorted(wanted - set(found))
-    if missing and all(name.startswith("classifiers.") for name in missing) and not set(found) - wanted:
-        raise ValueError(f"phase1 = {folder!r}: lacks {missing[0]}, the distillation teacher; it was promoted")
-    wrong = [name for name in sorted(wanted | set(found)) if _shape(own, name) != _shape(found, name)]
-    if wrong:
-        is_of = f"{record.get('method')} on {record.get('config', {}).get('network')}"
-        raise ValueError(
-            f"phase1 = {folder!r}: is of another network ({is_of}): {wrong[0]} has shape {_shape(found, wrong[0])}"
-            f" there and {_shape(own, wrong[0])} here"
-        )
-    before, now = record.get("config", {}).get("normalise", "data"), network.config.normalise
-    if before != now:
-        raise ValueError(f"phase1 = {folder!r}: was trained with normalise = {before!r}, this training has {now!r}")
-    nn.Module.load_state_dict(network, found, strict=False)
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(tensors[name].shape) if name in tensors else None

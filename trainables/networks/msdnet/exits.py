@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from trainables.execution import thinned
-from trainables.macs import counted
-from trainables.network import Exit, Inference, Knobs, Routed, RoutedNetwork, Task, Unit, evaluating
+from trainables.contracts.network import Exit, Inference, Knobs, Routed, RoutedNetwork, Task, Unit, evaluating
+from trainables.execution.macs import counted
+from trainables.execution.rows import thinned
 
 TIE = 1e-4
 """Confidences whose log-odds are closer than this are the same confidence (see `leaves`)."""

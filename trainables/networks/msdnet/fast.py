@@ -1,4 +1,4 @@
-"""Fast forms of what networks with exits are made of; `fused.prepared` puts them in place.
+"""Fast forms of what networks with exits are made of; `inference.prepare.prepared` puts them in place.
 
 Shape legend: B images, c channels, h height (= width).
 """
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from trainables.networks.msdnet import DenseLayer
+from trainables.networks.msdnet.network import DenseLayer
 
 if TYPE_CHECKING:
-    from trainables.fused import FusedConv
+    from trainables.execution.fused import FusedConv
 
 SMALL = 2048
 """Positions of a batch up to which a matrix product is quicker than a call of a 1 x 1 convolution (B h h)."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainables.macs import macs_of
-from trainables.networks.msdnet import MSDNet
+from trainables.execution.macs import macs_of
+from trainables.networks.msdnet.network import MSDNet
 
 
 def _pooled(part: nn.Module, inputs: Tensor, output: Tensor) -> int:

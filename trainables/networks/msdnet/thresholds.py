@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.networks.exits import NOBODY, confidence_of, leaves
+from trainables.networks.msdnet.exits import NOBODY, confidence_of, leaves
 
 QUANTILES = 40
 """The papers sweep q = p / 20 for p = 1 ... 40."""

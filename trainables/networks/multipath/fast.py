@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from trainables.networks.multipath_layers import PathConv, PathModule, PathNorm, PathSequence
-from trainables.networks.routing_layers import CrossPrediction
+from trainables.networks.multipath.layers import PathConv, PathModule, PathNorm, PathSequence
+from trainables.networks.multipath.routing import CrossPrediction
 
 
 def fold_norms(module: nn.Module) -> None:

@@ -6,19 +6,34 @@ paths in one tensor. ``layer(wide)`` is one grouped convolution or batched matri
 is a single path, `piece` being one of ``layer.pieces()``. Both give the same to rounding. Which is
 faster depends on shape, batch and device: `grouped_pays`.
 
+On CPUs a rule decides that `tests/benchmarks/inference/bench_paths.py` gave, so that the same configuration computes
+the same in every process. On other devices every shape is tried once, both ways, when it first occurs, and
+the answer is kept; results differ by rounding at most.
+
 Shape legend: B images, X paths, c channels of a path, h height (= width).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.networks.resnet import ZeroPadShortcut, every
+from trainables.networks.resnet.cifar import ZeroPadShortcut, every
+
+COMPUTATIONS = ("auto", "grouped", "loop")
+CPU_MACS = 16e6
+"""On CPUs grouped pays up to so many MACs of one path, all images of the batch together, times the paths.
+
+Below, the loop's many calls cost more than they compute; above, oneDNN's grouped convolutions are slower
+than its plain ones (x86, one thread, channels last; X = 2 to 4, widths 8 to 128, inference and training alike).
+"""
+_KNOWN: dict[tuple[Any, ...], bool] = {}
+_REPEATS = 3
 
 Paths = Tensor | list[Tensor]
 """Activations of all paths: wide, or one tensor a path."""
@@ -106,7 +121,7 @@ class PathConv(nn.Conv2d):
     def forward(self, input: Tensor, piece: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
         """(B, X * c, h, h) to (B, X * c', h', h'), or one path alone."""
         stride = self.stride
-        if self.kernel_size == (1, 1):  # see `resnet.StridedPointwise`
+        if self.kernel_size == (1, 1):  # see `networks.resnet.cifar.StridedPointwise`
             input, stride = every(input, stride[0]), (1, 1)
         if piece is None:
             return F.conv2d(input, self.weight, self.bias, stride, self.padding, groups=self.groups)  # pyright: ignore[reportArgumentType,reportCallIssue]
@@ -233,7 +248,7 @@ class PathBlock(PathModule):
     """X residual blocks: convolutions with batch norm, added to a shortcut, ReLU.
 
     `shapes`: (kernel, channels, stride) of every convolution. `shortcut`: A, B or pool, as in
-    `networks.resnet`; the identity where the shape stays.
+    `networks.resnet.cifar`; the identity where the shape stays.
     """
 
     def __init__(
@@ -265,3 +280,34 @@ class PathBlock(PathModule):
         """(B, X * c, h, h) to the block's output, or one path alone."""
         inner, around = (None, None) if piece is None else piece
         return F.relu(call(self.branch, inputs, inner) + call(self.shortcut, inputs, around))
+
+
+def grouped_pays(
+    run: Callable[[bool], Any], inputs: Tensor, paths: int, macs: int, what: tuple[Any, ...], training: bool
+) -> bool:
+    """Whether ``run(True)``, all paths at once, is faster than ``run(False)``, on `inputs` (B, ...) of one path.
+
+    `macs` are those of one path and image. On devices without a rule `run` is called, both ways, the first time
+    that a shape occurs; `what` tells computations apart that differ by more than their inputs' shape.
+    """
+    if paths == 1:
+        return True
+    if inputs.device.type == "cpu":
+        return len(inputs) * macs <= paths * CPU_MACS
+    key = (*what, paths, macs, tuple(inputs.shape), inputs.dtype, str(inputs.device), training)
+    if key not in _KNOWN:
+        _KNOWN[key] = _seconds(lambda: run(True), inputs.device) <= _seconds(lambda: run(False), inputs.device)
+    return _KNOWN[key]
+
+
+def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """The quickest of some calls, after one that warms up."""
+    best = float("inf")
+    for repeat in range(_REPEATS + 1):
+        torch.accelerator.synchronize(device)
+        started = time.perf_counter()
+        call()
+        torch.accelerator.synchronize(device)
+        if repeat:
+            best = min(best, time.perf_counter() - started)
+    return best

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.networks.multipath_layers import (
+from trainables.networks.multipath.layers import (
     PathConv,
     PathExcitation,
     PathLinear,

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.execution import overwriting
-from trainables.macs import macs_of
-from trainables.network import Inference, Knobs, Routed, RoutedNetwork, Task, Unit
+from trainables.contracts.network import Inference, Knobs, Routed, RoutedNetwork, Task, Unit
+from trainables.execution.macs import macs_of
+from trainables.execution.rows import overwriting
 
 SHORTCUTS = ("A", "B", "pool")
 NETWORKS = tuple(f"resnet-{n}" for n in (8, 14, 20, 32, 38, 44, 56, 74, 110, 152))

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.macs import macs_of
-from trainables.network import Inference, Knobs, Routed, RoutedNetwork, Task, Unit
+from trainables.contracts.network import Inference, Knobs, Routed, RoutedNetwork, Task, Unit
+from trainables.execution.macs import macs_of
 
 DENSE_NETWORKS = (*(f"densenet-bc-{depth}" for depth in (40, 52, 64, 88, 100)), "densenet-40")
 GROWTH = 12

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spaces.space import nearest
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.resnet import (
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.networks.resnet.cifar import (
     NETWORKS,
     SHORTCUTS,
     BasicBlock,

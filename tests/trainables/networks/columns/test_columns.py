@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainables.fused import prepared
-from trainables.macs import counted
+from trainables.contracts.network import Task
+from trainables.execution.macs import counted
+from trainables.inference.prepare import prepared
 from trainables.methods.decide import METHOD, REFERENCE_MACS
-from trainables.network import Task
-from trainables.networks.column_layers import BatchNorm1d, Column, FusedColumn, Router
-from trainables.networks.columns import NETWORKS, Pyramid, nodes_of, scales_of, sinks_at
-from trainables.networks.junctions import ColumnNetwork
+from trainables.networks.columns.layers import BatchNorm1d, Column, FusedColumn, Router
+from trainables.networks.columns.network import ColumnNetwork
+from trainables.networks.columns.tree import NETWORKS, Pyramid, nodes_of, scales_of, sinks_at
 
 torch.set_num_threads(1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.gates import GATES, RELAXATIONS, hard_at, image_noise, relax, router_of
+from trainables.networks.gated.gates import GATES, RELAXATIONS, hard_at, image_noise, relax, router_of
 
 torch.set_num_threads(1)
 

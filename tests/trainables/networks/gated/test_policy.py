@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.macs import counted
-from trainables.method import Batch
-from trainables.network import Task
-from trainables.networks.gated import GatedResNet
-from trainables.networks.resnet import cifar_resnet
-from trainables.policy import PolicyRouter, policy_of
+from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
+from trainables.execution.macs import counted
+from trainables.networks.gated.network import GatedResNet
+from trainables.networks.gated.policy import PolicyRouter, policy_of
+from trainables.networks.resnet.cifar import cifar_resnet
 from trainables.registry import METHODS
 
 torch.set_num_threads(1)

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainables.contracts.network import Task
 from trainables.methods.act import METHOD, SPATIAL
-from trainables.network import Task
-from trainables.networks.halting_heads import NEVER
-from trainables.networks.imagenet import load_pretrained
-from trainables.networks.preact import PREACT_NETWORKS, PoolShortcut, units_per_group
+from trainables.networks.halting.heads import NEVER
+from trainables.networks.halting.preact import PREACT_NETWORKS, PoolShortcut, units_per_group
+from trainables.networks.resnet.imagenet import load_pretrained
 
 torch.set_num_threads(1)
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainables.execution import take
-from trainables.macs import counted
-from trainables.network import Task
-from trainables.networks import exits as exits_module
-from trainables.networks.exits import ExitNetwork, confidence, confidence_of, leaves, thresholds_of
-from trainables.networks.msdnet import MSDNet, Stem, Transition
-from trainables.networks.msdnet_names import Layout, exits_of, named
-from trainables.networks.operations import operations_of_exits
+from trainables.contracts.network import Task
+from trainables.execution.macs import counted
+from trainables.execution.rows import take
+from trainables.networks.msdnet import exits as exits_module
+from trainables.networks.msdnet.exits import ExitNetwork, confidence, confidence_of, leaves, thresholds_of
+from trainables.networks.msdnet.network import Layout, MSDNet, Stem, Transition, exits_of, named
+from trainables.networks.msdnet.operations import operations_of_exits
 
 torch.set_num_threads(1)
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainables.networks.multipath_layers import PathBlock, PathConv, PathExcitation, PathLinear, PathNorm, PathSequence
-from trainables.networks.routing_layers import (
+from trainables.networks.multipath.layers import PathBlock, PathConv, PathExcitation, PathLinear, PathNorm, PathSequence
+from trainables.networks.multipath.routing import (
     CrossConnection,
     CrossPrediction,
     CrossStitch,

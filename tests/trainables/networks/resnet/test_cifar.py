@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.macs import counted
+from trainables.contracts.network import Task
+from trainables.execution.macs import counted
 from trainables.methods.static import METHOD
-from trainables.network import Task
-from trainables.networks.resnet import StridedPointwise, ZeroPadShortcut, blocks_per_group, cifar_resnet
+from trainables.networks.resnet.cifar import StridedPointwise, ZeroPadShortcut, blocks_per_group, cifar_resnet
 
 torch.set_num_threads(1)
 

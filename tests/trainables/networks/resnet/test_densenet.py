@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainables.fused import prepared
-from trainables.macs import counted
+from trainables.contracts.network import Task
+from trainables.execution.macs import counted
+from trainables.inference.prepare import prepared
 from trainables.methods.static import METHOD
-from trainables.network import Task
-from trainables.networks.densenet import dense_layers
+from trainables.networks.resnet.densenet import dense_layers
 
 torch.set_num_threads(1)
 

@@ -11,11 +11,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from search.describe import network_description
-from trainables.method import TrainingConfig
-from trainables.network import RoutedNetwork, Task
-from trainables.networks.gated import GatedResNet
-from trainables.networks.imagenet import check_residual, load_pretrained
+from search.catalogue.describe import network_description
+from trainables.contracts.network import RoutedNetwork, Task
+from trainables.contracts.recipe import TrainingConfig
+from trainables.networks.gated.network import GatedResNet
+from trainables.networks.resnet.imagenet import check_residual, load_pretrained
 from trainables.registry import get_method
 
 torch.set_num_threads(1)

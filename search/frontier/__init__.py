@@ -1,0 +1,1 @@
+"""Questions about operating points: pools of studies, filters, fronts, measured latency, printed results."""

@@ -1,0 +1,1 @@
+"""Operating points as rows of Parquet files: their schema, how rows are made, written and read."""

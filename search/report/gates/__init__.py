@@ -1,0 +1,1 @@
+"""Networks with gates in a report: figures, PNG files and sections."""

@@ -1,0 +1,1 @@
+"""How a study went, in a report: figures and sections."""

@@ -1,0 +1,1 @@
+"""Studies as they are stored: roots, folders, object storage, opening and following one."""

@@ -1,0 +1,144 @@
+"""Studies as they are stored: opening one by name, reading its state, changing its limits.
+
+A study is a folder with its study file (`search.studies.folder`) and a journal. Reading needs no lease;
+`search.study.Study` adds what writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from search.errors import InputError
+from search.journal.database import Journal, sqlite_address
+from search.spec.study import StudySpec
+from search.spec.toml import merge, read_toml, to_toml
+from search.state.kept import Kept
+from search.state.state import StudyState
+from search.studies.folder import StudyFolder, bring, write_spec
+from search.studies.roots import shown, stored_names, studies_root
+from spaces.space import nearest
+
+if TYPE_CHECKING:
+    from trainables.data.splits import Data
+
+
+def journal_address(spec: StudySpec, folder: StudyFolder) -> str:
+    """Where a study's journal is: the spec's database, else SQLite in the study's folder."""
+    return spec.journal or sqlite_address(folder.control)
+
+
+class StoredStudy:
+    """A study as it is stored: its spec, its folder, its journal. Reading needs no lease."""
+
+    def __init__(self, spec: StudySpec, folder: StudyFolder) -> None:
+        self.spec, self.folder = spec, folder
+
+    @classmethod
+    def load(cls, name: str | Path, *, root: Path | None = None) -> Self:
+        """An existing study, by name or by the path of its folder."""
+        base = studies_root(root)
+        path = Path(name) if Path(name).joinpath("study.toml").exists() else base / str(name)
+        folder = StudyFolder(path.resolve())
+        bring(folder)
+        if not folder.spec.exists():
+            known = sorted({p.parent.name for p in base.glob("*/study.toml")} | set(stored_names(base)))
+            hint = nearest(str(name), known) if known else "; there is no study yet (routefront search starts one)"
+            raise InputError(f"no study {str(name)!r} in {shown(base)}{hint}")
+        return cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec), trusted=True), folder)
+
+    def journal(self) -> Journal:
+        """The study's journal, open for reading."""
+        return Journal(journal_address(self.spec, self.folder), self.spec.name)
+
+    def state(self) -> StudyState:
+        """The state as the journal tells it now; without a driver nothing is running."""
+        journal = self.journal()
+        try:
+            held = journal.held()  # first: what a driver that ends meanwhile wrote last is then read, too
+            state = StudyState.of(journal.events())
+            if not held:
+                state.rest()
+            return state
+        finally:
+            journal.close()
+
+    def kept(self) -> Kept:
+        """What the study keeps from its creation, without reading all that happened since."""
+        journal = self.journal()
+        try:
+            return Kept.by(journal)
+        finally:
+            journal.close()
+
+    def status(self) -> str:
+        """running, finished, failed (without an operating point), stopped, interrupted or terminated."""
+        journal = self.journal()
+        try:
+            if journal.held():
+                return "running"
+            return self.state().ended or "interrupted"
+        finally:
+            journal.close()
+
+    def extend(self, *, trials: int | None = None, time: float | None = None, cost: float | None = None) -> Self:
+        """The study with other limits (of trials, seconds, cost, in all), written into its folder.
+
+        A driver that is at work takes them up within seconds, a later one begins with them. Raises `InputError`
+        where a limit is not one.
+        """
+        limits = {"budget.trials": trials, "budget.time": time, "budget.cost": cost}
+        spec = StudySpec.parse(merge(self.spec.model_dump(exclude_none=True), limits), "extend", trusted=True)
+        found = type(self)(spec, self.folder)
+        found.write()
+        return found
+
+    def write(self) -> None:
+        """Write the study's file: the spec as it is now."""
+        write_spec(self.folder, to_toml(self.spec.model_dump(mode="json", exclude_none=True)))
+
+    def check_data(self, state: StudyState, data: Data) -> None:
+        """Raise `InputError` where the images are not those that the study began with."""
+        before = state.created["data"]
+        if data.hash != before["hash"]:
+            raise InputError(
+                f"study {self.spec.name!r} began with other images of {before['name']!r} "
+                f"(digest {before['hash'][:12]}, now {data.hash[:12]}); start a study of another name"
+            )
+
+    def reclaimable(self) -> list[str]:
+        """Folders, relative to the study's, that nothing needs any more: checkpoints, first stages, Ray's scratch."""
+        from search.state.retention import kept_checkpoints
+
+        state = self.state()
+        keep = kept_checkpoints(state)
+        found = [
+            f"checkpoints/{name}"
+            for name in sorted(self.folder.kept())
+            if name not in keep and ((trial := name.split("/")[0]) not in state.trials or state.trials[trial].over)
+        ]
+        found += [f"checkpoints/stages/{key}" for key in self.folder.stored_stages() if key not in state.stages]
+        return found + [f"ray/{path.name}" for path in self.folder.ray.glob("session-*")]
+
+
+def load_data(spec: StudySpec) -> Data:
+    """The images of a study."""
+    from trainables.data import datasets
+
+    root = Path(spec.data.root) if spec.data.root else datasets.default_root()
+    try:
+        return datasets.load(spec.data.name, root=root, image_size=spec.data.image_size, limit=spec.data.limit)
+    except (ValueError, FileNotFoundError) as error:
+        raise InputError(str(error)) from None
+
+
+def all_studies(root: Path | None = None) -> list[StoredStudy]:
+    """Every study under a root, oldest first; folders that cannot be read are left out."""
+    found = []
+    for name in stored_names(studies_root(root)):
+        bring(StudyFolder(studies_root(root) / name))
+    for path in sorted(studies_root(root).glob("*/study.toml"), key=lambda p: p.stat().st_mtime):
+        with contextlib.suppress(InputError):
+            found.append(StoredStudy.load(path.parent))
+    return found

@@ -1,0 +1,1 @@
+"""A study in MLflow: its runs, the process that uploads them, the server's addresses."""

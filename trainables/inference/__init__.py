@@ -1,0 +1,1 @@
+"""Trained networks: their curves, their latency, their forms prepared for inference."""

@@ -1,0 +1,1 @@
+"""Networks of columns with junctions (McGill and Perona, ICML 2017)."""

@@ -1,0 +1,1 @@
+"""Residual networks whose blocks have gates, their gates and routers."""

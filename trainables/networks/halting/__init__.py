@@ -1,0 +1,1 @@
+"""Networks that halt: adaptive computation time for images and for positions."""

@@ -1,0 +1,1 @@
+"""MSDNets: dense layers on several scales, with exits on the way."""

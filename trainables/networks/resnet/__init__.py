@@ -1,0 +1,1 @@
+"""Residual and dense bodies for CIFAR and ImageNet, which several families build on."""

@@ -1,0 +1,1 @@
+"""Training: the loop, an epoch's steps, shared first stages, features that are kept."""
