@@ -145,6 +145,7 @@ def tracking(folder: Path, database: str, given: argparse.Namespace, known: dict
     options += ["--artifacts-destination", given.artifacts or str(folder / "artifacts")]
     environment = {"MLFLOW_BACKEND_STORE_URI": database}  # not on the command line: it holds a password
     environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["PYTHONSAFEPATH"] = "1"  # nothing is imported out of the folder where it runs
     # A batch holds two connections: with too few, requests wait for one another. PostgreSQL has 100 by default.
     environment["MLFLOW_SQLALCHEMYSTORE_POOL_SIZE"] = str(max(5, 60 // given.workers - 10))
     if given.allowed_hosts:

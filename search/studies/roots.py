@@ -41,7 +41,9 @@ def _cache() -> Path:
     try:
         return Path.home() / ".cache"
     except RuntimeError:  # a container's user without a home
-        return Path(tempfile.gettempdir()) / f"routefront-cache-{os.getuid()}"
+        from trainables.worker.private import private_folder
+
+        return private_folder(Path(tempfile.gettempdir()) / f"routefront-cache-{os.getuid()}")
 
 
 def address_of(study: Path) -> str | None:

@@ -136,7 +136,7 @@ class Tracker:
         self._errors.parent.mkdir(exist_ok=True)
         with self._lock, open(self._errors, "w") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, path],
+                [sys.executable, "-P", "-c", _COMMAND, path],
                 stdin=subprocess.PIPE,  # it ends with us: whatever kills the driver closes this
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -20,6 +20,7 @@ from pathlib import Path
 from trainables import checkpoints
 from trainables.training import stages
 from trainables.training.training import Training
+from trainables.worker.private import private_folder
 from trainables.worker.remote import Remote, StorageError, remote_at
 
 NOTE = "left.json"
@@ -157,8 +158,7 @@ class Shelf:
 
 def own_folder() -> Path:
     """A folder of this process for checkpoints that are stored elsewhere; those of dead processes are removed."""
-    base = Path(tempfile.gettempdir()) / f"{_PREFIX}-{os.getuid()}"
-    base.mkdir(mode=0o700, exist_ok=True)
+    base = private_folder(Path(tempfile.gettempdir()) / f"{_PREFIX}-{os.getuid()}")
     for path in base.iterdir():
         if path.name.isdigit() and not _alive(int(path.name)):
             shutil.rmtree(path, ignore_errors=True)

@@ -53,9 +53,19 @@ def test_a_killed_uploader_is_replaced_and_nothing_is_lost_or_doubled(tmp_path: 
     place.journal.close()
 
 
-def test_an_uploader_without_a_driver_brings_what_is_there_and_ends(tmp_path: Path, story: type, uri: str) -> None:
-    """As after a SIGKILL of the driver: its end of the pipe is closed, and nobody says `close`."""
+def test_an_uploader_without_a_driver_brings_what_is_there_and_ends(
+    tmp_path: Path, story: type, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a SIGKILL of the driver: its end of the pipe is closed, and nobody says `close`.
+
+    It runs where a stranger's files lie, and imports none of them.
+    """
     place = Place(tmp_path, told(story()))
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("json", "sqlalchemy", "mlflow", "search"):
+        (here / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)\nraise SystemExit(9)\n")
+    monkeypatch.chdir(here)
     tracker = place.tracker(uri)
     tracker.start()
     until(lambda: tracker.pid is not None)
@@ -63,7 +73,7 @@ def test_an_uploader_without_a_driver_brings_what_is_there_and_ends(tmp_path: Pa
     assert process is not None and process.stdin is not None
     process.stdin.close()
     until(lambda: process.poll() is not None)
-    assert process.poll() == 0
+    assert process.poll() == 0 and not (tmp_path / "ran").exists()
     assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)
     tracker.close(60)
     place.journal.close()
