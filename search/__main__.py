@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from search.commands import catalogue, cluster, frontier, launch, manage, promotion, report, study, track
 from search.commands.terminal import err
@@ -67,9 +68,7 @@ def said(error: BaseException) -> str:
 
 def _say(error: BaseException) -> None:
     text = said(error)
-    err.print(f"[bold red]error:[/] {text}", markup=True, soft_wrap=True) if "[" not in text else err.print(
-        f"error: {text}", markup=False, soft_wrap=True
-    )
+    err.print(Text.assemble(("error:", "bold red"), f" {text}"), soft_wrap=True)
 
 
 if __name__ == "__main__":

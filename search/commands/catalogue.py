@@ -7,11 +7,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from search.commands.terminal import Json, err, out, print_json, progress
 from search.errors import InputError
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="A configuration value, key=value; repeatable.")]
+
+_SIGNS = {"ok": ("ok  ", "green"), "missing": ("--  ", "yellow"), "broken": ("bad ", "red")}
+"""What `doctor` writes before a check, and in which colour."""
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +46,7 @@ def methods(
         print_json(records[0] if name else records)
         return
     for record in records:
-        out.print(f"[bold]{record['name']}[/]  {record['title']}  [dim]{record['paper']}[/]")
+        out.print(Text.assemble((record["name"], "bold"), f"  {record['title']}  ", (record["paper"], "dim")))
         out.print(f"  variants  {', '.join(v or 'default' for v in record['variants'])}")
         out.print(f"  networks  {', '.join(record['networks'])}")
         knobs = "; ".join(f"{k}: {v}" for k, v in record["knobs"].items()) or "none (one operating point)"
@@ -98,7 +102,7 @@ def describe(
     if as_json:
         print_json(record)
         return
-    out.print(f"[bold]{record['method']}[/] {record['variant']} {record['network']}")
+    out.print(Text.assemble((record["method"], "bold"), f" {record['variant']} {record['network']}"))
     out.print(f"  parameters  {record['params']:,}")
     for part, count in record["params_by_part"].items():
         out.print(f"    {part:<12}{count:>12,}")
@@ -151,7 +155,7 @@ def data(
     for entry in found:
         good = entry.pop("complete", True)
         title = entry.pop("name")
-        out.print(f"[bold]{title}[/]  {'[green]here[/]' if good else '[yellow]not here[/]'}")
+        out.print(Text.assemble((title, "bold"), "  ", ("here", "green") if good else ("not here", "yellow")))
         for key, value in entry.items():
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
             if text not in ("", None):
@@ -185,8 +189,10 @@ def doctor(as_json: Json = False) -> None:
         with progress(f"checking {check.name}", as_json):
             found.append(check.run())
         if not as_json:
-            mark = {"ok": "[green]ok[/]  ", "missing": "[yellow]--[/]  ", "broken": "[red]bad[/] "}[found[-1]["state"]]
-            out.print(f"{mark} {found[-1]['name']:<14} {found[-1]['says']}", soft_wrap=True)
+            out.print(
+                Text.assemble(_SIGNS[found[-1]["state"]], f" {found[-1]['name']:<14} {found[-1]['says']}"),
+                soft_wrap=True,
+            )
     if as_json:
         print_json(found)
     broken = [entry["name"] for entry in found if entry["state"] == "broken"]

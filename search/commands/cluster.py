@@ -61,7 +61,7 @@ def render(
     except ValueError as error:
         raise InputError(str(error)) from None
     for note in notes(cluster, study, chosen):
-        err.print(f"note: {note}", soft_wrap=True, markup=False)
+        err.print(f"note: {note}", soft_wrap=True)
     if where is None:
         (text,) = texts.values()
         print_json({"to": to, "text": text}) if as_json else typer.echo(text, nl=False)

@@ -84,11 +84,11 @@ def submit(
         if as_json:
             print_json({"job": job, "study": spec.name, "address": found.address})
             return
-        out.print(f"submitted {job}", markup=False)
+        out.print(f"submitted {job}")
         for verb in ("logs", "cancel"):
-            out.print(f"  routefront cluster {verb} {job} --address {found.address}", soft_wrap=True, markup=False)
+            out.print(f"  routefront cluster {verb} {job} --address {found.address}", soft_wrap=True)
         return
-    err.print(f"job {job} at {found.address}; it goes on without this terminal", markup=False, soft_wrap=True)
+    err.print(f"job {job} at {found.address}; it goes on without this terminal", soft_wrap=True)
     _follow(found, job, as_json)
 
 
@@ -140,7 +140,7 @@ def cancel(job: Job, address: Address, as_json: Json = False) -> None:
     if as_json:
         print_json(record)
         return
-    out.print(f"{job} {'was ended' if asked else 'had ended already'}: {record['status'].lower()}", markup=False)
+    out.print(f"{job} {'was ended' if asked else 'had ended already'}: {record['status'].lower()}")
 
 
 def _follow(found: Jobs, job: str, as_json: bool) -> None:
@@ -151,7 +151,7 @@ def _follow(found: Jobs, job: str, as_json: bool) -> None:
                 typer.echo(text, nl=False, err=as_json)
             record = found.wait(job)
     except KeyboardInterrupt:
-        err.print(f"\n{job} goes on; routefront cluster logs {job} --address {found.address}", markup=False)
+        err.print(f"\n{job} goes on; routefront cluster logs {job} --address {found.address}")
         raise typer.Exit(130) from None
     if as_json:
         print_json(record)

@@ -125,7 +125,7 @@ def _show(record: dict[str, Any]) -> None:
         )
     out.print(f"limit: {record['limit']}")
     out.print("\nfor the study file:\n")
-    out.print(to_toml({"resources": record["resources"]}).strip(), markup=False)
+    out.print(to_toml({"resources": record["resources"]}).strip())
 
 
 def _gpu(record: dict[str, Any]) -> bool:

@@ -180,7 +180,7 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
 
     wide = out.width >= 110
     images = f"on {printable(dataset_name(front.dataset))}"
-    out.print(f"frontier {images}: validation accuracy, MACs per image", markup=False)
+    out.print(f"frontier {images}: validation accuracy, MACs per image")
     out.print(front_table(front, points, wide))
     if any(p.membership is not None and p.evidence == "counts" for p in points):
         out.print(
@@ -190,7 +190,7 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
         for name, own in front.methods.items():
             out.print()
             volumes = f"hypervolume {front.hypervolumes[name]:.4f} of {front.hypervolume:.4f} together"
-            out.print(f"{printable(name)} alone: {volumes}", markup=False)
+            out.print(f"{printable(name)} alone: {volumes}")
             out.print(front_table(front, own, wide) if own else "  no point in the budget")
     if papers:
         out.print()
@@ -198,7 +198,7 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
             out.print("printed in the papers (test split, their recipes; not measured here, on no front)")
             out.print(published_table(front.published))
         else:
-            out.print(f"no paper here printed results {images}", markup=False)
+            out.print(f"no paper here printed results {images}")
 
 
 def _tell_history(studies: Sequence[Study], as_json: bool) -> None:
@@ -224,5 +224,5 @@ def _tell_history(studies: Sequence[Study], as_json: bool) -> None:
         for step in steps[:: max(1, len(steps) // 20)] + steps[-1:]:
             row = (show_seconds(step["seconds"]), f"{step['epochs']:g}", str(step["trials"]))
             table.add_row(*row, f"{step['hypervolume']:.4f}")
-        out.print(f"{record['study']}: hypervolume over time", markup=False)
+        out.print(f"{record['study']}: hypervolume over time")
         out.print(table)

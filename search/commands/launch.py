@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from search.commands.study import failures, status_record
 from search.commands.terminal import Json, Name, Preset, Studies, Tracking, err, out, print_json, progress
@@ -114,9 +115,7 @@ def _dry_run(spec: StudySpec, studies: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
-    out.print(
-        f"[bold]{spec.name}[/]: {spec.budget.trials} trials of up to {spec.budget.epochs} epochs on {spec.data.name}"
-    )
+    out.print(f"{spec.name}: {spec.budget.trials} trials of up to {spec.budget.epochs} epochs on {spec.data.name}")
     likely = f"about {record['likely_epochs']:g} where one of {spec.rungs.reduction:g} goes on, "
     out.print(
         f"  rungs at epochs {', '.join(map(str, spec.rung_epochs)) or 'none'}:"
@@ -132,12 +131,12 @@ def _dry_run(spec: StudySpec, studies: Path | None, as_json: bool) -> None:
     if record["constraints"]:
         out.print(f"  points count with {record['constraints']}")
     for first in record["first"]:
-        out.print(f"  first: {first['why']}: {first['config']}", soft_wrap=True, markup=False)
+        out.print(f"  first: {first['why']}: {first['config']}", soft_wrap=True)
     for method, space in record["space"].items():
-        out.print(f"  [bold]{method}[/]")
+        out.print(Text(f"  {method}", style="bold"))
         width = max(map(len, space), default=0) + 2
         for parameter, takes in space.items():
-            out.print(f"    {parameter:<{width}}{takes}", markup=False)
+            out.print(f"    {parameter:<{width}}{takes}")
 
 
 def resume(
@@ -212,7 +211,7 @@ def _launch(
     from search.status.display import watching
 
     uri = _tracking_uri(study.spec.tracking.uri, studies)
-    err.print(f"study [bold]{study.spec.name}[/] in {study.folder.path}", soft_wrap=True)
+    err.print(Text.assemble("study ", (study.spec.name, "bold"), f" in {study.folder.path}"), soft_wrap=True)
     why = study.launch(
         address=address,
         data=images,
@@ -234,7 +233,7 @@ def _launch(
         )
         failures(state)
     if why in _CODES:
-        err.print(f"{why}; go on with: routefront resume {study.spec.name}", soft_wrap=True, markup=False)
+        err.print(f"{why}; go on with: routefront resume {study.spec.name}", soft_wrap=True)
         raise typer.Exit(_CODES[why])
     if counts_all_failed(record):
         raise RunError("every trial failed; `routefront status STUDY` says why")

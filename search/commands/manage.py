@@ -109,7 +109,7 @@ def export(
         print_json({"file": optuna, "studies": counts})
     else:
         for name, count in counts.items():
-            out.print(f"wrote {count} trials of study {name!r} into {optuna}", soft_wrap=True, markup=False)
+            out.print(f"wrote {count} trials of study {name!r} into {optuna}", soft_wrap=True)
 
 
 def delete(
@@ -132,7 +132,7 @@ def delete(
     size = sum(map(found.folder.size, own))
     if not yes:
         for line in _listed(own):
-            err.print(f"  {line}", markup=False, soft_wrap=True)
+            err.print(f"  {line}", soft_wrap=True)
         if not typer.confirm(f"remove these of {found.folder.path} ({show_bytes(size)}) and the journal?", err=True):
             raise InputError("nothing was removed")
     if found.spec.journal:
@@ -147,10 +147,10 @@ def delete(
     if as_json:
         print_json(record)
         return
-    out.print(f"removed {found.spec.name} ({show_bytes(size)})", soft_wrap=True, markup=False)
+    out.print(f"removed {found.spec.name} ({show_bytes(size)})", soft_wrap=True)
     if others:
         left = ", ".join(others[:8]) + (f" and {len(others) - 8} more" if len(others) > 8 else "")
-        out.print(f"left in {found.folder.path}, for no study writes it: {left}", soft_wrap=True, markup=False)
+        out.print(f"left in {found.folder.path}, for no study writes it: {left}", soft_wrap=True)
 
 
 def _same_study(study: Any, own: list[str]) -> None:

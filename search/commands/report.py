@@ -62,5 +62,5 @@ def watch(
     found = Study.load(study, root=studies)
     with progress("drawing the page", False):
         server = Watch(found, port)
-    err.print(f"watching {found.spec.name} at {server.address} (this machine only; Ctrl-C ends it)", markup=False)
+    err.print(f"watching {found.spec.name} at {server.address} (this machine only; Ctrl-C ends it)")
     server.serve()

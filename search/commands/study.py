@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from search.commands.terminal import Json, Name, Studies, err, out, print_json
 from search.errors import InputError
@@ -29,7 +30,7 @@ def failures(state: Any) -> None:
     """Say on stderr which trials failed and why, the first five of them."""
     failed = [trial for trial in state.trials.values() if trial.state == "failed"]
     for trial in failed[:5]:
-        err.print(f"  {trial.id} ({trial.method}) failed: {trial.reason}", markup=False, soft_wrap=True)
+        err.print(f"  {trial.id} ({trial.method}) failed: {trial.reason}", soft_wrap=True)
     if len(failed) > 5:
         err.print(f"  and {len(failed) - 5} more: routefront status STUDY")
 
@@ -118,11 +119,11 @@ def status(
 
 
 def _print_story(story: dict[str, Any]) -> None:
-    out.print(f"[bold]{story['trial']}[/]  {story['state']}  {story['reason']}", soft_wrap=True)
+    out.print(Text.assemble((story["trial"], "bold"), f"  {story['state']}  {story['reason']}"), soft_wrap=True)
     out.print(f"  proposed: {story['why']}", soft_wrap=True)
-    out.print(f"  config:   {story['config']}", soft_wrap=True, markup=False)
+    out.print(f"  config:   {story['config']}", soft_wrap=True)
     for step in story["events"]:
-        out.print(f"  {step['at']:>8}  {step['says']}", soft_wrap=True, markup=False)
+        out.print(f"  {step['at']:>8}  {step['says']}", soft_wrap=True)
 
 
 def stop(study: Name, studies: Studies = None, as_json: Json = False) -> None:
@@ -165,7 +166,7 @@ def extend(
     found = Study.load(study, root=studies)
     found = found.extend(trials=trials, time=parse_seconds(time_limit) if time_limit else None, cost=cost)
     if found.kept().before:
-        err.print(otherwise(found.spec.name), soft_wrap=True, markup=False)
+        err.print(otherwise(found.spec.name), soft_wrap=True)
     budget, running = found.spec.budget, found.status() == "running"
     if as_json:
         print_json({"study": found.spec.name, "budget": budget.model_dump(mode="json"), "running": running})

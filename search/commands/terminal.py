@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from search.spec.toml import presets
+from search.units import printable
 
 Name = Annotated[str, typer.Argument(help="A study, by name or by its folder.")]
 Names = Annotated[list[str], typer.Argument(help="One study or several of the same images, by name or by folder.")]
@@ -20,8 +23,27 @@ def _width(stream: TextIO) -> int | None:
     return None if stream.isatty() else 120  # a pipe has no width; 80 columns would break the tables apart
 
 
-out = Console(highlight=False, width=_width(sys.stdout))
-err = Console(highlight=False, width=_width(sys.stderr), stderr=True)
+class Terminal(Console):
+    """Shows what strangers wrote (names, messages, reasons) as text and nothing else.
+
+    Square brackets are no markup unless a call asks for it. Control and format characters, which move the cursor,
+    change the title or turn the writing round, become question marks; what rich itself adds for colours is not text.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich renders it, the text of every segment cleaned."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and not segment.text.isprintable():
+                lines = segment.text.split("\n")
+                segment = Segment("\n".join(map(printable, lines)), segment.style)
+            yield segment
+
+
+out = Terminal(width=_width(sys.stdout))
+err = Terminal(width=_width(sys.stderr), stderr=True)
 
 
 def _root(text: str) -> Path:
