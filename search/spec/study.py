@@ -100,9 +100,26 @@ class StudySpec(Part):
                     f"rungs.epochs = {rungs}: the last rung must come before the last epoch ({self.budget.epochs})"
                 )
         if not _trusted(info):
+            self._keeps_no_secret()
             self._normalises()
             self.spaces()
         return self
+
+    def _keeps_no_secret(self) -> None:
+        """The study file and the study's first event can be read by whoever the study is sent to."""
+        for name, address in (("journal", self.journal), ("tracking.uri", self.tracking.uri)):
+            scheme, _, place = (address or "").partition("://")
+            user, at, _ = place.partition("/")[0].rpartition("@")
+            if not (at and ":" in user) and "password=" not in place:
+                continue
+            where = (
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                if scheme.startswith("http")
+                else "set PGPASSWORD, or write it into ~/.pgpass (mode 0600)"
+            )
+            raise ValueError(
+                f"{name} carries a password, which whoever reads the study would read: leave it out; {where}"
+            )
 
     def _normalises(self) -> None:
         from trainables.normalisation import NORMALISATIONS

@@ -46,7 +46,7 @@ def test_bad_specs_get_one_line_with_the_value(values: dict[str, Any], message: 
 
 
 def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no study file at .*presets: cifar10, digits"):
+    with pytest.raises(InputError, match=r"no study file at .*presets: cifar10, clutter, digits"):
         StudySpec.read(tmp_path / "none.toml")
     bad = tmp_path / "bad.toml"
     bad.write_text("name = ")
