@@ -13,7 +13,7 @@ from search.commands.study import failures, status_record
 from search.commands.terminal import Json, Name, Preset, Studies, Tracking, err, out, print_json, progress
 from search.errors import InputError, RunError
 from search.status.table import unmet_constraints
-from search.units import parse_seconds, show_seconds
+from search.units import dataset_name, parse_seconds, show_seconds
 
 _CODES = {"interrupted": 130, "terminated": 143}
 """Exit codes of a search that a signal has ended."""
@@ -211,6 +211,7 @@ def _launch(
     from search.status.display import watching
 
     uri = _tracking_uri(study.spec.tracking.uri, studies)
+    err.print(f"{dataset_name(study.spec.data.name)}: {images.summary()}", soft_wrap=True)
     err.print(Text.assemble("study ", (study.spec.name, "bold"), f" in {study.folder.path}"), soft_wrap=True)
     why = study.launch(
         address=address,

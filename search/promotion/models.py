@@ -25,7 +25,8 @@ from search.studies.roots import studies_root
 from search.tracking.server import check_server, default_uri, is_server, quiet, shown, using
 from spaces.space import nearest
 from trainables.contracts.network import Task
-from trainables.data import datasets
+from trainables.data import datasets, layout
+from trainables.data.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 
@@ -291,7 +292,10 @@ def image_files(given: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            try:
+                inside = [file for file in layout.files(path) if file.suffix.lower() in SUFFIXES]
+            except DataError as error:
+                raise InputError(str(error)) from None
             if not inside:
                 raise InputError(f"{path} holds no image ({', '.join(SUFFIXES)})")
             found += inside

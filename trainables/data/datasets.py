@@ -116,6 +116,7 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
         augment=source.augment,
         hash=digest(source.classes, (train, validation, test)),
         replacement=source.replacement,
+        seen=source.seen,
     )
 
 

@@ -12,12 +12,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from trainables.contracts.network import Task
+from trainables.data import layout
 from trainables.data.decoding import decode
 from trainables.data.errors import DataError
 from trainables.data.splits import Augment, Source, Split
-
-LITTER = ("Thumbs.db", "desktop.ini")  # left in picture folders by file managers
-_TEST = ("test", "val", "valid", "validation")
 
 
 def _array(image: Image.Image, channels: int, size: int | None) -> np.ndarray:
@@ -49,6 +47,8 @@ class Stack:
     def __init__(self, size: int | None) -> None:
         self.size = size
         self.colour = False
+        self.least: tuple[int, int] = (0, 0)
+        self.most: tuple[int, int] = (0, 0)
         self._first: tuple[str, tuple[int, int]] | None = None
 
     def add(self, source: Path | bytes, name: str) -> np.ndarray:
@@ -57,6 +57,9 @@ class Stack:
         if self.size is None:
             self._check(image, name)
         self.colour |= image.mode == "RGB"
+        (width, height), (low, high) = image.size, self.least
+        self.least = (min(width, low), min(height, high)) if self.least != (0, 0) else image.size
+        self.most = max(width, self.most[0]), max(height, self.most[1])
         return _array(image, 3 if image.mode == "RGB" else 1, self.size)
 
     def _check(self, image: Image.Image, name: str) -> None:
@@ -74,6 +77,14 @@ class Stack:
                 f"{name} has {width} x {height} pixels; networks take squares of at least 4 x 4: give the size that"
                 " all images should have (image_size, --image-size)"
             )
+
+    @property
+    def seen(self) -> str:
+        """The sizes that images had in their files, in words."""
+        (width, height), (most_width, most_height) = self.least, self.most
+        sizes = f"{width} x {height}" + (f" to {most_width} x {most_height}" if self.least != self.most else "")
+        resized = self.size is not None and (self.least, self.most) != ((self.size, self.size),) * 2
+        return f"{sizes} pixels" + (f", resized to {self.size} x {self.size}" if resized else "")
 
     def array(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """(n, C, S, S) uint8 with the channels of the whole set."""
@@ -120,41 +131,33 @@ def export(split: Split, folder: Path, classes: Sequence[str]) -> list[Path]:
 def read_folder(folder: Path, size: int | None) -> Source:
     """Class folders: ``train/<class>/*`` with ``test/<class>/*`` beside it, or just ``<class>/*``.
 
-    A `val`, `valid` or `validation` folder beside both is the validation split; without `test` it
-    is the test split (ImageNet's habit). Classes are the folders' names in alphabetical order;
+    Splits go by their usual names (`trainables.data.layout`). A validation folder beside both is the validation split;
+    without a test folder it is the test split (ImageNet's habit). Classes are the folders' names in alphabetical order;
     images may lie in folders within. Raises `DataError` in one line that names the file.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is neither a folder of class folders nor a .parquet file")
-    divided = "train" in class_folders(folder) and bool(class_folders(folder / "train"))  # else a class of trains
-    tops = (
-        [folder / "train", *(folder / name for name in _TEST if name in class_folders(folder))] if divided else [folder]
-    )
-    if len(tops) > 3:
-        raise DataError(f"{folder} has more than a train, a validation and a test folder: {', '.join(map(str, tops))}")
-    classes = tuple(class_folders(tops[0]))
+    tops = layout.splits(folder) or {"train": folder}
+    first = tops["train"]
+    classes = tuple(layout.class_folders(first))
     if not classes:
-        raise DataError(f"{tops[0]} has no class folders with images: expected {tops[0]}/<class>/<image>")
+        raise DataError(f"{first} has no class folders with images: expected {first}/<class>/<image>")
     if len(classes) < 2:
-        raise DataError(f"{tops[0]} has one class only ({''.join(classes)}): two are needed to tell apart")
+        raise DataError(f"{first} has one class only ({''.join(classes)}): two are needed to tell apart")
     stack = Stack(size)
-    read = [_read_classes(top, classes, stack, all_of_them=top is tops[0]) for top in tops]
-    splits = [Split(stack.array(images), np.array(labels, dtype=np.int64)) for images, labels in read]
-    train, others = splits[0], dict(zip([top.name for top in tops[1:]], splits[1:], strict=True))
-    test = others.pop("test", None)
-    rest = next(iter(others.values()), None)
+    read = {kind: _read_classes(top, classes, stack, all_of_them=kind == "train") for kind, top in tops.items()}
+    splits = {
+        kind: Split(stack.array(images), np.array(labels, dtype=np.int64)) for kind, (images, labels) in read.items()
+    }
+    train, validation, test = splits["train"], splits.get("validation"), splits.get("test")
     return Source(
         classes=classes,
         train=train,
-        validation=rest if test is not None else None,
-        test=test if test is not None else rest,
+        validation=validation if test is not None else None,
+        test=test if test is not None else validation,
         augment=augmentation(train.decoded()),
+        seen=stack.seen,
     )
-
-
-def class_folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, in alphabetical order."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _read_classes(
@@ -163,14 +166,10 @@ def _read_classes(
     """Images and labels of the class folders in `top`, in alphabetical order; only in training must none be empty."""
     images: list[np.ndarray] = []
     labels: list[int] = []
-    for name in class_folders(top):
+    for name in layout.class_folders(top):
         if name not in classes:
             raise DataError(f"{top / name} is of a class that has no training images")
-        files = sorted(
-            path
-            for path in (top / name).rglob("*")
-            if path.is_file() and not path.name.startswith(".") and path.name not in LITTER
-        )
+        files = layout.files(top / name)
         if all_of_them and not files:
             raise DataError(f"{top / name} holds no image")
         images += [stack.add(path, str(path)) for path in files]

@@ -8,14 +8,13 @@ of a subset) are held out.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from trainables.data.encoded import ImageFiles
 from trainables.data.errors import DataError, DataMissing
-from trainables.data.image_files import LITTER, class_folders
+from trainables.data.layout import class_folders, walk
 from trainables.data.published import DatasetStatus
 from trainables.data.splits import Augment, Source, Split
 
@@ -82,18 +81,6 @@ def _classes(name: str, folder: Path) -> tuple[str, ...]:
     return tuple(sorted(np.random.RandomState(0).permutation(there)[:count].tolist()))
 
 
-def _images(folder: str, below: str) -> Iterator[tuple[str, int]]:
-    """(path below `folder`, length in bytes) of all files in a folder and its folders, in alphabetical order."""
-    with os.scandir(os.path.join(folder, below)) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or entry.name in LITTER:
-                continue
-            if entry.is_dir():
-                yield from _images(folder, f"{below}/{entry.name}")
-            else:
-                yield f"{below}/{entry.name}", entry.stat().st_size
-
-
 def _listed(folder: Path, split: str, classes: tuple[str, ...], size: int) -> Split:
     """The files of a split with their labels; classes that were not chosen are left out."""
     names: list[bytes] = []
@@ -102,7 +89,7 @@ def _listed(folder: Path, split: str, classes: tuple[str, ...], size: int) -> Sp
     for label, name in enumerate(classes):
         if not (folder / split / name).is_dir():
             raise DataError(f"{folder / split} has no folder {name}: expected {folder / split}/<class>/<image>")
-        for file, length in _images(str(folder), f"{split}/{name}"):
+        for file, length in walk(str(folder), f"{split}/{name}"):
             names.append(os.fsencode(file))
             lengths.append(length)
             labels.append(label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainables.data import layout
 from trainables.data.errors import DataError
 from trainables.data.image_files import Stack, augmentation
 from trainables.data.splits import Source, Split
 
 _IMAGES = ("img", "image", "images")
 _LABELS = ("label", "fine_label", "labels")
-_SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 
 
 def is_parquet(path: Path) -> bool:
@@ -26,15 +27,28 @@ def is_parquet(path: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The Parquet files of a folder, else those of its one folder that has some (``data/train-*.parquet``)."""
+    """The Parquet files of a folder, else those of its folders: of the one that has some, or one for every split.
+
+    Hubs write ``data/train-*.parquet``, and ``default/train/0000.parquet`` where they converted a set themselves.
+    """
     found = sorted(folder.glob("*.parquet"))
     if found:
         return found
-    below = sorted(folder.glob("*/*.parquet"))
-    parents = sorted({str(path.parent) for path in below})
-    if len(parents) > 1:
-        raise DataError(f"{folder} has Parquet files in several folders; name one of them: {', '.join(parents)}")
-    return below
+    tops = [folder / name for name in layout.class_folders(folder)]
+    for parents in (tops, [top / name for top in tops for name in layout.class_folders(top) if layout.role(name)]):
+        parts = {parent: files for parent in parents if (files := sorted(parent.glob("*.parquet")))}
+        if not parts:
+            continue
+        if len(parts) > 1 and not (all(layout.role(p.name) for p in parts) and len({p.parent for p in parts}) == 1):
+            several = ", ".join(map(str, parts))
+            raise DataError(f"{folder} has Parquet files in several folders; name one of them: {several}")
+        return [file for files in parts.values() for file in files]
+    return []
+
+
+def _split_of(file: Path) -> str:
+    """The split of a file by its own name (``train-00000-of-00002.parquet``), else by its folder's; may be empty."""
+    return layout.role(re.split(r"[-_.]", file.name)[0]) or layout.role(file.parent.name)
 
 
 def read_parquet(path: Path, size: int | None) -> Source:
@@ -47,11 +61,11 @@ def read_parquet(path: Path, size: int | None) -> Source:
     """
     by_split: dict[str, list[Path]] = {}
     for file in [path] if path.is_file() else _files(path):
-        word = file.name.split(".")[0].split("-")[0].split("_")[0]
         # a file that was given by its own name is everything there is, whatever its name
-        by_split.setdefault("" if path.is_file() else _SPLITS.get(word, ""), []).append(file)
+        by_split.setdefault("" if path.is_file() else _split_of(file), []).append(file)
     if "" in by_split and len(by_split) > 1:
-        raise DataError(f"{by_split[''][0]} belongs to no split: its name begins with none of {', '.join(_SPLITS)}")
+        usual = ", ".join(name for names in layout.ROLES.values() for name in names)
+        raise DataError(f"{by_split[''][0]} belongs to no split: its name begins with none of {usual}")
     if "" not in by_split and "train" not in by_split:
         raise DataError(f"{path} has no training images: no file train-*.parquet")
     reader = _Reader(size)
@@ -74,6 +88,7 @@ def read_parquet(path: Path, size: int | None) -> Source:
         validation=validation if test is not None else None,
         test=test if test is not None else validation,  # as for folders: the only other split is for testing
         augment=augmentation(train.decoded()),
+        seen=reader.stack.seen,
     )
 
 

@@ -94,6 +94,7 @@ class Data:
     all images and labels; of images in files, of their names and lengths. The arrays may be read-only.
     ``dataclasses.replace(data, augment=...)`` chooses another augmentation. `replacement`: an epoch
     draws as many training images as there are, each from all of them, so that some come twice and others not.
+    `seen`: what the files held, in words.
 
     What a configuration may choose is None and -1 until `for_config` is asked: `normalisation`, and `crop`, the
     pixels of padding in place of the data set's own. Images of which nobody asked cannot be normalised.
@@ -112,6 +113,7 @@ class Data:
     replacement: bool = False
     normalisation: Normalisation | None = None
     crop: int = -1
+    seen: str = ""
 
     def for_config(self, config: Any) -> Data:
         """The same images, normalised and cropped as a method's configuration has it (`normalise`, `crop`).
@@ -127,6 +129,15 @@ class Data:
             raise ValueError(f"crop = {crop!r}: training images of {self.name} are cropped by area; leave it at -1")
         found = chosen(config.normalise, own=own, channels=self.task.channels, dataset=self.name)
         return dataclasses.replace(self, normalisation=found, crop=crop)
+
+    def summary(self) -> str:
+        """What was taken, in one line: classes, images by split, their size."""
+        counts = [len(split) for split in (self.train, self.validation, self.test)]
+        size = self.seen or f"{self.task.size} x {self.task.size} pixels"
+        return (
+            f"{len(self.classes)} classes, {sum(counts):,} images: {counts[0]:,} train, {counts[1]:,} validation,"
+            f" {counts[2]:,} test; {size}"
+        )
 
     @property
     def training_augment(self) -> Augment:
@@ -154,7 +165,7 @@ class Source:
     """What a reader found, before anything is held out.
 
     Without `test`, the test split is taken from `train`. Without `mean` and `std`, the constants
-    are computed from the training split.
+    are computed from the training split. `seen`: what the files held, in words, where that is worth saying.
     """
 
     classes: tuple[str, ...]
@@ -165,6 +176,7 @@ class Source:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     replacement: bool = False
+    seen: str = ""
 
 
 def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
