@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.processors import usable_cpus
 from trainables.version import code_version
 
 
@@ -63,11 +64,12 @@ def _devices() -> str:
 
     from trainables.training.precision import computes_bfloat16
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores, there = usable_cpus(), os.cpu_count()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     fast = computes_bfloat16("cuda" if gpus else "cpu")
     low = "bfloat16" if fast else "bfloat16 only by slow emulation (precision = auto takes float32)"
-    return f"{cores} CPU cores, {', '.join(gpus) if gpus else 'no GPU'}, {low}"
+    limited = f" (of {there}: affinity and cgroup quotas decide)" if cores != there else ""
+    return f"{cores} CPU cores{limited}, {', '.join(gpus) if gpus else 'no GPU'}, {low}"
 
 
 def _studies() -> str:

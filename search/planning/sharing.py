@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cluster.packing import Packing, on_cpus, on_gpu, trials_an_hour
+from cluster.processors import usable_cpus
 from cluster.resources import Node, misfit, slots
 from search.errors import InputError
 from search.planning.creation import built_of
@@ -71,7 +72,7 @@ def sizes_of(spec: StudySpec, data: Data) -> list[Size]:
 
 def here() -> Node:
     """The machine that asks, as a node."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cpus()
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return Node("", socket.gethostname(), cores, torch.cuda.device_count(), memory)
 

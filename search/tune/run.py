@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.connect import connect, watched_head
+from cluster.processors import usable_cpus
 from cluster.resources import misfit, nodes_of, room
 from cluster.survey import FolderMarker, Marker, Survey
 from search.engine.driver import Driver
@@ -39,7 +40,7 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     """
     resources, survey = driver.spec.resources, None
     try:
-        ray = connect(address, cpus=os.cpu_count() if address is None else None, preload=[_TRAINABLE])
+        ray = connect(address, cpus=usable_cpus() if address is None else None, preload=[_TRAINABLE])
         share = resources.cpus_per_trial, resources.gpus_per_trial
         nodes = nodes_of(ray)
         driver.workers = room(ray, nodes, *share, resources.workers)
