@@ -118,11 +118,12 @@ def _ray() -> str:
 
 def _mlflow() -> str:
     from search.studies.roots import studies_root
-    from search.tracking.server import check_server, default_uri
+    from search.tracking.server import check_server, chosen_uri, shown
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(studies_root())
+    uri = chosen_uri(None, studies_root())
     check_server(uri)
-    return f"records to {uri}"
+    why = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "beside the studies"
+    return f"records to {shown(uri)} ({why}) where neither --tracking nor the study file names another place"
 
 
 def _model_code() -> str:

@@ -103,9 +103,9 @@ def search(
 
 def _tracking_uri(given: str | None, studies: Path | None) -> str:
     from search.studies.roots import studies_root
-    from search.tracking.server import default_uri
+    from search.tracking.server import chosen_uri
 
-    return given or default_uri(studies_root(studies))
+    return chosen_uri(given, studies_root(studies))
 
 
 def _dry_run(spec: StudySpec, studies: Path | None, as_json: bool) -> None:

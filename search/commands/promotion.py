@@ -100,9 +100,9 @@ def _latency(text: str) -> float:
 
 def _uri(tracking: str | None, studies: Path | None) -> str:
     from search.studies.roots import studies_root
-    from search.tracking.server import check_server, default_uri
+    from search.tracking.server import check_server, chosen_uri
 
-    uri = tracking or default_uri(studies_root(studies))
+    uri = chosen_uri(tracking, studies_root(studies))
     if uri == "off":
         raise InputError("the model registry needs a tracking address; leave --tracking out or give one")
     check_server(uri)

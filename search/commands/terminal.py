@@ -67,7 +67,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Tracking = Annotated[
     str | None,
     typer.Option(
-        "--tracking", help="MLflow address, or 'off' (default: SQLite beside the studies).", show_default=False
+        "--tracking",
+        help="MLflow address, or 'off' (default: the study's, $MLFLOW_TRACKING_URI, or SQLite beside the studies).",
+        show_default=False,
     ),
 ]
 

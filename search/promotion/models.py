@@ -22,7 +22,7 @@ from search.promotion.ledger import LOCK, answering
 from search.promotion.versions import DIGEST, fetched, folder_digest
 from search.spec.study import StudySpec
 from search.studies.roots import studies_root
-from search.tracking.server import check_server, default_uri, is_server, quiet, shown, using
+from search.tracking.server import check_server, chosen_uri, is_server, quiet, shown, using
 from spaces.space import nearest
 from trainables.contracts.network import Task
 from trainables.data import datasets, layout
@@ -148,7 +148,7 @@ def checkpoint_of(model: str, uri: str, scratch: Path) -> Path:
 
 def donor_of(spec: StudySpec, root: Path | None, option: str, scratch: Path) -> Path:
     """The checkpoint folder of a registered model that a study file names as a donor: see `checkpoint_of`."""
-    uri = spec.tracking.uri or default_uri(studies_root(root))
+    uri = chosen_uri(spec.tracking.uri, studies_root(root))
     if uri == "off":
         raise InputError(f"donor = {option!r}: a registered model needs tracking.uri, which is off")
     return checkpoint_of(option.removeprefix("models:/"), uri, scratch)

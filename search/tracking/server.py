@@ -67,6 +67,13 @@ def default_uri(studies_root: Path) -> str:
     return f"sqlite:///{Path(studies_root).resolve() / 'mlflow.db'}"
 
 
+def chosen_uri(given: str | None, studies_root: Path) -> str:
+    """Where every command records and looks for models: `given` (``--tracking``, else ``tracking.uri`` of the study),
+    else MLFLOW_TRACKING_URI, else `default_uri`.
+    """
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(studies_root)
+
+
 def is_server(uri: str) -> bool:
     """Whether an address is that of a tracking server."""
     return uri.startswith(("http://", "https://"))
