@@ -41,12 +41,13 @@ class Study(StoredStudy):
         where a study of that name has another spec, data are missing, a network does not fit its
         images, or the folder cannot be written.
         """
-        from search.planning.creation import create, same
+        from search.planning.creation import create, placed, same
 
+        spec = placed(spec)
         folder = StudyFolder(studies_root(root) / spec.name)
         bring(folder)
         if folder.spec.exists():
-            same(cls.load(spec.name, root=root).spec, spec)
+            same(placed(cls.load(spec.name, root=root).spec), spec)
         else:
             from search.promotion.models import donor_of
 

@@ -21,6 +21,7 @@ from search.studies.roots import shown
 from search.studies.stored import journal_address
 from spaces.recorded import recorded
 from spaces.space import Space, drawn
+from trainables.data.datasets import NAMES
 from trainables.version import code_version
 
 if TYPE_CHECKING:
@@ -174,6 +175,26 @@ def built_of(method: Method, values: Mapping[str, Any], task: Task) -> RoutedNet
         return method.build(method.configure(values), task)
     except ValueError as error:
         raise InputError(f"methods.{method.name}: {error}") from None
+
+
+def placed(spec: StudySpec) -> StudySpec:
+    """The spec with paths below the working folder made absolute, so that a study goes on from any other one."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, list):
+            return [absolute(each) for each in value]
+        kind, colon, path = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+        here = Path(path).expanduser()
+        return f"{kind}{colon}{here.resolve()}" if path and here.exists() else value
+
+    values = spec.model_dump(exclude_none=True)
+    for table, name in ((values["data"], "name"), (values["data"], "root")):
+        if name in table and table[name] not in NAMES:
+            table[name] = absolute(table[name])
+    for table in values["methods"].values():
+        if "pretrained" in table:
+            table["pretrained"] = absolute(table["pretrained"])
+    return StudySpec.parse(values, spec.name, trusted=True)
 
 
 def same(old: StudySpec, new: StudySpec) -> None:
