@@ -297,9 +297,9 @@ def test_checkpoints_of_before_there_was_a_choice_go_on_and_no_other_choice_does
     begun.step()
     begun.save(tmp_path / "epoch-0001")
     older(tmp_path / "epoch-0001")
-    with pytest.raises(checkpoints.CheckpointError, match="of another trial: config is"):
+    with pytest.raises(checkpoints.CheckpointError, match="config has normalise = 'data', expected 'image'"):
         training(normalise="image").restore(tmp_path / "epoch-0001")
-    with pytest.raises(checkpoints.CheckpointError, match="of another trial: config is"):
+    with pytest.raises(checkpoints.CheckpointError, match="of another trial: its config has crop"):
         training(crop=0).restore(tmp_path / "epoch-0001")
     taken = training()
     taken.restore(tmp_path / "epoch-0001")

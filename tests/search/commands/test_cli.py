@@ -254,7 +254,8 @@ assert not {"torch", "ray", "mlflow", "optuna"} & set(sys.modules), "help must b
 
 def test_a_study_without_an_operating_point_is_no_success(cli: Run, ray_address: str, tmp_path: Path) -> None:
     methods = {"static": {"network": "resnet-8", "width": 0.25, "batch_size": 2}}
-    file = _file(tmp_path, name="short", methods=methods, budget={"trials": 1, "epochs": 9, "time": "1s"})
+    budget = {"trials": 1, "epochs": 9, "time": "1s"}
+    file = _file(tmp_path, name="short", methods=methods, budget=budget, rungs={"enabled": False})
     code, out, err = cli("search", file, "--studies", tmp_path, "--address", ray_address, "--tracking", "off")
     assert code == 1 and out.startswith("failed: 0 trials finished")
     assert "the budget ended before any trial had an operating point" in err

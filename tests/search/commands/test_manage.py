@@ -90,7 +90,7 @@ def test_limits_are_extended_while_a_driver_is_at_work(tmp_path: Path, cli: Run)
     assert [e.payload for e in study.journal().events() if e.kind == "budget"] == [
         {"trials": 5, "time": 7200.0, "cost": None}
     ]
-    study._write()
+    study.write()
     with Study(driver.spec, study.folder).driving():  # `resume --trials`
         assert Study.load("old", root=tmp_path).spec.budget.trials == 5
     for words, says in (((), "say which limit"), (("--trials", "0"), "budget.trials"), (("--time", "soon"), "soon")):

@@ -290,14 +290,15 @@ def test_hostile_checkpoints_are_one_line_and_nothing_else(
         assert "\n" not in str(caught.value), attack
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
         shutil.copytree(whole, path)
+    assert not (tmp_path / "exploded").exists()
+    assert client(registry).search_registered_models() == [] and tiny.state().promoting == {}
+    assert promote_study(tiny, model="digits", uri=registry, data=digits_small, point=point.point_id)["promoted"]
     with tiny.driving() as driver:
         trial = driver.state.trials[point.trial]
         payload = {"epoch": 50, "phase": "train", "comparable": True, "losses": {}, "cost_epochs": 50.0, "seconds": 1.0}
         payload |= {"curve": {"points": trial.curves[trial.epoch]}, "checkpoint": "../../../etc"}
         payload |= {"macs_full": trial.macs_full, "params": trial.params}
-        driver.record("report", payload, trial.id)
-    with pytest.raises(InputError, match="leads out of"):
+        with pytest.raises(InputError, match="the journal is damaged"):
+            driver.record("report", payload, trial.id)
+    with pytest.raises(InputError, match=r"the journal is damaged: event \d+ says checkpoint = '\.\./\.\./\.\./etc'"):
         promote_study(tiny, model="digits", uri=registry, data=digits_small, point=f"{point.trial}-50-0")
-    assert not (tmp_path / "exploded").exists()
-    assert client(registry).search_registered_models() == [] and tiny.state().promoting == {}
-    assert promote_study(tiny, model="digits", uri=registry, data=digits_small, point=point.point_id)["promoted"]

@@ -160,7 +160,7 @@ def test_what_a_checkpoint_does_not_say_is_the_default(study: Study, digits_smal
     assert promote_study(study, dry_run=True, **words)["why"] == ""
     del record["config"]["normalise"]
     path.write_text(json.dumps(record))
-    with pytest.raises(InputError, match="is another one: its config is"):
+    with pytest.raises(InputError, match="is another one: its config has normalise = 'data', expected 'none'"):
         promote_study(study, dry_run=True, **words)
 
 
