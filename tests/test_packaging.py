@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -46,7 +47,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_the_wheel_brings_packages_presets_and_what_mlflow_runs(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    for source in [p for top in ("spaces", "trainables", "search", "cluster") for p in (ROOT / top).rglob("*.py")]:
+    tops = ("routefront", "spaces", "trainables", "search", "cluster")
+    for source in [p for top in tops for p in (ROOT / top).rglob("*.py")]:
         assert source.relative_to(ROOT).as_posix() in names
     assert {"search/frontier/published.csv", "search/report/page.js"} <= names
     assert {
@@ -59,6 +61,21 @@ def test_the_wheel_brings_packages_presets_and_what_mlflow_runs(wheel: zipfile.Z
     assert not any(name.startswith(("mlflow/", "tests/")) for name in names)
     entry = next(name for name in names if name.endswith("entry_points.txt"))
     assert "routefront = search.__main__:main" in wheel.read(entry).decode()
+
+
+def test_the_wheel_imports_by_the_name_of_the_distribution(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path / "installed")
+    code = (
+        "import importlib.metadata, routefront, sys\n"
+        "assert routefront.__file__.startswith(sys.path[0]), routefront.__file__\n"
+        "assert routefront.Study.__module__ == 'search.study'\n"
+        "assert sys.modules['search.study'].__file__.startswith(sys.path[0])\n"
+        "assert routefront.__version__ == importlib.metadata.version('routefront')\n"
+    )
+    preamble = f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [sys.executable, "-I", "-c", preamble + code]  # -I: neither this folder nor PYTHONPATH
+    subprocess.run(words, cwd=tmp_path, env=environment, check=True, timeout=300)
 
 
 def test_the_folder_mlflow_shadows_nothing() -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+import routefront
 from search.errors import InputError
 from search.promotion.calibration import best_setting, own_images
 from search.promotion.choice import find
@@ -65,6 +66,82 @@ def test_one_model_answers_at_several_budgets(served: Registered, digits_small: 
             list(predict(served, images[:2], max_macs=budget))
     with pytest.raises(InputError, match="not both"):
         list(predict(served, images[:2], max_macs=macs[-1], knobs=curve[0]["knobs"]))
+
+
+def test_the_public_names_load_and_predict(
+    served: Registered, registry: str, digits_small: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`routefront.load` and `routefront.predict` find what the command line finds and answer alike."""
+    monkeypatch.setenv("ROUTEFRONT_STUDIES", str(tmp_path))
+    images = digits_small.test.images[:20]
+    expected = list(predict(served, images))
+    model = routefront.load("digits@champion")
+    assert (model.name, model.version, model.alias) == ("digits", "1", "champion")
+    assert model.classes == digits_small.classes and model.task == digits_small.task
+    assert (model.knobs, model.method) == (served.serving["knobs"], served.serving["method"])
+    assert model.macs_full == model.network.macs_full and "digits@champion (version 1)" in repr(model)
+    assert isinstance(model.network, routefront.RoutedNetwork)
+
+    assert routefront.predict(model, images) == expected
+    assert routefront.predict(model, torch.from_numpy(images)) == expected
+    assert routefront.predict("digits/1", images, uri=registry) == expected
+    assert routefront.predict("digits/1", images, studies=str(tmp_path)) == expected
+    assert model.predict(images[:0]) == []
+    setting = min(model.curve, key=lambda setting: setting["macs"])
+    cheap = model.predict(images, max_macs=setting["macs"] + 1)
+    assert cheap == list(predict(served, images, max_macs=setting["macs"] + 1))
+    assert model.predict(images, knobs=setting["knobs"]) == list(predict(served, images, knobs=setting["knobs"]))
+    with torch.inference_mode():
+        pixels = model.normalise(torch.from_numpy(images))
+        generator = torch.Generator().manual_seed(int(model.knobs.get("seed", 0)))
+        answer = model.network.infer(pixels, model.knobs, generator=generator)
+    assert answer.logits.argmax(1).tolist() == [row["label"] for row in expected]
+
+    folder = tmp_path / "own"
+    paths = export(digits_small.test.take(range(5)), folder, digits_small.classes)
+    rows = model.predict(paths)
+    assert [{name: row[name] for name in expected[0]} for row in rows] == expected[:5]
+    assert [row["image"] for row in rows] == [str(path) for path in paths]
+    assert {row["image"] for row in model.predict(folder)} == {str(path) for path in paths}
+
+
+def test_the_public_names_refuse_in_one_line(
+    served: Registered, registry: str, digits_small: Data, tmp_path: Path
+) -> None:
+    images = digits_small.test.images[:2]
+    for name, says in (
+        ("digits", "NAME@ALIAS"),
+        (3, "NAME@ALIAS"),
+        ("digit@champion", "did you mean 'digits'"),
+        ("digits@champoin", "did you mean 'champion'"),
+        ("digits/7", "it has 1"),
+    ):
+        with pytest.raises(routefront.InputError, match=says) as error:
+            routefront.load(name, uri=registry)
+        assert "\n" not in str(error.value)
+    elsewhere = tmp_path / "elsewhere"
+    for uri, says in (("off", "in a registry"), (f"sqlite:///{elsewhere}/mlflow.db", "nothing was promoted there")):
+        with pytest.raises(routefront.InputError, match=says):
+            routefront.load("digits@champion", uri=uri)
+    with pytest.raises(routefront.InputError, match="nothing was promoted there"):
+        routefront.predict("digits@champion", images, studies=elsewhere)
+    model = routefront.load("digits@champion", uri=registry)
+    with pytest.raises(routefront.InputError, match="loaded already"):
+        routefront.predict(model, images, uri=registry)
+    for given, words, says in (
+        (images[0], {}, "not uint8 of shape"),
+        (images.astype(np.float32), {}, "not float32"),
+        ([], {}, "empty list"),
+        (tmp_path / "none.png", {}, "no image at"),
+        ([tmp_path / "mlflow.db"], {}, "mlflow.db"),
+        (images, {"max_macs": 0}, "above 0"),
+        (images, {"max_macs": float("nan")}, "above 0"),
+        (images, {"max_macs": 1}, "the cheapest setting costs"),
+        (images, {"knobs": {"thresold": 1}}, "unknown knob"),
+    ):
+        with pytest.raises(routefront.InputError, match=says) as error:
+            model.predict(given, **words)
+        assert "\n" not in str(error.value)
 
 
 def test_a_row_says_probabilities_macs_and_path(served: Registered, tiny: Study, digits_small: Data) -> None:
