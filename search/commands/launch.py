@@ -12,7 +12,6 @@ from rich.text import Text
 from search.commands.study import failures, status_record
 from search.commands.terminal import Json, Name, Preset, Studies, Tracking, err, out, print_json, progress
 from search.errors import InputError, RunError
-from search.status.table import unmet_constraints
 from search.units import dataset_name, parse_seconds, show_seconds
 
 _CODES = {"interrupted": 130, "terminated": 143}
@@ -244,6 +243,8 @@ def _launch(
             f" {show_seconds(record['seconds'])}); with a larger one: routefront resume {study.spec.name} --time ..."
         )
     if not state.front() and state.constraints:
+        from search.status.table import unmet_constraints
+
         raise RunError(unmet_constraints(state))
     return state
 

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from search.commands.terminal import Json, Name, Studies, err, out, print_json
 from search.errors import InputError
-from search.state.kept import otherwise
 from search.units import parse_seconds, show_seconds
 
 if TYPE_CHECKING:
@@ -166,6 +165,8 @@ def extend(
     found = Study.load(study, root=studies)
     found = found.extend(trials=trials, time=parse_seconds(time_limit) if time_limit else None, cost=cost)
     if found.kept().before:
+        from search.state.kept import otherwise
+
         err.print(otherwise(found.spec.name), soft_wrap=True)
     budget, running = found.spec.budget, found.status() == "running"
     if as_json:
