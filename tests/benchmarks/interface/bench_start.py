@@ -3,7 +3,7 @@
     python tests/benchmarks/interface/bench_start.py [--repeats 5] [--search 1]
 
 Every run is a process of its own; commands take turns, so that a busy minute hits all of them. "beyond Python" is the
-median without that of a Python that does nothing. `list`, `status`, `frontier` look at a study of 24 trials that was told by
+median without that of a Python that does nothing. `list`, `status`, `frontier` look at a study of 24 trials, told by
 hand. The limits are meant for two idle cores; the load of the machine is printed beside them. With `--search N` a study
 of one small trial is searched N times, Ray is started each time, and the steps are those of its journal and its screen.
 Prints Markdown tables.
