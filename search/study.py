@@ -1,6 +1,6 @@
-"""The Python entry point: create, load and launch a study, ask for its frontier, promote from it.
+"""Create, load and launch a study, ask for its frontier, promote from it; `routefront` has it among the public names.
 
->>> from search import Study
+>>> from routefront import Study, StudySpec
 >>> study = Study.create(StudySpec.read(Path("study.toml")))   # doctest: +SKIP
 >>> study.launch()                                             # doctest: +SKIP
 >>> study.frontier(max_macs=20e6)                              # doctest: +SKIP

@@ -185,7 +185,7 @@ def test_the_lists_see_every_kind_of_change() -> None:
     names, options = frozen("public_names.txt"), frozen("command_line.txt")
     assert {
         "Study.create()", "Study.create([1] spec)", "Study.create(root = None)", "Study.spec", "Study.load()",
-        "Study.frontier(latency = False)", "StudySpec.budget.trials = 40", "StudySpec.name", "Method(name)",
+        "Study.frontier(latency = False)", "StudySpec.budget.trials = 24", "StudySpec.name", "Method(name)",
         "Method.configure([1] values)", "Range(log = False)", "RoutedNetwork.infer([2] knobs)",
         "RoutedNetwork.macs_full", "Task(classes = 10)", "load(uri = None)", "InputError is a ValueError",
         "predict([2] images)", "PromotedModel.predict(max_macs = None)",

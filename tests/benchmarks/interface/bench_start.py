@@ -60,7 +60,7 @@ def tell(root: Path) -> None:
     folder = StudyFolder(root / "told")
     folder.path.mkdir(parents=True)
     write_spec(folder, to_toml(spec.model_dump(mode="json", exclude_none=True)))
-    journal = Journal(journal_address(spec, folder), "told")
+    journal = Journal(journal_address(spec, folder), "told", create=True)
     journal.acquire()
     for event in story.events:
         journal.append(event.kind, event.payload, event.trial)
