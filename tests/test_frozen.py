@@ -191,8 +191,8 @@ def test_the_lists_see_every_kind_of_change() -> None:
         "predict([2] images)", "PromotedModel.predict(max_macs = None)",
     } <= {*names}  # fmt: skip
     assert {
-        "routefront", "routefront --debug", "routefront frontier", "routefront frontier STUDY ... (required)",
-        "routefront frontier --max-macs VALUE", "routefront cluster render", "routefront gc --dry-run",
+        "routefront", "routefront --debug = False", "routefront frontier", "routefront frontier STUDY ... (required)",
+        "routefront frontier --max-macs VALUE", "routefront cluster render", "routefront gc --dry-run = False",
     } <= {*options}  # fmt: skip
 
 
