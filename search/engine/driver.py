@@ -64,7 +64,7 @@ class Driver(Engine):
         self.courier = Courier(folder)
         self._spec_text = ""
         self._rows: list[dict[str, Any]] = []
-        self._made = PointRows(self.state, spec.name)
+        self._made = PointRows(self.state)
         self._flushed = self._pruned = time.monotonic()
 
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:

@@ -23,12 +23,14 @@ from search.frontier.published import Published, published_for
 from search.frontier.query import Pool, Query, details, front_rows, in_budget, points_of, pool_of, unmet
 from search.pareto import confidence
 from search.pareto import front as pareto
+from search.points.canonical import canonical_text
 
 if TYPE_CHECKING:
     from search.studies.stored import StoredStudy
 
-_SIBLING = ("config_id", "epoch", "setting")
-_WIDE = ("point_id", "trial", "checkpoint", "accuracy", "macs", "correct", "count", "seed", *_SIBLING)
+_WIDE = (
+    "point_id", "trial", "checkpoint", "accuracy", "macs", "correct", "count", "seed", "config_id", "epoch", "setting",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +158,7 @@ def with_confidence(
     table = table.filter(pc.field("count") > 0)
     bits = _bits(pool, table)
     owner = table["source"].to_pylist()
-    names = list(zip(*(table[name].to_pylist() for name in _SIBLING), strict=True))
+    names = _siblings(table)
     groups = {key: number for number, key in enumerate(dict.fromkeys(names))}
     codes = np.array([groups[key] for key in names], dtype=np.intp)
     share = confidence.membership(
@@ -180,6 +182,14 @@ def with_confidence(
     return found
 
 
+def _siblings(table: pa.Table) -> list[tuple[str, int, str]]:
+    """What points that differ in their seed alone share, a row each: configuration, epoch and setting."""
+    texts = table["setting"].to_pylist()
+    settings = {text: canonical_text(text) for text in set(texts)}  # few of many rows
+    names = zip(table["config_id"].to_pylist(), table["epoch"].to_pylist(), texts, strict=True)
+    return [(config, epoch, settings[text]) for config, epoch, text in names]
+
+
 def _with_siblings(pool: Pool, near: pa.Table) -> pa.Table:
     """The points near the front, and what their configurations reached under other seeds, however bad."""
     parts = []
@@ -188,14 +198,13 @@ def _with_siblings(pool: Pool, near: pa.Table) -> pa.Table:
         parts.append(mine)
     # repeats may lie in another study than the point that they repeat
     configs = pa.array(sorted(set(near["config_id"].to_pylist())), pa.string())
-    wanted = set(zip(*(near[name].to_pylist() for name in _SIBLING), strict=True))
+    wanted = set(_siblings(near))
     known = set(zip(near["source"].to_pylist(), near["point_id"].to_pylist(), strict=True))
     for number, source in enumerate(pool.sources):
         found = source.read(list(_WIDE), pc.field("config_id").isin(configs))
-        keys = zip(*(found[name].to_pylist() for name in _SIBLING), strict=True)
         keep = [
             key in wanted and (number, name) not in known
-            for key, name in zip(keys, found["point_id"].to_pylist(), strict=True)
+            for key, name in zip(_siblings(found), found["point_id"].to_pylist(), strict=True)
         ]
         found = found.filter(pa.array(keep, pa.bool_()))
         parts.append(found.append_column("source", pa.repeat(pa.scalar(number, pa.int32()), len(found))))

@@ -7,7 +7,6 @@ take for a formula begins with an apostrophe (OWASP, "CSV injection").
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from search.errors import InputError
 from search.frontier.point import FrontPoint
+from search.points.canonical import canonical
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 _JSON = ("setting", "knobs", "config")
@@ -28,7 +28,7 @@ _JSON = ("setting", "knobs", "config")
 def cell(value: Any) -> Any:
     """A value for a CSV file: mappings as JSON, texts that would be read as a formula behind an apostrophe."""
     if isinstance(value, Mapping | list | tuple):
-        return json.dumps(value, sort_keys=True)
+        return canonical(value)
     if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA):
         return f"'{value}"
     return value
@@ -49,7 +49,7 @@ def write_csv(points: Sequence[FrontPoint], path: Path) -> None:
 def write_parquet(points: Sequence[FrontPoint], path: Path) -> None:
     """The points as Parquet, a column for every value of `FrontPoint.record`, mappings as JSON."""
     rows = [point.record() for point in points]
-    plain = [{k: json.dumps(v, sort_keys=True) if k in _JSON else v for k, v in row.items()} for row in rows]
+    plain = [{k: canonical(v) if k in _JSON else v for k, v in row.items()} for row in rows]
     try:
         pq.write_table(pa.Table.from_pylist(plain), path)
     except OSError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from search.errors import InputError
 from search.pareto import front as pareto
 from search.pareto.confidence import wilson
-from search.points.rows import config_id
+from search.points.rows import point_id, point_row
 from search.state.state import StudyState
 from search.units import show_count, show_share
 
@@ -60,7 +62,7 @@ class FrontPoint:
     @property
     def point_id(self) -> str:
         """The identity of the point in the Parquet data set."""
-        return f"{self.trial}-{self.epoch}-{self.index}"
+        return point_id(self.trial, self.epoch, self.index)
 
     def record(self) -> dict[str, Any]:
         """Plain values, with the point's identity and interval."""
@@ -68,33 +70,23 @@ class FrontPoint:
         return {"point_id": self.point_id, **asdict(self), "low": low, "high": high}
 
 
-def front_point(state: StudyState, key: tuple[str, int, int]) -> FrontPoint:
-    """The row of one (trial, epoch, index)."""
-    name, epoch, index = key
-    trial = state.trials[name]
-    point = trial.curves[epoch][index]
+def point_of(row: Mapping[str, Any], layer: int = 0) -> FrontPoint:
+    """A row of the operating-point table (`search.points.schema`) as a point; columns that it lacks are not told."""
+    trial, epoch, index = str(row["point_id"]).rsplit("-", 2)
     return FrontPoint(
-        trial=name,
-        epoch=epoch,
-        index=index,
-        method=trial.method,
-        variant=str(trial.config.get("variant", "")),
-        network=str(trial.config.get("network", "")),
-        accuracy=point["accuracy"],
-        macs=point["macs"],
-        macs_std=point["macs_std"],
-        macs_full=trial.macs_full,
-        params=trial.params,
-        setting=point["setting"],
-        knobs=point["knobs"],
-        checkpoint=trial.checkpoints.get(epoch, ""),
-        config=trial.config,
-        config_id=config_id(trial.identity),
-        study=state.created["spec"]["name"],
-        seed=trial.seed,
-        correct=point["correct"],
-        count=point["count"],
-    )
+        trial=trial, epoch=int(epoch), index=int(index), method=row["method"], variant=row["variant"] or "",
+        network=row["network"] or "", accuracy=row["accuracy"], macs=row["macs"], macs_std=row["macs_std"],
+        macs_full=row["macs_full"], params=row["params"], setting=json.loads(row["setting"]),
+        knobs=json.loads(row["knobs"]), checkpoint=row["checkpoint"] or "", config=json.loads(row["config"]),
+        config_id=row["config_id"], study=row["study"], seed=row["seed"] or 0, correct=row["correct"],
+        count=row["count"], layer=layer,
+    )  # fmt: skip
+
+
+def front_point(state: StudyState, key: tuple[str, int, int]) -> FrontPoint:
+    """The point of one (trial, epoch, index)."""
+    name, epoch, index = key
+    return point_of(point_row(state, state.trials[name], epoch, index))
 
 
 def front_points(

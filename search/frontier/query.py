@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from search.errors import InputError
-from search.frontier.point import FrontPoint
+from search.frontier.point import FrontPoint, point_of
 from search.frontier.pool import StudyPoints, joint_reference
 from search.pareto import front as pareto
 from search.units import show_count, show_share
@@ -201,19 +201,6 @@ def details(pool: Pool, rows: np.ndarray) -> pa.Table:
         nothing = pool.sources[0].read(_TOLD, pc.scalar(False))
         return nothing.append_column("source", pa.array([], pa.int32()))
     return pa.concat_tables(parts)
-
-
-def point_of(row: Mapping[str, Any], layer: int = 0) -> FrontPoint:
-    """A row of the table as a point."""
-    trial, epoch, index = str(row["point_id"]).rsplit("-", 2)
-    return FrontPoint(
-        trial=trial, epoch=int(epoch), index=int(index), method=row["method"], variant=row["variant"] or "",
-        network=row["network"] or "", accuracy=row["accuracy"], macs=row["macs"], macs_std=row["macs_std"],
-        macs_full=row["macs_full"], params=row["params"], setting=json.loads(row["setting"]),
-        knobs=json.loads(row["knobs"]), checkpoint=row["checkpoint"] or "", config=json.loads(row["config"]),
-        config_id=row["config_id"], study=row["study"], seed=row["seed"] or 0, correct=row["correct"],
-        count=row["count"], layer=layer,
-    )  # fmt: skip
 
 
 def points_of(pool: Pool, layers: Sequence[np.ndarray]) -> list[FrontPoint]:

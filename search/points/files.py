@@ -11,7 +11,6 @@ One process writes a folder at a time (the holder of the study's lease); any num
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -27,6 +26,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from search.points.canonical import canonical
 from search.points.schema import FEW_VALUES, SCHEMA, VERSION
 from search.points.schema import VERSION_KEY as _VERSION_KEY
 
@@ -80,7 +80,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         if wrong:
             problem = "unknown" if wrong[0] not in known else "missing"
             raise ValueError(f"point {row.get('point_id')!r}: {problem} column {', '.join(wrong)}")
-        texts = {name: json.dumps(row[name], sort_keys=True) for name in _JSON if not isinstance(row[name], str)}
+        texts = {name: canonical(row[name]) for name in _JSON if not isinstance(row[name], str)}
         plain.append({"correct_bits": None, **row, **texts, "schema_version": VERSION})
     if not plain:
         raise ValueError("no operating points to write")

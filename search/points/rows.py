@@ -1,77 +1,110 @@
-"""Rows of the operating-point table from the state of a study."""
+"""Operating points of a study's state as rows of the table: the one place that says how a point is spelled."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
+from search.points.canonical import canonical
 from search.state.state import StudyState
 from search.state.trial import Trial
 
 
-def config_id(config: dict[str, Any]) -> str:
+def config_id(config: Mapping[str, Any]) -> str:
     """Twelve hex digits that repeats of one configuration share."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(canonical(config).encode()).hexdigest()[:12]
 
 
-class PointRows:
-    """Rows of the operating points of a study that goes on; which trials repeat which is found out once a trial."""
+def point_id(trial: str, epoch: int, index: int) -> str:
+    """The identity of a point in its study, such as ``t0003-9-2``."""
+    return f"{trial}-{epoch}-{index}"
 
-    def __init__(self, state: StudyState, name: str) -> None:
-        self._state, self._name = state, name
-        self._known: dict[str, tuple[str, int]] = {}
+
+def study_values(created: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that all points of a study share, from the event that created it."""
+    data = created["data"]
+    return {
+        "study": created["spec"]["name"],
+        "image_size": data["task"]["size"],
+        "dataset": data["name"],
+        "data_hash": data["hash"],
+        "split": "validation",
+        "code_version": created["code_version"],
+    }
+
+
+def trial_values(trial: Trial) -> dict[str, Any]:
+    """The columns that all points of a trial share."""
+    return {
+        "trial": trial.id,
+        "config_id": config_id(trial.identity),
+        "method": trial.method,
+        "variant": str(trial.config.get("variant", "")),
+        "network": str(trial.config.get("network", "")),
+        "cost_epochs": trial.cost_epochs,
+        "macs_full": trial.macs_full,
+        "params": trial.params,
+        "seconds": trial.seconds,
+        "seed": trial.seed,
+        "config": canonical(trial.config),
+    }
+
+
+def curve_values(trial: Trial, epoch: int) -> dict[str, Any]:
+    """The columns that all points of a trial's curve at an epoch share."""
+    return {
+        "phase": trial.phases.get(epoch, ""),
+        "epoch": epoch,
+        "checkpoint": trial.checkpoints.get(epoch, ""),
+    }
+
+
+def point_values(trial: Trial, epoch: int, index: int) -> dict[str, Any]:
+    """The columns of one point alone."""
+    point = trial.curves[epoch][index]
+    return {
+        "point_id": point_id(trial.id, epoch, index),
+        "setting": canonical(point["setting"]),
+        "knobs": canonical(point["knobs"]),
+        **{name: point[name] for name in ("accuracy", "correct", "count", "macs", "macs_std")},
+    }
+
+
+def point_row(state: StudyState, trial: Trial, epoch: int, index: int) -> dict[str, Any]:
+    """One operating point as a row of `search.points.schema`, but for `repeat` (`Repeats`)."""
+    values = study_values(state.created) | trial_values(trial) | curve_values(trial, epoch)
+    return values | point_values(trial, epoch, index)
+
+
+class Repeats:
+    """How many earlier trials of a study have a trial's configuration; found out once a trial while the study grows."""
+
+    def __init__(self, state: StudyState) -> None:
+        self._state = state
+        self._known: dict[str, int] = {}
         self._count: Counter[str] = Counter()
 
-    def _identity(self, trial: Trial) -> tuple[str, int]:
-        """The configuration's identity, and how many earlier trials have it, too."""
+    def of(self, trial: Trial) -> int:
+        """0 for the first trial of a configuration, 1 for the second, and so on, in the order of asks."""
         if trial.id not in self._known:
-            for new in itertools.islice(self._state.trials.values(), len(self._known), None):  # in the order of asks
+            for new in itertools.islice(self._state.trials.values(), len(self._known), None):
                 identity = config_id(new.identity)
-                self._known[new.id] = identity, self._count[identity]
+                self._known[new.id] = self._count[identity]
                 self._count[identity] += 1
         return self._known[trial.id]
 
+
+class PointRows:
+    """Rows of the operating points of a study that goes on."""
+
+    def __init__(self, state: StudyState) -> None:
+        self._state, self._repeats = state, Repeats(state)
+
     def of(self, trial: Trial, epoch: int) -> list[dict[str, Any]]:
         """One row per operating point of a trial's curve at an epoch (validation split)."""
-        data = self._state.created["data"]
-        identity, repeat = self._identity(trial)
-        config = json.dumps(trial.config, sort_keys=True)
-        rows = []
-        for index, point in enumerate(trial.curves[epoch]):
-            rows.append(
-                {
-                    "point_id": f"{trial.id}-{epoch}-{index}",
-                    "study": self._name,
-                    "trial": trial.id,
-                    "config_id": identity,
-                    "repeat": repeat,
-                    "method": trial.method,
-                    "variant": str(trial.config.get("variant", "")),
-                    "network": str(trial.config.get("network", "")),
-                    "image_size": data["task"]["size"],
-                    "dataset": data["name"],
-                    "data_hash": data["hash"],
-                    "split": "validation",
-                    "phase": trial.phases.get(epoch, ""),
-                    "epoch": epoch,
-                    "cost_epochs": trial.cost_epochs,
-                    "setting": json.dumps(point["setting"]),
-                    "knobs": json.dumps(point["knobs"]),
-                    "accuracy": point["accuracy"],
-                    "correct": point["correct"],
-                    "count": point["count"],
-                    "macs": point["macs"],
-                    "macs_std": point["macs_std"],
-                    "macs_full": trial.macs_full,
-                    "params": trial.params,
-                    "seconds": trial.seconds,
-                    "seed": trial.seed,
-                    "checkpoint": trial.checkpoints.get(epoch, ""),
-                    "config": config,
-                    "code_version": self._state.created["code_version"],
-                }
-            )
-        return rows
+        same = study_values(self._state.created) | trial_values(trial) | curve_values(trial, epoch)
+        same["repeat"] = self._repeats.of(trial)
+        return [same | point_values(trial, epoch, index) for index in range(len(trial.curves[epoch]))]

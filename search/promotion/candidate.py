@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from search.pareto.confidence import wilson
+from search.points.canonical import canonical
 from search.promotion.calibration import OwnImages, best_setting, calibrated_curve
 from search.promotion.choice import Target
 from search.promotion.gates import Gate, both_passes, latency, measure, open_checkpoint, repeats, seeds
@@ -121,14 +121,11 @@ def figures_on_test(state: StudyState, candidate: Candidate, data: Data) -> dict
     evidence = candidate.evidence
     if evidence.test is not None:
         return evidence.test
+    knobs = canonical(evidence.knobs)
     for line in [*state.promotions, *state.promoting.values()]:
-        same = line.get("point_id") == evidence.point.point_id and _same(line.get("knobs"), evidence.knobs)
+        same = line.get("point_id") == evidence.point.point_id and canonical(line.get("knobs")) == knobs
         if same and line.get("test") is not None:
             return line["test"]
     measured = measure(evidence.network, data, "test", evidence.knobs)
     low, high = wilson(measured["correct"], measured["count"])
     return {**measured, "low": low, "high": high}
-
-
-def _same(one: Any, other: Any) -> bool:
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

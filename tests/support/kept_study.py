@@ -7,7 +7,7 @@ from typing import Any
 
 from search.journal.database import Journal, sqlite_address
 from search.points import files as points
-from search.points.table import state_table
+from search.points.rows import PointRows
 from search.spec.toml import to_toml
 from search.studies.folder import StudyFolder
 from search.study import Study
@@ -30,5 +30,8 @@ def keep(story: Any, root: Path, name: str = "story", *, flushed: bool = False, 
     journal.close()
     study = Study(spec, folder)
     if flushed:
-        points.write(state_table(study.state()).to_pylist(), folder.points)
+        state = study.state()
+        made = PointRows(state)  # as a driver writes them
+        curves = [(trial, epoch) for trial in state.trials.values() for epoch in trial.curves]
+        points.write([row for trial, epoch in curves for row in made.of(trial, epoch)], folder.points)
     return study

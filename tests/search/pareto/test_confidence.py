@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from search.frontier.answer import ask
 from search.pareto.confidence import MOST, membership, near_front
 from search.pareto.front import non_dominated
+from search.points import files as stored
 from tests.support.kept_study import keep
 
 
@@ -113,3 +114,29 @@ def test_bits_come_from_checkpoints_and_seeds_from_repeats(story: type, tmp_path
     (folder / "training.safetensors").write_bytes(b"\x80\x04never unpickled")
     assert ask([study], sure=True).points[0].evidence == "counts"
     assert ask([study], sure=True, seed=5) == ask([study], sure=True, seed=5)
+
+
+def _with_draws(story: type, seed: int, accuracy: float) -> Any:
+    """One trial whose setting has two keys, not in alphabetical order, as those of AIG and CoDiNet with draws."""
+    one: Any = story()
+    one.report(one.ask(seed, "static"), 1, [(accuracy, 2e6)])
+    one.events[-1].payload["curve"]["points"][0]["setting"] = {"threshold": 0.5, "draws": 4}
+    return one
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_seeds_of_a_finished_and_of_a_running_study_are_siblings(story: type, tmp_path: Path, earlier: bool) -> None:
+    one = _with_draws(story, 0, 0.9)
+    one.add("ended", {"why": "finished"})
+    finished = keep(one, tmp_path, "finished", flushed=True)  # is read from its files, the other from its journal
+    if earlier:  # files of releases that wrote the keys of a setting as they came
+        rows = [
+            {**row, "setting": '{"threshold": 0.5, "draws": 4}'}
+            for row in stored.read(finished.folder.points).to_pylist()
+        ]
+        for path in finished.folder.points.iterdir():
+            path.unlink()
+        stored.write(rows, finished.folder.points)
+    running = keep(_with_draws(story, 1, 0.5), tmp_path, "running")
+    (point,) = ask([finished, running], sure=True).points
+    assert (point.study, point.seeds) == ("finished", 2)

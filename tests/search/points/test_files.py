@@ -10,7 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
+from search.frontier.point import front_point, point_of
 from search.points import files as points
+from search.points.canonical import canonical_text
+from search.points.rows import PointRows
+from search.points.table import state_table
 
 
 def row(number, **changes):
@@ -252,3 +256,21 @@ def test_packed_correctness():
     correct = np.random.default_rng(0).random(1003) < 0.5
     packed = points.pack_correct(correct)
     assert len(packed) == 126 and (points.unpack_correct(packed, 1003) == correct).all()
+
+
+def test_equal_values_have_one_spelling_in_the_files_in_the_journal_and_on_the_front(story):
+    one = story()
+    trial = one.ask(0, "static")
+    again = one.ask(1, "static")
+    for name in (trial, again):
+        one.report(name, 1, [(0.9, 1e6)])
+        one.events[-1].payload["curve"]["points"][0]["setting"] = {"threshold": 0.5, "draws": 4}
+        one.events[-1].payload["curve"]["points"][0]["knobs"] = {"threshold": 0.5, "draws": 4, "seed": 1}
+    state = one.state
+    made = PointRows(state)
+    driven = [row for name in (trial, again) for row in made.of(state.trials[name], 1)]
+    table = state_table(state).to_pylist()
+    assert [row["repeat"] for row in driven] == [0, 1] and driven[0]["setting"] == '{"draws": 4, "threshold": 0.5}'
+    assert [{name: row[name] for name in made} for row, made in zip(table, driven, strict=True)] == driven
+    assert point_of(driven[1]) == front_point(state, (again, 1, 0)) == point_of(table[1])
+    assert canonical_text('{"threshold": 0.5, "draws": 4}') == driven[0]["setting"]
