@@ -23,6 +23,7 @@ from search.studies.stored import StoredStudy, load_data
 
 if TYPE_CHECKING:  # torch, Ray and Optuna are only needed to launch; looking at a study is quick without
     from search.engine.driver import Driver
+    from search.state.state import StudyState
     from search.tune.run import Watcher
     from trainables.data.splits import Data
 
@@ -31,7 +32,12 @@ _DRAIN_SECONDS, _HURRIED_SECONDS = 60.0, 5.0
 
 
 class Study(StoredStudy):
-    """A study that can be created, launched, asked for its frontier and promoted from. Launching takes the lease."""
+    """A study that can be created, launched, asked for its frontier and promoted from. Launching takes the lease.
+
+    `left`: the state as the last `launch` left it, so that nobody has to fold the journal again; None before it.
+    """
+
+    left: StudyState | None = None
 
     @classmethod
     def create(cls, spec: StudySpec, *, root: Path | None = None, data: Data | None = None) -> Study:
@@ -47,11 +53,12 @@ class Study(StoredStudy):
         folder = StudyFolder(studies_root(root) / spec.name)
         bring(folder)
         if folder.spec.exists():
-            same(placed(cls.load(spec.name, root=root).spec), spec)
-        else:
-            from search.promotion.models import donor_of
+            stored = cls.load(spec.name, root=root).spec
+            same(placed(stored), spec)
+            return cls(spec, folder, stored)
+        from search.promotion.models import donor_of
 
-            create(spec, folder, data or load_data(spec), root, partial(donor_of, spec, root))
+        create(spec, folder, data or load_data(spec), root, partial(donor_of, spec, root))
         return cls(spec, folder)
 
     @classmethod
@@ -90,6 +97,7 @@ class Study(StoredStudy):
         from search.tune.run import run
 
         with self.driving() as driver:
+            self.left = driver.state
             if plans:
                 driver.record("plan", {"trials": [dict(plan) for plan in plans]})
             if driver.exhausted and driver.state.ended:

@@ -177,10 +177,7 @@ def start(
     cost: float | None = None,
 ) -> StudyState:
     """Go on with a study, its budget or workers changed; `plans` run first. With `quiet` no summary on stdout."""
-    from search.spec.study import StudySpec
-    from search.spec.toml import merge
     from search.studies.stored import load_data
-    from search.study import Study
     from search.tracking.server import check_server
 
     changes = {
@@ -190,11 +187,10 @@ def start(
         "resources.workers": workers,
         "tracking.uri": tracking,
     }
-    spec = StudySpec.parse(merge(found.spec.model_dump(exclude_none=True), changes), "resume", trusted=True)
-    found = Study(spec, found.folder)
-    check_server(_tracking_uri(spec.tracking.uri, studies))
-    with progress(f"reading {spec.data.name}", as_json):
-        images = load_data(spec)
+    found = found.changed(changes, "resume")
+    check_server(_tracking_uri(found.spec.tracking.uri, studies))
+    with progress(f"reading {found.spec.data.name}", as_json):
+        images = load_data(found.spec)
     return _launch(found, images, address, studies, as_json, plans, quiet)
 
 
@@ -220,7 +216,8 @@ def _launch(
         say=lambda text: err.print(text, soft_wrap=True),
         plans=plans,
     )
-    state = study.state()
+    state = study.left
+    assert state is not None, "a launch leaves a state"
     record = status_record(study, state)
     if as_json and not quiet:
         print_json(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -197,10 +198,10 @@ def gc(
             if study:
                 raise InputError(f"study {found.spec.name!r} is running; it reclaims by itself what it no longer needs")
             continue
-        names = found.reclaimable()
-        size = sum(map(found.folder.size, names))
-        if not dry_run:
-            with driving(found) as driver:  # refuses where a driver began in between
+        with contextlib.nullcontext() if dry_run else driving(found) as driver:  # refuses where one began in between
+            names = found.reclaimable(found.state() if driver is None else driver.state)
+            size = sum(map(found.folder.size, names))
+            if driver is not None:
                 driver.folder.remove(names)
                 driver.flush()
         records.append({"study": found.spec.name, "folders": len(names), "bytes": size})

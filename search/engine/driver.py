@@ -204,7 +204,7 @@ def driving(study: StoredStudy) -> Iterator[Driver]:
     driver = Driver(study.folder, study.spec, journal)
     try:
         driver.replay(journal.events())
-        if StoredStudy.load(study.folder.path).spec.budget != study.spec.budget:  # `resume` with other limits
+        if study.stored.budget != study.spec.budget:  # `resume` with other limits
             study.write()
         yield driver
     finally:

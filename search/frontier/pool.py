@@ -49,7 +49,8 @@ class StudyPoints:
         try:
             first = journal.first()
             self.created = self._checked(first.payload if first and first.kind == "created" else {})
-            whole = journal.last_kind(_WORK) == "ended"
+            last = journal.newest(_WORK)
+            whole = last is not None and last.kind == "ended"
         finally:
             journal.close()
         if whole and not self._constrained and any(self.study.folder.points.glob("*.parquet")):

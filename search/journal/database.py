@@ -112,10 +112,11 @@ class Journal:
         """The first event, without reading the others; None in an empty journal."""
         return next(self.events(limit=1), None)
 
-    def last_kind(self, kinds: Iterable[str]) -> str | None:
-        """The kind of the newest event of these kinds, without reading the others; None where there is none."""
-        query = sa.select(EVENTS.c.kind).where(EVENTS.c.study == self.study, EVENTS.c.kind.in_(list(kinds)))
-        return self._one(query.order_by(EVENTS.c.seq.desc()).limit(1))
+    def newest(self, kinds: Iterable[str]) -> Event | None:
+        """The newest event of these kinds, without reading the others; None where there is none."""
+        of_kinds = sa.select(sa.func.max(EVENTS.c.seq))
+        seq = self._one(of_kinds.where(EVENTS.c.study == self.study, EVENTS.c.kind.in_(list(kinds))))
+        return None if seq is None else next(self.events(after=seq - 1, limit=1), None)
 
     def _one(self, query: sa.Select[Any]) -> Any:
         try:

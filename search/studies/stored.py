@@ -7,8 +7,9 @@ A study is a folder with its study file (`search.studies.folder`) and a journal.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from search.errors import InputError
 from search.journal.database import Journal, sqlite_address
@@ -30,10 +31,13 @@ def journal_address(spec: StudySpec, folder: StudyFolder) -> str:
 
 
 class StoredStudy:
-    """A study as it is stored: its spec, its folder, its journal. Reading needs no lease."""
+    """A study as it is stored: its spec, its folder, its journal. Reading needs no lease.
 
-    def __init__(self, spec: StudySpec, folder: StudyFolder) -> None:
-        self.spec, self.folder = spec, folder
+    `stored`: the spec in the folder's study file, where that is another one (`changed`).
+    """
+
+    def __init__(self, spec: StudySpec, folder: StudyFolder, stored: StudySpec | None = None) -> None:
+        self.spec, self.folder, self.stored = spec, folder, stored or spec
 
     @classmethod
     def load(cls, name: str | Path, *, root: Path | None = None) -> Self:
@@ -73,14 +77,26 @@ class StoredStudy:
             journal.close()
 
     def status(self) -> str:
-        """running, finished, failed (without an operating point), stopped, interrupted or terminated."""
+        """running, finished, failed (without an operating point), stopped, interrupted or terminated.
+
+        Read from the lease and the newest event of a session: the journal is not folded for it.
+        """
         journal = self.journal()
         try:
             if journal.held():
                 return "running"
-            return self.state().ended or "interrupted"
+            last = journal.newest(("session", "ended"))
+            return last.payload["why"] if last is not None and last.kind == "ended" else "interrupted"
         finally:
             journal.close()
+
+    def changed(self, changes: Mapping[str, Any], origin: str) -> Self:
+        """The study with other values (dotted names; None changes nothing), not written yet.
+
+        Who drives it next writes its limits. Raises `InputError`, beginning with `origin`, for a wrong value.
+        """
+        spec = StudySpec.parse(merge(self.spec.model_dump(exclude_none=True), changes), origin, trusted=True)
+        return type(self)(spec, self.folder, self.stored)
 
     def extend(self, *, trials: int | None = None, time: float | None = None, cost: float | None = None) -> Self:
         """The study with other limits (of trials, seconds, cost, in all), written into its folder.
@@ -89,14 +105,14 @@ class StoredStudy:
         where a limit is not one.
         """
         limits = {"budget.trials": trials, "budget.time": time, "budget.cost": cost}
-        spec = StudySpec.parse(merge(self.spec.model_dump(exclude_none=True), limits), "extend", trusted=True)
-        found = type(self)(spec, self.folder)
+        found = self.changed(limits, "extend")
         found.write()
         return found
 
     def write(self) -> None:
         """Write the study's file: the spec as it is now."""
         write_spec(self.folder, to_toml(self.spec.model_dump(mode="json", exclude_none=True)))
+        self.stored = self.spec
 
     def check_data(self, state: StudyState, data: Data) -> None:
         """Raise `InputError` where the images are not those that the study began with."""
@@ -107,11 +123,10 @@ class StoredStudy:
                 f"(digest {before['hash'][:12]}, now {data.hash[:12]}); start a study of another name"
             )
 
-    def reclaimable(self) -> list[str]:
+    def reclaimable(self, state: StudyState) -> list[str]:
         """Folders, relative to the study's, that nothing needs any more: checkpoints, first stages, Ray's scratch."""
         from search.state.retention import kept_checkpoints
 
-        state = self.state()
         keep = kept_checkpoints(state)
         found = [
             f"checkpoints/{name}"

@@ -14,10 +14,12 @@ from optuna.trial import TrialState
 
 from search.engine.engine import Engine
 from search.errors import InputError
+from search.journal.events import Event
 from search.planning.repeats import plan_repeats, spreads
 from search.sampling.optuna_export import to_optuna
 from search.sampling.proposals import Proposer, papers_of
 from search.spec.study import StudySpec
+from search.state.state import StudyState
 from search.study import Study
 from tests.support.command import Run
 from tests.support.story import Story
@@ -73,6 +75,24 @@ def test_a_fork_begins_with_the_front_and_knows_what_was_seen(tmp_path: Path) ->
     assert [[t.id for t in view.rungs[epoch]] for epoch in (1, 3, 9)] == [["old/t0000"]] * 3
 
 
+@pytest.mark.parametrize("words", [("list",), ("status", "old"), ("gc", "--dry-run"), ("gc",)])
+def test_a_command_folds_a_study_once(
+    tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    study = _told(tmp_path)
+    folded, apply = [], StudyState.apply
+
+    def counted(self: StudyState, event: Event) -> None:
+        folded.append(event.seq)
+        apply(self, event)
+
+    monkeypatch.setattr(StudyState, "apply", counted)
+    assert study.status() == "interrupted" and not folded  # the lease and one event say that
+    code, _, error = cli(*words, "--studies", str(tmp_path))
+    assert code == 0, error
+    assert folded == list(range(1, study.journal().last() + 1))
+
+
 def test_limits_are_extended_while_a_driver_is_at_work(tmp_path: Path, cli: Run) -> None:
     study = _told(tmp_path, budget={"trials": 4, "epochs": 9})
     with study.driving() as driver:
@@ -91,8 +111,12 @@ def test_limits_are_extended_while_a_driver_is_at_work(tmp_path: Path, cli: Run)
         {"trials": 5, "time": 7200.0, "cost": None}
     ]
     study.write()
-    with Study(driver.spec, study.folder).driving():  # `resume --trials`
+    with study.changed({"budget.trials": 5}, "resume").driving():  # `resume --trials`
         assert Study.load("old", root=tmp_path).spec.budget.trials == 5
+    assert study.extend(trials=7).spec.budget.trials == 7
+    with study.driving() as driver:  # opened before it was extended, and with no limits of its own: the others stand
+        driver.take_budget()
+        assert driver.spec.budget.trials == 7
     for words, says in (((), "say which limit"), (("--trials", "0"), "budget.trials"), (("--time", "soon"), "soon")):
         code, _, error = cli("extend", "old", *words, "--studies", str(tmp_path))
         assert code == 2 and says in error and len(error.splitlines()) == 1

@@ -272,7 +272,7 @@ def test_a_donors_file_is_copied_when_the_study_is_created(donor: Path, images: 
             name = driver.orders(trial, [2])["donor"]
             assert name == (f"donors/{digest}" if trial.config.get("donor") else None) and trial.donor is None
             assert trial.config["donor"] or trial.method == "skipnet"
-    assert not any(name.startswith("checkpoints/donors") for name in study.reclaimable())
+    assert not any(name.startswith("checkpoints/donors") for name in study.reclaimable(study.state()))
 
 
 def test_a_registered_model_is_a_donor(images: Data, tmp_path: Path) -> None:

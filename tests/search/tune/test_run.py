@@ -82,6 +82,7 @@ def test_the_same_seed_with_one_worker_gives_the_same_trials_even_through_a_stop
 
     assert _launch(halted, ray_address, stop) == "stopped"
     assert halted.status() == "stopped" and halted.state().live
+    assert halted.left is not None and halted.left.digest() == halted.state().digest()  # what the driver held
     assert _launch(halted, ray_address) == "finished"
     assert not halted.state().live and set(_over(halted).values()) == {1}
     assert _told(halted) == _told(straight)
