@@ -68,7 +68,7 @@ def train(study: Study, images: Data) -> None:
                 action = driver.report(trial.id, {**report, **cost, "checkpoint": name})
         tracker = Tracker(default_uri(study.folder.path.parent), "routefront", study.folder, study.spec)
         tracker.start()
-        assert tracker.close(60) == 0
+        assert tracker.close(400) == 0
         driver.end("finished")
 
 

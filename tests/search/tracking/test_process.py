@@ -48,7 +48,7 @@ def test_a_killed_uploader_is_replaced_and_nothing_is_lost_or_doubled(tmp_path: 
     for event in events[10:]:
         tracker(place.append(event), None)  # type: ignore[arg-type]
     until(lambda: tracker.pid not in (None, killed))
-    assert tracker.close(100) == 0 and tracker.pid is None
+    assert tracker.close(400) == 0 and tracker.pid is None
     assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)
     place.journal.close()
 
@@ -75,7 +75,7 @@ def test_an_uploader_without_a_driver_brings_what_is_there_and_ends(
     until(lambda: process.poll() is not None)
     assert process.poll() == 0 and not (tmp_path / "ran").exists()
     assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)
-    tracker.close(60)
+    tracker.close(400)
     place.journal.close()
 
 
