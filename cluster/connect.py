@@ -67,13 +67,28 @@ def connect(address: str | None = None, *, cpus: int | None = None, preload: Seq
         return ray
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)  # never a stranger's cluster
-        return _hushed(ray)
+        return _hushed(_started(ray, num_cpus=cpus, **quiet))
     try:
         ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(_nobody(address, str(error).splitlines()[0])) from None
     return _hushed(ray)
+
+
+def _started(ray: Any, **options: Any) -> Any:
+    """`ray` with a new Ray of this machine, never a stranger's cluster.
+
+    Ray gives its processes half a minute, which a busy machine may need for their imports alone: it is tried twice.
+    """
+    for left in (1, 0):
+        try:
+            ray.init(address="local", include_dashboard=False, **options)
+            return ray
+        except Exception as error:  # Ray raises a bare one
+            ray.shutdown()
+            if not left:
+                why = " ".join(str(error).split()) or type(error).__name__
+                raise ConnectionError(f"Ray did not start on this machine, tried twice ({why[:200]})") from None
 
 
 def _hushed(ray: Any) -> Any:

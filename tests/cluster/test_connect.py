@@ -112,3 +112,27 @@ def test_the_doctor_finds_everything_working_though_ray_was_imported_first(tmp_p
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert {"Ray", "MLflow", "SQLite", "registry"} <= {words[1] for words in lines if words[0] == "ok"}
     assert "local cluster ran a task" in done.stdout and "Token" not in done.stderr
+
+
+class _Slow:
+    """Ray's module as far as starting goes, on a machine that is too busy `failures` times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.said = failures, []
+
+    def init(self, **options: object) -> None:
+        self.said.append("init")
+        if self.failures:
+            self.failures -= 1
+            raise Exception("The current node timed out during startup. This\n could happen because")
+
+    def shutdown(self) -> None:
+        self.said.append("shutdown")
+
+
+def test_a_ray_that_does_not_start_in_time_is_started_again_and_then_said_in_one_line() -> None:
+    slow = _Slow(1)
+    assert connecting._started(slow, num_cpus=1) is slow and slow.said == ["init", "shutdown", "init"]
+    with pytest.raises(ConnectionError, match=r"did not start on this machine, tried twice \(The current") as error:
+        connecting._started(_Slow(2), num_cpus=1)
+    assert "\n" not in str(error.value)
