@@ -50,7 +50,7 @@ def test_the_wheel_brings_packages_presets_and_what_mlflow_runs(wheel: zipfile.Z
     tops = ("routefront", "spaces", "trainables", "search", "cluster")
     for source in [p for top in tops for p in (ROOT / top).rglob("*.py")]:
         assert source.relative_to(ROOT).as_posix() in names
-    assert {"search/frontier/published.csv", "search/report/page.js"} <= names
+    assert {"search/frontier/published.csv", "search/report/page.js", "search/catalogue/methods.json"} <= names
     assert {
         "search/spec/presets/digits.toml",
         "search/spec/presets/cifar10.toml",

@@ -34,14 +34,9 @@ def methods(
 
     Example: routefront methods codinet
     """
-    from search.catalogue.describe import method_record
-    from trainables.registry import all_methods, get_method
+    from search.catalogue.records import records as records_of
 
-    try:
-        chosen = [get_method(name)] if name else list(all_methods().values())
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    records = [method_record(method) for method in chosen]
+    records = records_of(name)
     if as_json:
         print_json(records[0] if name else records)
         return
