@@ -7,14 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from search.errors import InputError
-from search.pareto import front as pareto
 from search.pareto.confidence import wilson
 from search.points.rows import point_id, point_row
 from search.state.state import StudyState
-from search.units import show_count, show_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,58 +82,3 @@ def front_point(state: StudyState, key: tuple[str, int, int]) -> FrontPoint:
     """The point of one (trial, epoch, index)."""
     name, epoch, index = key
     return point_of(point_row(state, state.trials[name], epoch, index))
-
-
-def front_points(
-    state: StudyState,
-    *,
-    max_macs: float | None = None,
-    min_accuracy: float | None = None,
-    method: str | None = None,
-) -> list[FrontPoint]:
-    """The front, cheapest first; with `method` the front of that method's points alone."""
-    if method is None:
-        found = [front_point(state, key) for key in state.front()]
-    else:
-        found = _front_of_method(state, method)
-    return [
-        point
-        for point in found
-        if (max_macs is None or point.macs <= max_macs) and (min_accuracy is None or point.accuracy >= min_accuracy)
-    ]
-
-
-def _front_of_method(state: StudyState, method: str) -> list[FrontPoint]:
-    if all(trial.method != method for trial in state.trials.values()):
-        known = sorted({trial.method for trial in state.trials.values()})
-        raise InputError(f"no trial of method {method!r} in this study; it has {', '.join(known) or 'no trials'}")
-    keys = [
-        (trial.id, epoch, index)
-        for trial in state.trials.values()
-        if trial.method == method
-        for epoch, curve in trial.curves.items()
-        for index in range(len(curve))
-    ]
-    points = [front_point(state, key) for key in keys]
-    mask = pareto.non_dominated(
-        np.array([1 - point.accuracy for point in points]), np.array([point.macs for point in points])
-    )
-    return sorted((p for p, keep in zip(points, mask, strict=True) if keep), key=lambda p: p.macs)
-
-
-def unmet(state: StudyState, max_macs: float | None, min_accuracy: float | None) -> str:
-    """Why no point of the front meets a budget: the nearest there is."""
-    front = front_points(state)
-    if not front:
-        return "the study has no operating point yet"
-    cheapest, best = front[0], front[-1]
-    wishes = []
-    if max_macs is not None:
-        wishes.append(f"at most {show_count(max_macs)} MACs")
-    if min_accuracy is not None:
-        wishes.append(f"accuracy of at least {show_share(min_accuracy)}")
-    return (
-        f"no operating point has {' and '.join(wishes)}; the cheapest costs {show_count(cheapest.macs)} MACs"
-        f" ({show_share(cheapest.accuracy)}), the most accurate has {show_share(best.accuracy)}"
-        f" ({show_count(best.macs)} MACs)"
-    )

@@ -25,10 +25,11 @@ from spaces.space import nearest
 
 _MOST_LAYERS = 100
 _NAMES = ("method", "variant", "network")
-_TOLD = (
+TOLD = (
     "point_id", "study", "trial", "config_id", "method", "variant", "network", "epoch", "setting", "knobs", "accuracy",
     "correct", "count", "macs", "macs_std", "macs_full", "params", "seed", "checkpoint", "config",
 )  # fmt: skip
+"""The columns that a member of a front is made of (`search.frontier.point.point_of`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,10 @@ class Pool:
 
 
 def pool_of(sources: list[StudyPoints], query: Query, *, columns: Sequence[str] = ()) -> Pool:
-    """`pool` of studies whose points were opened before."""
+    """The points of studies that take part, with `columns` beside accuracy and MACs.
+
+    Raises `InputError` where a name that was asked for is nowhere, or nothing fits the parameters or the knobs.
+    """
     more = ["knobs"] if query.knobs else []
     wanted: list[str] = list(dict.fromkeys(["accuracy", "macs", *columns, *more]))
     parts = []
@@ -181,6 +185,12 @@ def in_budget(pool: Pool, rows: np.ndarray) -> np.ndarray:
     return rows[keep]
 
 
+def best_row(pool: Pool, rows: np.ndarray, *, cheapest: bool) -> int:
+    """The most accurate of some rows, of equals the cheapest; or the cheapest, of equals the most accurate."""
+    error, macs = pool.error[rows], pool.macs[rows]
+    return int(rows[np.lexsort((error, macs) if cheapest else (macs, error))[0]])
+
+
 def details(pool: Pool, rows: np.ndarray) -> pa.Table:
     """What is told of all points that equal one of the rows in accuracy and MACs, with their `source`."""
     owner = pool.table["source"].to_numpy()[rows]
@@ -191,14 +201,14 @@ def details(pool: Pool, rows: np.ndarray) -> pa.Table:
             continue
         pairs = set(zip(pool.table["accuracy"].to_numpy()[mine].tolist(), pool.macs[mine].tolist(), strict=True))
         macs = pa.array(sorted({m for _, m in pairs}), pa.float64())
-        found = source.read(_TOLD, _all([pool.query.taking_part(), pc.field("macs").isin(macs)]))
+        found = source.read(TOLD, _all([pool.query.taking_part(), pc.field("macs").isin(macs)]))
         if pool.query.knobs:
             found = found.filter(_knobs_match(found["knobs"], pool.query.knobs))
         both = zip(found["accuracy"].to_pylist(), found["macs"].to_pylist(), strict=True)
         found = found.filter(pa.array([pair in pairs for pair in both], pa.bool_()))
         parts.append(found.append_column("source", pa.repeat(pa.scalar(number, pa.int32()), len(found))))
     if not parts:
-        nothing = pool.sources[0].read(_TOLD, pc.scalar(False))
+        nothing = pool.sources[0].read(TOLD, pc.scalar(False))
         return nothing.append_column("source", pa.array([], pa.int32()))
     return pa.concat_tables(parts)
 

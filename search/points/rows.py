@@ -44,10 +44,6 @@ def trial_values(trial: Trial) -> dict[str, Any]:
         "method": trial.method,
         "variant": str(trial.config.get("variant", "")),
         "network": str(trial.config.get("network", "")),
-        "cost_epochs": trial.cost_epochs,
-        "macs_full": trial.macs_full,
-        "params": trial.params,
-        "seconds": trial.seconds,
         "seed": trial.seed,
         "config": canonical(trial.config),
     }
@@ -59,6 +55,7 @@ def curve_values(trial: Trial, epoch: int) -> dict[str, Any]:
         "phase": trial.phases.get(epoch, ""),
         "epoch": epoch,
         "checkpoint": trial.checkpoints.get(epoch, ""),
+        **trial.shown[epoch],
     }
 
 

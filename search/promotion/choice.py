@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from search.errors import InputError
-from search.frontier.point import FrontPoint, front_point, front_points, unmet
+from search.frontier.point import FrontPoint, front_point, point_of
+from search.frontier.pool import StudyPoints
+from search.frontier.query import TOLD, Query, best_row, front_rows, in_budget, pool_of, unmet
 from search.state.state import StudyState
-from search.studies.folder import StudyFolder
 from search.units import parse_count
 from spaces.space import nearest
 
@@ -36,12 +39,7 @@ class Target:
 
 
 def choose(
-    state: StudyState,
-    folder: StudyFolder,
-    *,
-    max_macs: float | None = None,
-    min_accuracy: float | None = None,
-    method: str | None = None,
+    source: StudyPoints, *, max_macs: float | None = None, min_accuracy: float | None = None, method: str | None = None
 ) -> FrontPoint:
     """The most accurate point under the budget whose checkpoint exists; of equals the cheapest.
 
@@ -49,31 +47,23 @@ def choose(
     of the study's constraints, so that the second best stands in where the checkpoint of the best is gone.
     Raises `InputError` naming the cheapest and the most accurate there is where none fits.
     """
-    best = front_points(state, max_macs=max_macs, min_accuracy=min_accuracy, method=method)
-    if not best:
-        raise InputError(unmet(state, max_macs, min_accuracy))
-    fitting: list[FrontPoint] = []
+    query = Query(max_macs=max_macs, min_accuracy=min_accuracy, methods=[method] if method else [])
+    pool = pool_of([source], query, columns=TOLD)
+    fitting = in_budget(pool, np.arange(len(pool.table)))
+    if not len(fitting):
+        raise InputError(unmet(pool))
+    folder = source.study.folder
     kept = folder.kept()
-    for trial in state.trials.values():
-        for epoch, name in trial.checkpoints.items():
-            if (method is None or trial.method == method) and name in kept:
-                counts = [i for i, error in enumerate(trial.arrays(epoch)[0].tolist()) if error == error]
-                points = [front_point(state, (trial.id, epoch, i)) for i in counts]
-                fitting += [p for p in points if _fits(p, max_macs, min_accuracy)]
-    if not fitting:
+    there = [name in kept for name in pool.table["checkpoint"].take(fitting).to_pylist()]
+    if not any(there):
+        best = in_budget(pool, front_rows(pool.error, pool.macs)[0])
         raise InputError(
-            f"{len(best)} operating point(s) fit, such as {best[-1].point_id}, but none has its checkpoint in"
-            f" {folder.stored_checkpoints or folder.checkpoints} (kept are those of the study's first two fronts"
-            " and of each method's own)"
+            f"{len(best)} operating point(s) fit, such as {pool.table['point_id'][int(best[-1])]}, but none has its"
+            f" checkpoint in {folder.stored_checkpoints or folder.checkpoints} (kept are those of the study's first two"
+            " fronts and of each method's own)"
         )
-    if Budget(max_macs, min_accuracy).cheapest:
-        return min(fitting, key=lambda p: (p.macs, -p.accuracy))
-    return max(fitting, key=lambda p: (p.accuracy, -p.macs))
-
-
-def _fits(point: FrontPoint, max_macs: float | None, min_accuracy: float | None) -> bool:
-    cheap = max_macs is None or point.macs <= max_macs
-    return cheap and (min_accuracy is None or point.accuracy >= min_accuracy)
+    row = best_row(pool, fitting[there], cheapest=Budget(max_macs, min_accuracy).cheapest)
+    return point_of(pool.table.slice(row, 1).to_pylist()[0])
 
 
 def find(state: StudyState, point_id: str) -> FrontPoint:

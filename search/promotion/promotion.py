@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import RunError
+from search.frontier.pool import StudyPoints
 from search.promotion.calibration import own_images
 from search.promotion.candidate import Candidate, candidate_of, figures_on_test
 from search.promotion.choice import Budget, Target, choose, family, find
@@ -63,7 +64,7 @@ def promote_study(
         if point is not None:
             return [Target(alias, budget, find(promoter.state, point))]
         wish = {"max_macs": max_macs, "min_accuracy": min_accuracy, "method": method}
-        return [Target(alias, budget, choose(promoter.state, study.folder, **wish))]
+        return [Target(alias, budget, choose(StudyPoints(study, promoter.state), **wish))]
 
     check_names(model, alias)
     (outcome,) = _promote(study, model, uri, targets, **options)
@@ -90,11 +91,11 @@ def promote_family(
     wishes = family(alias, budgets)
 
     def targets(promoter: Promoter) -> list[Target]:
-        points = {
-            name: choose(promoter.state, study.folder, max_macs=budget.max_macs, method=method)
+        source = StudyPoints(study, promoter.state)
+        return [
+            Target(name, budget, choose(source, max_macs=budget.max_macs, method=method))
             for name, budget in wishes.items()
-        }
-        return [Target(name, budget, points[name]) for name, budget in wishes.items()]
+        ]
 
     for name in wishes:
         check_names(model, name)
@@ -203,7 +204,9 @@ class Promoter:
         """The study's identity in MLflow."""
         journal = self.driver.journal if self.driver else self.study.journal()
         try:
-            return study_id(next(iter(journal.events())))
+            created = journal.first()
+            assert created is not None, "the journal of a study that has points has a first event"
+            return study_id(created)
         finally:
             if self.driver is None:
                 journal.close()

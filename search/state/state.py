@@ -167,6 +167,9 @@ class StudyState:
         if p.get("checkpoint"):
             trial.checkpoint = p["checkpoint"]
         if "curve" in p:
+            trial.shown[epoch] = {
+                name: getattr(trial, name) for name in ("cost_epochs", "seconds", "params", "macs_full")
+            }
             trial.take_curve(epoch, p["curve"]["points"], self._misses(trial, epoch, p["curve"]["points"]))
             if p["comparable"] and not trial.repeats:
                 self.scored += not any(trial.comparable.values())

@@ -40,6 +40,8 @@ class Trial:
     epochs, its `cost_epochs` and `seconds` do not. `bracket` counts the rungs that it passes unseen,
     `repeats` names the trial whose configuration it trains once more, on another seed. `donor` is the trial
     of the study whose network it begins with (`search.state.donors`), where its configuration asks for one.
+    `shown` says by the epoch of a curve what the trial had cost by then (``cost_epochs``, ``seconds``) and how large
+    its network was (``params``, ``macs_full``), which may change with the phase.
     `missed` says by epoch how far its nearest point was from what the constraints ask (0: it has one).
     `node` is where it runs or ran; `setbacks` is what took its workers away, each {kind, why, epoch, node}
     (`search.state.setbacks`). `alone`: memory ran out, so it runs when nothing else does; `infeasible`: then too.
@@ -61,6 +63,7 @@ class Trial:
     params: int = 0
     macs_full: int = 0
     curves: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    shown: dict[int, dict[str, Any]] = field(default_factory=dict)
     comparable: dict[int, bool] = field(default_factory=dict)
     checkpoints: dict[int, str] = field(default_factory=dict)
     decided: dict[int, str] = field(default_factory=dict)

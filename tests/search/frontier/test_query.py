@@ -19,7 +19,7 @@ from search.commands.frontier_tables import front_table
 from search.errors import InputError
 from search.frontier.answer import ask
 from search.frontier.files import cell, write_csv, write_parquet
-from search.frontier.point import front_points
+from search.frontier.point import FrontPoint, front_point
 from search.frontier.published import published, published_for
 from search.frontier.query import front_rows, most_accurate
 from search.points import files as point_store
@@ -48,8 +48,13 @@ def study(story: type, tmp_path: Path) -> Any:
     return keep(told(story), tmp_path, flushed=True)
 
 
+def _by_state(study: Any) -> list[FrontPoint]:
+    state = study.state()
+    return [front_point(state, key) for key in state.front()]
+
+
 def test_the_front_of_the_files_is_that_of_the_journal(study: Any) -> None:
-    by_state = front_points(study.state())
+    by_state = _by_state(study)
     by_files = ask([study]).points
     assert [(p.point_id, p.accuracy, p.macs) for p in by_files] == [(p.point_id, p.accuracy, p.macs) for p in by_state]
     assert by_files[0] == by_state[0]  # every column survives the files
@@ -63,16 +68,14 @@ def test_points_that_miss_a_constraint_are_on_no_front(story: type, tmp_path: Pa
     one.add("ended", {"why": "finished"})
     one.spec = one.spec.model_copy(update={"constraints": type(one.spec.constraints)(max_macs=1.5e6)})
     study = keep(one, tmp_path, flushed=True)
-    assert (
-        [p.point_id for p in ask([study]).points] == ["t0000-1-0"] == [p.point_id for p in front_points(study.state())]
-    )
+    assert [p.point_id for p in ask([study]).points] == ["t0000-1-0"] == [p.point_id for p in _by_state(study)]
 
 
 def test_an_interrupted_study_is_read_from_its_journal(story: type, tmp_path: Path) -> None:
     one = told(story)
     one.events.pop()
     study = keep(one, tmp_path)
-    assert len(ask([study]).points) == len(front_points(study.state())) > 2
+    assert len(ask([study]).points) == len(_by_state(study)) > 2
     later = keep(one, tmp_path, "later", flushed=True)
     next(later.folder.points.glob("*.parquet")).write_bytes(b"PAR1")  # not looked at while a driver may be at work
     assert len(ask([later]).points) > 2

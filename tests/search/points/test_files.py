@@ -266,11 +266,15 @@ def test_equal_values_have_one_spelling_in_the_files_in_the_journal_and_on_the_f
         one.report(name, 1, [(0.9, 1e6)])
         one.events[-1].payload["curve"]["points"][0]["setting"] = {"threshold": 0.5, "draws": 4}
         one.events[-1].payload["curve"]["points"][0]["knobs"] = {"threshold": 0.5, "draws": 4, "seed": 1}
+    one.report(trial, 3, [(0.95, 1e6)], params=2000, macs_full=20_000_000)  # another phase, a larger network
     state = one.state
     made = PointRows(state)
-    driven = [row for name in (trial, again) for row in made.of(state.trials[name], 1)]
+    first = point_of(made.of(state.trials[trial], 1)[0])
+    assert (first.params, first.macs_full) == (1000, 10_000_000)
+    driven = [row for name, epoch in ((trial, 1), (trial, 3), (again, 1)) for row in made.of(state.trials[name], epoch)]
     table = state_table(state).to_pylist()
-    assert [row["repeat"] for row in driven] == [0, 1] and driven[0]["setting"] == '{"draws": 4, "threshold": 0.5}'
+    assert [(row["repeat"], row["cost_epochs"]) for row in driven] == [(0, 1.0), (0, 3.0), (1, 1.0)]
+    assert driven[0]["setting"] == '{"draws": 4, "threshold": 0.5}'
     assert [{name: row[name] for name in made} for row, made in zip(table, driven, strict=True)] == driven
-    assert point_of(driven[1]) == front_point(state, (again, 1, 0)) == point_of(table[1])
+    assert point_of(driven[2]) == front_point(state, (again, 1, 0)) == point_of(table[2])
     assert canonical_text('{"threshold": 0.5, "draws": 4}') == driven[0]["setting"]

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from search.errors import InputError
+from search.frontier.pool import StudyPoints
+from search.frontier.query import cheapest, most_accurate
 from search.journal.database import Journal, sqlite_address
 from search.pareto.confidence import wilson
 from search.promotion import candidate
@@ -156,16 +158,20 @@ def test_a_point_is_registered_and_tested_once(
 
 def test_choosing_takes_the_best_under_the_budget_whose_checkpoint_exists(study: Study) -> None:
     state, folder = study.state(), study.folder
+    source = StudyPoints(study, state)
     points = [find(state, f"{t}-{e}-{i}") for t, e, i in state.front()]
-    assert choose(state, folder).point_id == points[-1].point_id
-    assert choose(state, folder, max_macs=points[0].macs).point_id == points[0].point_id
-    assert choose(state, folder, min_accuracy=points[0].accuracy).point_id == points[0].point_id
+    assert choose(source).point_id == points[-1].point_id
+    assert choose(source, max_macs=points[0].macs).point_id == points[0].point_id
+    assert choose(source, min_accuracy=points[0].accuracy).point_id == points[0].point_id
+    for most in (None, points[-1].macs, points[0].macs):  # what `frontier` answers, too
+        assert choose(source, max_macs=most) == most_accurate(study.frontier(max_macs=most))
+    assert choose(source, min_accuracy=points[0].accuracy) == cheapest(study.frontier(min_accuracy=points[0].accuracy))
     shutil.rmtree(folder.checkpoints / points[-1].checkpoint)
-    second = choose(state, folder)
+    second = choose(source)
     assert second.checkpoint != points[-1].checkpoint and second.accuracy <= points[-1].accuracy
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(InputError, match="none has its checkpoint"):
-        choose(state, folder)
+        choose(source)
 
 
 def test_a_budget_that_no_point_meets_names_the_nearest(study: Study, uri: str, images: Data) -> None:
