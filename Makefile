@@ -13,7 +13,7 @@ export ROUTEFRONT_STUDIES ?= $(abspath $(DEMO))/studies
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint lock bench clean
+.PHONY: help install demo test quick lint lock bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -39,6 +39,9 @@ demo: install ## search on digits in clutter, draw the frontier, promote the bes
 
 test: install ## the test suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 15
+
+quick: install ## the tests that start no Ray and no server and train little, for everyday work
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --quick -q
 
 lint: install ## ruff, pyright, import contracts
 	$(BIN)/ruff check .

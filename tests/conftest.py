@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -41,7 +43,49 @@ LONG = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first (`--no-loadscope-reorder` keeps this order among the workers)."""
+# What `make quick` leaves out: fixtures that start Ray or servers or train a study, and files of long tests.
+HEAVY_FIXTURES = {"ray_address", "nodes", "trained", "tiny", "template", "uri", "running", "start", "wheel", "driver"}
+HEAVY_FILES = (
+    "tests/mlflow", "tests/benchmarks", "tests/cluster/test_live_cluster.py", "tests/cluster/test_connect.py",
+    "tests/cluster/manifests/test_slurm_script.py", "tests/search/promotion", "tests/search/tracking",
+    "tests/search/studies", "tests/search/tune", "tests/search/report", "tests/search/state/test_kept.py",
+    "tests/search/engine/test_donors.py", "tests/search/engine/test_shared_stages.py", "tests/search/simulation",
+    "tests/trainables/networks", "tests/trainables/training", "tests/trainables/worker", "tests/trainables/inference",
+    "tests/trainables/methods", "tests/trainables/execution", "tests/trainables/diagnostics", "tests/test_packaging.py",
+    "tests/trainables/test_conformance.py",
+)  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--quick``: no Ray, no servers, no trainings."""
+    parser.addoption("--quick", action="store_true", help="leave out what starts Ray or servers, or trains for long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files first (`--no-loadscope-reorder` keeps this order among the workers); with ``--quick`` none of them."""
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+    if config.getoption("--quick"):
+        kept = [item for item in items if not _heavy(item)]
+        config.hook.pytest_deselected(items=[item for item in items if _heavy(item)])
+        items[:] = kept
+
+
+def _heavy(item: pytest.Item) -> bool:
+    return bool(HEAVY_FIXTURES & set(getattr(item, "fixturenames", ()))) or item.nodeid.startswith(HEAVY_FILES)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What each folder took, seconds of all workers together: later work has a budget out of these."""
+    spent: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                folder = report.nodeid.partition("::")[0].rpartition("/")[0]
+                spent[folder] += report.duration
+                counts[folder] += report.when == "call"
+    if spent:
+        terminalreporter.section("seconds by folder")
+        for folder, seconds in spent.most_common():
+            terminalreporter.line(f"{seconds:8.1f}  {counts[folder]:5d} tests  {folder}")
