@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_an_old_place_is_answered_with_the_new_one(line: str, told: str) -> None:
-    done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert told in done.stderr.splitlines()[-1]
 
@@ -53,7 +53,7 @@ def test_the_faces_for_plug_ins_stay() -> None:
         "assert get_method('static').__class__ is Method\n"
         "from search import Study, StudySpec"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=100)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 
 
 def test_every_new_place_is_there() -> None:

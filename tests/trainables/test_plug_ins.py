@@ -29,7 +29,7 @@ def _methods(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
     (folder / "outside_method.py").write_text(METHOD.format(line=line))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
     command = [sys.executable, "-m", "search", "methods", "outside", "--json"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_a_plug_in_by_the_documented_faces(tmp_path: Path) -> None:

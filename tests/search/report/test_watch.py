@@ -32,7 +32,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     thread.start()
     yield server, study, one
     server.close()
-    thread.join(timeout=100)
+    thread.join(timeout=300)
 
 
 def ask(server: Watch, path: str = "/", method: str = "GET", body: bytes | None = None, **headers: str) -> Any:

@@ -286,7 +286,7 @@ def test_a_model_that_was_promoted_before_is_served(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", _SERVE, str(bare), str(whole)],
-        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200,
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
