@@ -203,7 +203,6 @@ def test_a_new_study_learns_from_an_old_one(old: Study, tmp_path: Path) -> None:
     assert plan["config"]["tau"] == trained["tau"] and not state.kept.before
 
 
-@pytest.mark.timeout(240)
 def test_an_old_study_goes_on_and_its_points_are_promoted(
     old: Study, cli: Callable[..., Any], tmp_path: Path, uri: str, ray_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

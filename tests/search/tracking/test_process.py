@@ -88,7 +88,7 @@ def test_one_uploader_at_a_time(tmp_path: Path, story: type, uri: str) -> None:
         assert runs_at(uri) == []
         with pytest.raises(ValueError, match=rf"by process {os.getpid()} already"):
             upload_process.rebuild(uri, "routefront", place.journal, place.folder.path)
-    assert rival.close(100) == 0  # its turn came
+    assert rival.close(400) == 0  # its turn came
     assert lost_and_doubled(uri, [place.journal])[1:] == (0, 0)
     place.journal.close()
 
