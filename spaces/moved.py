@@ -226,7 +226,7 @@ NAMES = {
     },
     "search.frontier": {
         "search.pareto.front": (
-            "Archive Floats Reference best_under exclusive_hypervolume "
+            "Archive Floats Reference exclusive_hypervolume "
             "front_layers hypervolume knee non_dominated place_among "
             "standings"
         ),
@@ -272,7 +272,7 @@ NAMES = {
         "search.report.variants": "fronts_picture",
     },
     "search.points": {
-        "search.points.files": "Filters compact pack_correct read unpack_correct write",
+        "search.points.files": "Filters compact read write",
         "search.points.schema": "FEW_VALUES SCHEMA VERSION",
     },
     "search.pooled": {

@@ -125,11 +125,6 @@ class Journal:
         except SQLAlchemyError as error:
             raise InputError(f"journal {self._place()} is damaged: {_reason(error)}") from None
 
-    def studies(self) -> list[str]:
-        """Names of all studies in this database."""
-        with self._engine.connect() as connection:
-            return sorted(connection.execute(sa.select(EVENTS.c.study).distinct()).scalars())
-
     def lease(self) -> dict[str, Any] | None:
         """The lease as it stands: fence, host, pid, renewed, released; None before the first."""
         with self._engine.connect() as connection:

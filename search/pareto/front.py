@@ -217,13 +217,6 @@ def _within_layer(curves: Sequence[tuple[ArrayLike, ArrayLike]], reference: Refe
     return lost, own
 
 
-def best_under(error: ArrayLike, macs: ArrayLike, max_macs: float) -> int | None:
-    """Index of the most accurate point with at most `max_macs`, of equals the cheapest; None if none fits."""
-    e, m = _pair(error, macs)
-    rows = np.flatnonzero(_is_point(e, m) & (m <= max_macs))
-    return int(rows[np.lexsort((m[rows], e[rows]))[0]]) if len(rows) else None
-
-
 def knee(error: ArrayLike, macs: ArrayLike) -> int | None:
     """Index of the front's knee: where more MACs begin to buy little accuracy; None without points.
 

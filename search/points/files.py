@@ -31,22 +31,12 @@ from search.points.schema import FEW_VALUES, SCHEMA, VERSION
 from search.points.schema import VERSION_KEY as _VERSION_KEY
 
 _JSON = ("setting", "knobs", "config")
-_FILLED_IN = {"schema_version", "correct_bits"}
+_FILLED_IN = {"schema_version"}
 _MERGED = ".merged.parquet"
 _ATTEMPTS = 10
 _STALE = timedelta(hours=1)
 
 Filters = pc.Expression | Sequence[Any] | None
-
-
-def pack_correct(correct: Any) -> bytes:
-    """Per-image correctness, (n,) bool, as bits for the column `correct_bits`."""
-    return np.packbits(np.asarray(correct, dtype=bool)).tobytes()
-
-
-def unpack_correct(bits: bytes, count: int) -> np.ndarray:
-    """The (count,) bool array that `pack_correct` packed."""
-    return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=count).astype(bool)
 
 
 def _locate(folder: str | Path, filesystem: fs.FileSystem | None) -> tuple[fs.FileSystem, str]:
@@ -81,7 +71,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             problem = "unknown" if wrong[0] not in known else "missing"
             raise ValueError(f"point {row.get('point_id')!r}: {problem} column {', '.join(wrong)}")
         texts = {name: canonical(row[name]) for name in _JSON if not isinstance(row[name], str)}
-        plain.append({"correct_bits": None, **row, **texts, "schema_version": VERSION})
+        plain.append({**row, **texts, "schema_version": VERSION})
     if not plain:
         raise ValueError("no operating points to write")
     try:
@@ -136,7 +126,7 @@ def _put(table: pa.Table, filesystem: fs.FileSystem, path: str, name: str) -> st
 def write(rows: Iterable[Mapping[str, Any]], folder: str | Path, *, filesystem: fs.FileSystem | None = None) -> str:
     """Write the rows as one new file of `folder` (made where missing) and return its path.
 
-    A row has every column of `SCHEMA` but schema_version and, if wished, correct_bits; setting, knobs
+    A row has every column of `SCHEMA` but schema_version; setting, knobs
     and config are mappings or JSON text. ValueError for no rows, a missing or unknown column, a value
     of the wrong type, an accuracy outside [0, 1] or MACs that are not positive; nothing is written then.
     """
@@ -221,8 +211,9 @@ def read(
 
     `columns`: names in the order wanted, all by default. `filters`: a pyarrow expression or a list of
     tuples such as ``[("method", "=", "skipnet"), ("epoch", ">=", 9)]``. Columns that an older schema
-    lacks are null. Without `unique`, which costs more than the reading, rows that a crash while files were
-    merged left twice are there twice. ValueError for an unknown column, a damaged file (its name) and a newer schema.
+    lacks are null, those that it alone has are left out. Without `unique`, which costs more than the reading, rows that
+    a crash while files were merged left twice are there twice. ValueError for an unknown column, a damaged file (its
+    name) and a newer schema.
     """
     where, path = _locate(folder, filesystem)
     asked = list(SCHEMA.names if columns is None else columns)

@@ -39,7 +39,6 @@ SCHEMA = pa.schema(
         pa.field("checkpoint", pa.string()),
         pa.field("config", pa.string()),  # JSON
         pa.field("code_version", pa.string()),
-        pa.field("correct_bits", pa.binary()),  # per image, `pack_correct`; null away from the front
     ],
     metadata={VERSION_KEY: str(VERSION).encode()},
 )

@@ -31,7 +31,6 @@ def state_table(state: StudyState) -> pa.Table:
                 for name, value in point_values(trial, epoch, index).items():
                     columns[name].append(value)
             count += len(places)
-    columns = {name: values or [None] * count for name, values in columns.items()}  # `correct_bits`
     arrays = {name: pa.array(values, points.SCHEMA.field(name).type) for name, values in columns.items()}
     arrays |= {name: pa.repeat(pa.scalar(value, points.SCHEMA.field(name).type), count) for name, value in same.items()}
     return pa.table([arrays[name] for name in points.SCHEMA.names], schema=points.SCHEMA)

@@ -17,15 +17,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from search.pareto.front import place_among, standings
-from search.rungs.brackets import PRIOR_TRIALS
 from search.spec.study import StudySpec
 from search.state.state import StudyState
 from search.state.trial import Trial
-
-_PRIOR, _FULL = 0.5, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,41 +74,12 @@ def _place(spec: StudySpec, state: StudyState, rivals: list[Trial], trial: Trial
     missed = [rival.missed.get(epoch, 0.0) for rival in rivals]
     own = next(i for i, rival in enumerate(rivals) if rival is trial)
     place = place_among(curves, own, (reference["error"], reference["macs"]), missed)
-    return place, room(spec, state, len(rivals), epoch)
+    return place, room(spec, len(rivals))
 
 
-def room(spec: StudySpec, state: StudyState, rivals: int, epoch: int) -> int:
+def room(spec: StudySpec, rivals: int) -> int:
     """How many of so many rivals go on behind a rung."""
-    reduction = spec.rungs.reduction
-    if spec.rungs.adaptive:
-        reduction = 1 + (reduction - 1) * trust(spec, state, epoch)
-    return max(1, math.ceil(rivals / reduction))
-
-
-def trust(spec: StudySpec, state: StudyState, epoch: int) -> float:
-    """How well standings at a rung have foretold those at the next one so far, in [0, 1].
-
-    Spearman's correlation over the trials that showed both, corrected for their having been chosen at the
-    first (Thorndike, 1949, case 2), drawn towards `_PRIOR` as if `PRIOR_TRIALS` had shown that.
-    """
-    steps = [*spec.rung_epochs, spec.budget.epochs]
-    later = steps[steps.index(epoch) + 1]
-    latest = state.rung(epoch)[-4 * spec.rungs.window :]
-    both = [trial for trial in latest if trial.comparable.get(later)][-spec.rungs.window :]
-    if len(both) < 3:
-        return _PRIOR / _FULL
-    reference = state.created["reference"]
-    corner = (reference["error"], reference["macs"])
-    before, after = (standings([trial.arrays(e) for trial in both], corner) for e in (epoch, later))
-    among = dict(zip((t.id for t in latest), standings([t.arrays(epoch) for t in latest], corner), strict=True))
-    spread = float(np.std([among[trial.id] for trial in both]))
-    if min(np.std(before), np.std(after), spread) == 0:
-        return _PRIOR / _FULL
-    seen = float(np.corrcoef(before, after)[0, 1])
-    wider = math.sqrt(1 / 12) / spread
-    seen = seen * wider / math.sqrt(1 + seen**2 * (wider**2 - 1))
-    value = (seen * len(both) + _PRIOR * PRIOR_TRIALS) / (len(both) + PRIOR_TRIALS)
-    return min(1.0, max(0.0, value / _FULL))
+    return max(1, math.ceil(rivals / spec.rungs.reduction))
 
 
 def _protection(spec: StudySpec, rivals: list[Trial], trial: Trial, epoch: int) -> str:
@@ -151,7 +117,7 @@ def promotable(spec: StudySpec, state: StudyState) -> tuple[Trial, str] | None:
             missed = [rival.missed.get(epoch, 0.0) for rival in rivals]
             curves = [rival.arrays(epoch) for rival in rivals]
             stands = standings(curves, (reference["error"], reference["macs"]), missed)
-            best = room(spec, state, len(rivals), epoch)
+            best = room(spec, len(rivals))
             for rival, standing in zip(rivals, stands, strict=True):
                 place = 1 + int((stands > standing).sum())
                 if rival.state == "paused" and rival.epoch == epoch and place <= best:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from search.units import parse_bytes, parse_count, parse_seconds, show_bytes
 from spaces.space import nearest
@@ -70,8 +71,16 @@ class RungSpec(Part):
     window: int = Field(default=60, ge=2)
     brackets: int = Field(default=1, ge=1)
     pause: bool = False
-    adaptive: bool = False
     enabled: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, values: Any, info: ValidationInfo) -> Any:
+        """Study files of earlier releases say ``adaptive = false``: a rule that no study file documented is gone."""
+        stored = bool(info.context and info.context.get("trusted"))
+        if isinstance(values, Mapping) and (stored or values.get("adaptive") is False):
+            return {name: value for name, value in values.items() if name != "adaptive"}
+        return values
 
 
 class SamplerSpec(Part):

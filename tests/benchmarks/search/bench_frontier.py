@@ -82,7 +82,6 @@ def table(n: int, seed: int) -> pa.Table:
     whole |= {"macs_full": 255_000_000, "params": 1_700_000, "seed": 7}
     columns |= {name: pa.repeat(value, n) for name, value in whole.items()}
     columns |= {name: pa.repeat(value, n) for name, value in {"cost_epochs": 27.0, "macs_std": 1.5e5}.items()}
-    columns["correct_bits"] = pa.nulls(n, pa.binary())
     return pa.table(columns).select(points.SCHEMA.names).cast(points.SCHEMA)
 
 

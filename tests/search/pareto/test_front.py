@@ -171,13 +171,6 @@ def test_the_prefilter_changes_nothing():
         assert (pareto.non_dominated(error, macs) == expected).all()
 
 
-def test_best_under():
-    error, macs = [0.3, 0.1, 0.1, 0.05, np.nan], [1e3, 2e4, 1e4, 1e6, 1.0]
-    assert pareto.best_under(error, macs, 1e5) == 2
-    assert pareto.best_under(error, macs, 1e3) == 0
-    assert pareto.best_under(error, macs, 999.0) is None
-
-
 def test_knee():
     error, macs = [0.6, 0.2, 0.15, 0.1, 0.5], [1e3, 1e4, 1e5, 1e6, 1e6]
     assert pareto.knee(error, macs) == 1

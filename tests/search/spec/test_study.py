@@ -45,6 +45,15 @@ def test_bad_specs_get_one_line_with_the_value(values: dict[str, Any], message: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_rule_of_earlier_releases_is_read_and_not_kept() -> None:
+    for value in (False, True):
+        old = StudySpec.parse({**_parse().model_dump(), "rungs": {"adaptive": value, "reduction": 3}}, trusted=True)
+        assert old.rungs.reduction == 3 and "adaptive" not in old.rungs.model_dump()
+    assert _parse(rungs={"adaptive": False}) == _parse()  # a stored study file, searched anew
+    with pytest.raises(InputError, match=r"unknown key 'rungs.adaptive'"):
+        _parse(rungs={"adaptive": True})
+
+
 def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no study file at .*presets: cifar10, clutter, digits"):
         StudySpec.read(tmp_path / "none.toml")
