@@ -1,19 +1,23 @@
-"""Assembles the Tuner and runs a study to its end: the only caller of the Ray trainable."""
+"""Runs a study to its end: connect, survey the nodes, begin, assemble the Tuner, fit.
+
+The only caller of the Ray trainable.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cluster.connect import connect, watched_head
 from cluster.processors import usable_cpus
-from cluster.resources import misfit, nodes_of, room
+from cluster.resources import Node, misfit, nodes_of, room
 from cluster.survey import FolderMarker, Marker, Survey
 from search.engine.driver import Driver
 from search.errors import InputError, RunError
@@ -22,6 +26,9 @@ from search.studies.marker import StoredMarker
 from search.tune.signals import heeded
 from trainables.data.splits import Data
 from trainables.worker.remote import StorageError
+
+if TYPE_CHECKING:
+    from ray import tune
 
 _TRAINABLE = "trainables.worker.ray_trainable"
 Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
@@ -38,43 +45,72 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
     Raises `InputError` where the cluster cannot be reached or holds no trial, `RunError` where Tune
     itself fails.
     """
-    resources, survey = driver.spec.resources, None
+    ray, nodes = _connect(driver, address)
+    if address is not None:
+        _survey(driver, data, ray, nodes)
+    _begin(driver, ray, nodes)
+    tuner = _assemble(driver, data, nodes[0].cpus if address is None else None, trainable)
+    return _fit(driver, tuner, ray if address is not None else None, watch)
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """What the cluster or the storage says against a run is one line for the user."""
     try:
+        yield
+    except (ConnectionError, StorageError, ValueError) as error:
+        raise InputError(str(error)) from None
+
+
+def _connect(driver: Driver, address: str | None) -> tuple[Any, list[Node]]:
+    """Ray and its nodes; the driver learns how many trials they hold at once. Starts Ray here without an address."""
+    resources = driver.spec.resources
+    share = resources.cpus_per_trial, resources.gpus_per_trial
+    with _refused():
         ray = connect(address, cpus=usable_cpus() if address is None else None, preload=[_TRAINABLE])
-        share = resources.cpus_per_trial, resources.gpus_per_trial
         nodes = nodes_of(ray)
         driver.workers = room(ray, nodes, *share, resources.workers)
         if not driver.workers:
             raise ValueError(misfit(nodes, *share))
-        if address is not None:
-            able = [node for node in nodes if node.holds(*share)]
-            survey = Survey(ray, able, _marker(driver), data.folders, data.sample())
-    except (ConnectionError, StorageError, ValueError) as error:
-        raise InputError(str(error)) from None
-    from ray import tune
+    return ray, nodes
 
-    from search.tune.scheduler import RungScheduler
-    from search.tune.searcher import CurveSearcher, constants, threads_of
 
-    if survey is not None:  # imports took as long as the nodes
-        try:
-            survey.settle()
-        except (StorageError, ValueError) as error:
-            raise InputError(str(error)) from None
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `search.tune.signals` takes it
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the driver hands out no more than there is room for
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+def _survey(driver: Driver, data: Data, ray: Any, nodes: Sequence[Node]) -> None:
+    """Let every node that holds a trial look for the study's folder, its images and this code."""
+    resources = driver.spec.resources
+    able = [node for node in nodes if node.holds(resources.cpus_per_trial, resources.gpus_per_trial)]
+    with _refused():
+        survey = Survey(ray, able, _marker(driver), data.folders, data.sample())
+        importlib.import_module("ray.tune")  # takes as long as the nodes, which look meanwhile
+        survey.settle()
+
+
+def _begin(driver: Driver, ray: Any, nodes: Sequence[Node]) -> None:
+    """Begin a session: it is recorded, points that an earlier one had not flushed are written."""
     driver.folder.remove(["stop"])
     driver.record("session", {"host": os.uname().nodename, "pid": os.getpid(), "workers": driver.workers})
     driver.nodes = lambda: nodes_of(ray)
     driver.seen(nodes, driver.workers)
     driver.recover_points()
     driver.stages.tidy()
+
+
+def _assemble(driver: Driver, data: Data, cpus: float | None, trainable: Any) -> tune.Tuner:
+    """The Tuner of a study; `cpus` of this machine are shared by its trials' threads (None: other machines, too)."""
+    from ray import tune
+
+    from search.tune.callback import StudyCallback
+    from search.tune.scheduler import RungScheduler
+    from search.tune.searcher import CurveSearcher, constants, threads_of
+
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `search.tune.signals` takes it
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the driver hands out no more than there is room for
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     folder = str(driver.folder.path)
-    threads = threads_of(driver.spec, driver.workers, nodes[0].cpus) if address is None else 1
+    threads = 1 if cpus is None else threads_of(driver.spec, driver.workers, cpus)
     told = constants(driver.spec, threads) | {"storage": driver.folder.stored_checkpoints}
-    tuner = tune.Tuner(
-        _trainable(tune, driver, data, trainable),
+    return tune.Tuner(
+        _trainable(driver, data, trainable),
         tune_config=tune.TuneConfig(
             search_alg=CurveSearcher(folder, told),
             scheduler=RungScheduler(folder),
@@ -85,14 +121,20 @@ def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | Non
             name=f"session-{int(time.time())}",
             storage_path=str(driver.folder.ray),
             verbose=0,
-            callbacks=[_callback(tune, folder)],
+            callbacks=[StudyCallback(folder)],
             failure_config=tune.FailureConfig(max_failures=-1),  # the driver counts (`search.state.setbacks`)
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
+
+
+def _fit(driver: Driver, tuner: tune.Tuner, ray: Any | None, watch: Watcher | None) -> str:
+    """Run the Tuner to its end and say why it ended; the head of a cluster (`ray`) is watched meanwhile."""
+    from ray import tune
+
     try:
         with contextlib.ExitStack() as stack:
-            if address is not None:
+            if ray is not None:
                 stack.enter_context(watched_head(ray, lambda why: _end(driver, why)))
             if watch:
                 stack.enter_context(watch(driver))
@@ -136,7 +178,9 @@ def _ending(driver: Driver) -> str:
     return driver.stopping or "interrupted"
 
 
-def _trainable(tune: Any, driver: Driver, data: Data, other: Any) -> Any:
+def _trainable(driver: Driver, data: Data, other: Any) -> Any:
+    from ray import tune
+
     from trainables.worker.ray_trainable import RoutedTrainable
 
     cpus, gpus = driver.spec.resources.cpus_per_trial, driver.spec.resources.gpus_per_trial
@@ -146,9 +190,3 @@ def _trainable(tune: Any, driver: Driver, data: Data, other: Any) -> Any:
         return tune.PlacementGroupFactory([{kind: amount for kind, amount in bundle.items() if amount}])
 
     return tune.with_resources(tune.with_parameters(other or RoutedTrainable, data=data), asked)
-
-
-def _callback(tune: Any, folder: str) -> Any:
-    from search.tune.callback import StudyCallback
-
-    return StudyCallback(folder)
