@@ -12,9 +12,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from cluster import local
+from cluster.processors import usable_cpus
 
 # Ray's own files are scratch here (the journal is the truth), so what only feeds them is off.
 QUIET = {
@@ -22,6 +25,7 @@ QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # trials cannot use such workers: Tune gives its own other variables
     "RAY_process_group_cleanup_enabled": "1",  # what a worker started dies with it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -35,11 +39,8 @@ HEAD_SECONDS = 45.0
 """Ray itself ends a process whose head was away for a minute, with a screenful of its own words."""
 
 
-def prepare_environment(*, local: bool, preload: Sequence[str] = ()) -> None:
+def prepare_environment(*, local: bool) -> None:
     """Set what Ray reads when it is imported; values that the user set stay.
-
-    The idle workers of a Ray that is started here import the modules `preload` ahead of their
-    first trial, while the driver is still busy.
 
     A local Ray is guarded by a token that lives in this process's environment and nowhere else
     (Ray's own default writes one to the home folder, readable by everybody). The mode is left to
@@ -47,48 +48,37 @@ def prepare_environment(*, local: bool, preload: Sequence[str] = ()) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if preload:
-        os.environ.setdefault("RAY_preload_python_modules", ",".join(preload))
     if local and "RAY_AUTH_MODE" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def connect(address: str | None = None, *, cpus: int | None = None, preload: Sequence[str] = ()) -> Any:
+@contextlib.contextmanager
+def beginning() -> Iterator[None]:
+    """A Ray of this machine starts beside what is within, for a `connect` to come; an error within ends it."""
+    prepare_environment(local=True)
+    with local.beginning(usable_cpus()):
+        yield
+
+
+def connect(address: str | None = None, *, cpus: int | None = None) -> Any:
     """The `ray` module, connected: to `address` (``"auto"``, ``"host:port"``) or to a new local Ray.
 
+    A local one has `cpus` CPUs (None: those of the machine).
     Raises `ConnectionError` with one line where no cluster answers at the address.
     """
-    prepare_environment(local=address is None, preload=preload)
+    prepare_environment(local=address is None)
+    if address is None:
+        return _hushed(local.started(cpus))
     import ray
 
-    if address is not None:
-        _knock(address)
+    _knock(address)
     if ray.is_initialized():
         return ray
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is None:
-        return _hushed(_started(ray, num_cpus=cpus, **quiet))
     try:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(_nobody(address, str(error).splitlines()[0])) from None
     return _hushed(ray)
-
-
-def _started(ray: Any, **options: Any) -> Any:
-    """`ray` with a new Ray of this machine, never a stranger's cluster.
-
-    Ray gives its processes half a minute, which a busy machine may need for their imports alone: it is tried twice.
-    """
-    for left in (1, 0):
-        try:
-            ray.init(address="local", include_dashboard=False, **options)
-            return ray
-        except Exception as error:  # Ray raises a bare one
-            ray.shutdown()
-            if not left:
-                why = " ".join(str(error).split()) or type(error).__name__
-                raise ConnectionError(f"Ray did not start on this machine, tried twice ({why[:200]})") from None
 
 
 def _hushed(ray: Any) -> Any:

@@ -113,7 +113,7 @@ class Study(StoredStudy):
                 tracker.start()
                 driver.listeners.append(tracker)
             try:
-                why = run(driver, data, address=address, watch=watch)
+                why = run(driver, data, address=address, watch=watch, say=say)
                 driver.end(why)
             finally:
                 waiting = tracker.close(_HURRIED_SECONDS if driver.signal else _DRAIN_SECONDS) if tracker else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,15 +90,26 @@ def search(
     if dry_run:
         _dry_run(StudySpec.parse(values, str(path)), studies, as_json)
         return
-    spec = Study.spec_of(values, str(path), root=studies)
+    from search.studies.roots import studies_root
     from search.tracking.server import check_server
 
+    known = (studies_root(studies) / str(values.get("name")) / "study.toml").exists()
+    spec = Study.spec_of(values, str(path), root=studies)
     check_server(_tracking_uri(spec.tracking.uri, studies))
     with progress(f"reading {spec.data.name}", as_json):
         images = load_data(spec)
-    with progress("preparing the study", as_json):
-        study = Study.create(spec, root=studies, data=images)
-    _launch(study, images, address, studies, as_json)
+    known = (studies_root(studies) / spec.name / "study.toml").exists()
+    with _ray_beside(address is None and not known):
+        with progress("preparing the study", as_json):
+            study = Study.create(spec, root=studies, data=images)
+        _launch(study, images, address, studies, as_json)
+
+
+def _ray_beside(wanted: bool) -> AbstractContextManager[None]:
+    """Ray of this machine starts while the study is prepared, if `wanted`."""
+    from cluster.connect import beginning
+
+    return beginning() if wanted else nullcontext()
 
 
 def _tracking_uri(given: str | None, studies: Path | None) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cluster.connect import connect, watched_head
+from cluster.connect import beginning, connect, watched_head
 from cluster.processors import usable_cpus
 from cluster.resources import Node, misfit, nodes_of, room
 from cluster.survey import FolderMarker, Marker, Survey
@@ -30,25 +30,35 @@ from trainables.worker.remote import StorageError
 if TYPE_CHECKING:
     from ray import tune
 
-_TRAINABLE = "trainables.worker.ray_trainable"
 Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
 
 
-def run(driver: Driver, data: Data, *, address: str | None, watch: Watcher | None = None, trainable: Any = None) -> str:
+def run(
+    driver: Driver,
+    data: Data,
+    *,
+    address: str | None,
+    watch: Watcher | None = None,
+    trainable: Any = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> str:
     """Run what the study's budget still allows; returns why it ended.
 
     That is: finished, stopped, interrupted (by SIGINT), terminated (by SIGTERM), or failed: the budget is spent and no
     trial has an operating point.
 
-    `trainable` takes the place of the one that trains (benchmarks of everything else).
+    `trainable` takes the place of the one that trains (benchmarks of everything else); `say` hears the steps until the
+    first trial starts.
 
     Raises `InputError` where the cluster cannot be reached or holds no trial, `RunError` where Tune
     itself fails.
     """
+    say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
     ray, nodes = _connect(driver, address)
     if address is not None:
         _survey(driver, data, ray, nodes)
     _begin(driver, ray, nodes)
+    say(f"Ray: {_spelled(nodes)}, trials at once: {driver.workers}; workers import torch, then train")
     tuner = _assemble(driver, data, nodes[0].cpus if address is None else None, trainable)
     return _fit(driver, tuner, ray if address is not None else None, watch)
 
@@ -67,7 +77,10 @@ def _connect(driver: Driver, address: str | None) -> tuple[Any, list[Node]]:
     resources = driver.spec.resources
     share = resources.cpus_per_trial, resources.gpus_per_trial
     with _refused():
-        ray = connect(address, cpus=usable_cpus() if address is None else None, preload=[_TRAINABLE])
+        if address is None:
+            with beginning():
+                importlib.import_module("ray.tune")  # beside Ray, which takes longer
+        ray = connect(address, cpus=usable_cpus() if address is None else None)
         nodes = nodes_of(ray)
         driver.workers = room(ray, nodes, *share, resources.workers)
         if not driver.workers:
@@ -98,6 +111,7 @@ def _begin(driver: Driver, ray: Any, nodes: Sequence[Node]) -> None:
 def _assemble(driver: Driver, data: Data, cpus: float | None, trainable: Any) -> tune.Tuner:
     """The Tuner of a study; `cpus` of this machine are shared by its trials' threads (None: other machines, too)."""
     from ray import tune
+    from ray.air._internal import usage
 
     from search.tune.callback import StudyCallback
     from search.tune.scheduler import RungScheduler
@@ -105,6 +119,8 @@ def _assemble(driver: Driver, data: Data, cpus: float | None, trainable: Any) ->
 
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `search.tune.signals` takes it
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"  # the driver hands out no more than there is room for
+    if os.environ.get("RAY_USAGE_STATS_ENABLED") == "0":
+        usage.tag_callbacks = lambda callbacks: False  # it imports MLflow for two seconds, to report nothing
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     folder = str(driver.folder.path)
     threads = 1 if cpus is None else threads_of(driver.spec, driver.workers, cpus)
@@ -153,6 +169,12 @@ def _fit(driver: Driver, tuner: tune.Tuner, ray: Any | None, watch: Watcher | No
     if driver.stopping == "away":
         raise RunError(f"{driver.trouble.partition(': ')[2]}; when it can: routefront resume {driver.spec.name}")
     return _ending(driver)
+
+
+def _spelled(nodes: Sequence[Node]) -> str:
+    """As "2 nodes, 16 CPUs, 1 GPU"."""
+    counts = {"node": len(nodes), "CPU": sum(node.cpus for node in nodes), "GPU": sum(node.gpus for node in nodes)}
+    return ", ".join(f"{n:g} {what}{'' if n == 1 else 's'}" for what, n in counts.items() if n)
 
 
 def _marker(driver: Driver) -> Marker:

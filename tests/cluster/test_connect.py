@@ -12,6 +12,7 @@ import pytest
 
 from cluster import connect as connecting
 from cluster.connect import prepare_environment
+from cluster.local import start
 from cluster.resources import DRAINING, Node, misfit, slots
 
 
@@ -45,9 +46,9 @@ def test_a_trial_that_fits_nowhere_is_named() -> None:
 
 def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"RAY_AUTH_MODE": "disabled", "TUNE_GLOBAL_CHECKPOINT_S": "7"})
-    prepare_environment(local=True, preload=["json"])
+    prepare_environment(local=True)
     assert os.environ["RAY_AUTH_MODE"] == "disabled" and "RAY_AUTH_TOKEN" not in os.environ
-    assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "7" and os.environ["RAY_preload_python_modules"] == "json"
+    assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "7"
 
 
 def test_a_local_ray_gets_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +133,8 @@ class _Slow:
 
 def test_a_ray_that_does_not_start_in_time_is_started_again_and_then_said_in_one_line() -> None:
     slow = _Slow(1)
-    assert connecting._started(slow, num_cpus=1) is slow and slow.said == ["init", "shutdown", "init"]
+    start(slow, num_cpus=1)
+    assert slow.said == ["init", "shutdown", "init"]
     with pytest.raises(ConnectionError, match=r"did not start on this machine, tried twice \(The current") as error:
-        connecting._started(_Slow(2), num_cpus=1)
+        start(_Slow(2), num_cpus=1)
     assert "\n" not in str(error.value)

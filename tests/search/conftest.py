@@ -19,7 +19,7 @@ def ray_address() -> Iterator[str]:
     """The address of a real one-node cluster with two CPUs, guarded by a token of its own."""
     from cluster.connect import prepare_environment
 
-    prepare_environment(local=False, preload=["trainables.worker.ray_trainable"])
+    prepare_environment(local=False)
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})

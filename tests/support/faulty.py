@@ -49,7 +49,7 @@ class Nodes:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         from cluster.connect import prepare_environment
 
-        prepare_environment(local=False, preload=["trainables.worker.ray_trainable"])
+        prepare_environment(local=False)
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

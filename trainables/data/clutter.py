@@ -18,9 +18,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from trainables.data.image_files import resized
-from trainables.data.published import DatasetStatus
+from trainables.data.published import DatasetStatus, digits_of_scikit_learn, from_scikit_learn
 from trainables.data.splits import Augment, Source, Split, divide
 
 NAME = "cluttered-digits"
@@ -184,11 +185,10 @@ def _add_bars(
 
 def _photographs() -> list[np.ndarray]:
     """Scikit-learn's two photographs in grey at half their size, uint8."""
-    from sklearn.datasets import load_sample_images
-
-    found: Any = load_sample_images()
     photographs = []
-    for picture in found.images:
+    for name in ("china.jpg", "flower.jpg"):
+        with Image.open(from_scikit_learn(f"images/{name}")) as file:
+            picture = np.asarray(file)
         height, width = (edge // 2 for edge in picture.shape[:2])
         blocks = picture[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)
         photographs.append((blocks.sum(axis=(1, 3, 4), dtype=np.int64) // 12).astype(np.uint8))
@@ -205,14 +205,12 @@ def _bands(photographs: list[np.ndarray], which: tuple[int, ...]) -> list[np.nda
 
 def read_cluttered(image_size: int | None, seed: int) -> Source:
     """The data set, S pixels along an edge unless `image_size` says otherwise; `seed` divides digits into splits."""
-    from sklearn.datasets import load_digits
-
-    found: Any = load_digits()
-    digits = found.images.astype(np.uint8)[:, None]
+    images, labels = digits_of_scikit_learn()
+    digits = images.astype(np.uint8)[:, None]
     classes = tuple(str(digit) for digit in range(10))
     size = image_size or SIZE
     augment = Augment.written(size)
-    halves = divide(Source(classes=classes, train=Split(digits, found.target.astype(np.int64)), augment=augment), seed)
+    halves = divide(Source(classes=classes, train=Split(digits, labels), augment=augment), seed)
     photographs = _photographs()
     splits = []
     for number, (split, copies) in enumerate(zip(halves, COPIES, strict=True)):

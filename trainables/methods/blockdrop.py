@@ -46,6 +46,7 @@ from spaces.blockdrop import PAPER, SPACE
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork, Task, evaluating
 from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
+from trainables.execution.eager import eagerly
 from trainables.execution.rows import split_rows, take
 from trainables.networks.gated.gates import hard_at
 from trainables.networks.gated.network import THRESHOLD_KNOB, GatedResNet, thresholds
@@ -129,7 +130,7 @@ class BlockDropNetwork(GatedResNet):
         Dropped blocks are not computed, and sets share their work up to where they differ.
         """
         row_of = torch.arange(len(images), device=images.device).expand(len(choices), -1)
-        with torch.compiler.set_stance("force_eager"):  # the rows of every block are of another number
+        with eagerly():  # the rows of every block are of another number
             features = self.stem(images)
             for k, wanted in enumerate(choices.bool().unbind(dim=2)):
                 doubled, row_of, rows = split_rows(wanted, row_of, len(features))

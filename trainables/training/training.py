@@ -19,6 +19,7 @@ from trainables.contracts.recipe import Batch, Phase, plan
 from trainables.data.augment import Place, batches, normalise, to_device
 from trainables.data.splits import Data
 from trainables.diagnostics.measure import Diagnostics, diagnose, usual_setting
+from trainables.execution.eager import eagerly
 from trainables.inference.evaluation import Curve, curve
 from trainables.inference.latency import milliseconds
 from trainables.networks.resnet.imagenet import load_pretrained
@@ -180,7 +181,7 @@ class Training:
         return report
 
     def _evaluate(self) -> dict[str, Any]:
-        with torch.compiler.set_stance("force_eager"):  # a sweep's batches have every size
+        with eagerly():  # a sweep's batches have every size
             self.last_curve = curve(self.method, self.network, self.validation, self.validation_labels)
         if self.latency:
             points = self.last_curve.points

@@ -36,7 +36,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     from cluster.connect import prepare_environment
 
-    prepare_environment(local=False, preload=["trainables.worker.ray_trainable"])
+    prepare_environment(local=False)
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})

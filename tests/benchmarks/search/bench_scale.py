@@ -122,7 +122,7 @@ def ray_costs(gpus: list[int]) -> tuple[float, float, dict[int, float]]:
 
     from cluster.connect import prepare_environment
 
-    prepare_environment(local=True, preload=[])
+    prepare_environment(local=True)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 
     class Nothing(tune.Trainable):
