@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import threading
@@ -19,11 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainables.worker.private import private_folder
-
 _LEFT_OUT = {"include_log_monitor": False, "no_monitor": True, "dashboard_agent_listen_port": 0}
 """What `ray.init` has no options for. A second Ray on a machine would wait four seconds for the agent's usual port."""
-_LONGEST = 24
+_PREFIX = "routefront-ray-"
+_LONGEST = 20
 """Longest temporary folder in bytes below which Ray's sockets still have names that Linux takes (107 bytes)."""
 
 
@@ -143,26 +143,35 @@ def _lean() -> Iterator[None]:
         yield
 
 
-def _nothing(node: Any, **options: Any) -> None:
+def _nothing(self: Any, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
     """In place of the dashboard's server."""
 
 
 def scratch() -> Path:
-    """The folder of this user's for Ray's files; what ended sessions left there is removed, the newest one's kept."""
+    """A fresh folder of this user's alone for Ray's files; those of ended sessions are removed but for the newest.
+
+    Ray opens its own folder to everybody: it lies within the fresh one.
+    """
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(os.fsencode(base)) > _LONGEST:
         base = Path("/tmp")
-    folder = private_folder(base / f"routefront-{os.getuid()}") / "ray"  # Ray lets everybody into its own folder
-    ended = sorted(path for path in folder.glob("session_*_*") if not path.is_symlink() and not _alive(path.name))
-    for path in ended[:-1]:
+    ended = [
+        path for path in base.glob(f"{_PREFIX}*") if _ours(path) and not any(map(_alive, path.glob("ray/session_*_*")))
+    ]
+    for path in sorted(ended, key=lambda path: path.lstat().st_mtime)[:-1]:
         shutil.rmtree(path, ignore_errors=True)
-    return folder
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base)) / "ray"
 
 
-def _alive(session: str) -> bool:
+def _ours(path: Path) -> bool:
+    seen = path.lstat()
+    return stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid()
+
+
+def _alive(session: Path) -> bool:
     """Whether the process lives whose number Ray put at the end of a session's name."""
     try:
-        os.kill(int(session.rpartition("_")[2]), 0)
+        os.kill(int(session.name.rpartition("_")[2]), 0)
     except (ProcessLookupError, ValueError):
         return False
     except PermissionError:  # another user's by now

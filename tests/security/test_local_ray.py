@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local import scratch
+
 LISTENING = """
 import json, os, sys
 from pathlib import Path
@@ -73,9 +75,23 @@ def test_it_listens_on_the_loopback_alone_and_nobody_else_enters_its_folder(shor
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["addresses"] and set(told["addresses"]) <= LOOPBACK
-    ours = short / f"routefront-{os.getuid()}"
-    assert Path(told["session"]).is_relative_to(ours)
-    assert stat.S_IMODE(ours.stat().st_mode) == 0o700
+    (ours,) = short.iterdir()
+    assert Path(told["session"]).is_relative_to(ours) and stat.S_IMODE(ours.stat().st_mode) == 0o700
+
+
+def test_what_ended_sessions_left_is_removed_but_for_the_newest(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    folders = []
+    for number, pid in enumerate((os.getpid(), int(gone.stdout), int(gone.stdout))):
+        folders.append(scratch().parent)
+        (folders[-1] / "ray" / f"session_then_{pid}").mkdir(parents=True)
+        os.utime(folders[-1], (number, number))
+    elsewhere = short / "elsewhere"
+    elsewhere.mkdir()
+    (short / "routefront-ray-link").symlink_to(elsewhere)
+    last = scratch().parent
+    assert sorted(short.iterdir()) == sorted([folders[0], folders[2], elsewhere, short / "routefront-ray-link", last])
 
 
 def test_an_error_while_it_starts_is_told_and_leaves_no_process(short: Path) -> None:
