@@ -16,6 +16,7 @@ import stat
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 _LEFT_OUT = {"include_log_monitor": False, "no_monitor": True, "dashboard_agent_listen_port": 0}
 """What `ray.init` has no options for. A second Ray on a machine would wait four seconds for the agent's usual port."""
 _PREFIX = "routefront-ray-"
+_HOUR = 3600.0
 _LONGEST = 20
 """Longest temporary folder in bytes below which Ray's sockets still have names that Linux takes (107 bytes)."""
 
@@ -155,17 +157,17 @@ def scratch() -> Path:
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(os.fsencode(base)) > _LONGEST:
         base = Path("/tmp")
-    ended = [
-        path for path in base.glob(f"{_PREFIX}*") if _ours(path) and not any(map(_alive, path.glob("ray/session_*_*")))
-    ]
+    ended = [path for path in base.glob(f"{_PREFIX}*") if _ended(path)]
     for path in sorted(ended, key=lambda path: path.lstat().st_mtime)[:-1]:
         shutil.rmtree(path, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base)) / "ray"
 
 
-def _ours(path: Path) -> bool:
-    seen = path.lstat()
-    return stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid()
+def _ended(path: Path) -> bool:
+    """Whether a folder is this user's, no link, and of sessions whose processes are gone."""
+    seen, sessions = path.lstat(), list(path.glob("ray/session_*_*"))
+    ours = stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid()
+    return ours and (not any(map(_alive, sessions)) if sessions else time.time() - seen.st_mtime > _HOUR)
 
 
 def _alive(session: Path) -> bool:
