@@ -1,7 +1,8 @@
-"""Our methods as plain records, read from a file: `routefront methods` prints them without importing torch.
+"""Our methods and their usual networks as plain records, read from files: printing them takes no torch.
 
-``methods.json`` holds what `search.catalogue.describe.method_record` says of every method of ours. A test compares the
-two; after a change of a method or its space:
+``methods.json`` holds what `search.catalogue.describe.method_record` says of every method of ours, ``networks.json``
+what `network_description` says of each with its default configuration. A test compares them; after a change of a
+method, its space or its network:
 
     python -m search.catalogue.records --write
 """
@@ -17,6 +18,7 @@ from typing import Any
 from search.errors import InputError
 
 FILE = Path(__file__).with_name("methods.json")
+NETWORKS = Path(__file__).with_name("networks.json")
 
 
 def written() -> list[dict[str, Any]]:
@@ -30,6 +32,19 @@ def computed(*, plug_ins: bool = False) -> list[dict[str, Any]]:
     from trainables.registry import METHODS, all_methods
 
     return [method_record(method) for method in (all_methods() if plug_ins else METHODS).values()]
+
+
+def networks_written() -> dict[str, dict[str, Any]]:
+    """By method its default network as `network_description` tells it, for 10 classes of 32 x 32 pixels in colour."""
+    return json.loads(NETWORKS.read_text(encoding="utf-8"))
+
+
+def networks_computed() -> dict[str, dict[str, Any]]:
+    """The same from the networks themselves, which are built for it."""
+    from search.catalogue.describe import network_description
+    from trainables.registry import METHODS
+
+    return {name: network_description(name, {}) for name in METHODS}
 
 
 def records(name: str | None = None) -> list[dict[str, Any]]:
@@ -57,3 +72,4 @@ if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit("usage: python -m search.catalogue.records --write")
     FILE.write_text(json.dumps(computed(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    NETWORKS.write_text(json.dumps(networks_computed(), ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from search.catalogue.records import computed, records, written
+from search.catalogue.records import computed, networks_computed, networks_written, records, written
 from search.errors import InputError
 
 
@@ -31,3 +31,9 @@ def test_an_unknown_method_is_named_with_its_neighbour() -> None:
     assert [record["name"] for record in records("act")] == ["act"]
     with pytest.raises(InputError, match="unknown method 'skipnat'; did you mean 'skipnet'"):
         records("skipnat")
+
+
+def test_the_written_networks_are_the_built_ones() -> None:
+    assert networks_written() == networks_computed(), (
+        "a method's default network has changed: python -m search.catalogue.records --write"
+    )
