@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,6 +15,7 @@ from search.report.style import CLASS_COLOURS
 _BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]
 _CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtons": [_BUTTONS]}
 _PANEL = {"displayModeBar": False, "responsive": True}
+_OURS = f' data-ours="{secrets.token_hex(16)}"'
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2128;--soft:#57606a;--line:#d8dee4;--paper:#fff;--panel:#f6f8fa;--link:#0b62a3}
@@ -66,16 +69,31 @@ def slot(name: str, label: str, caption: str = "", *, wide: bool = False) -> str
     return f'<figure aria-label="{escape(label)}"{kind}>{above}<div id="{name}" data-figure></div></figure>'
 
 
+def _script_of_ours(figure: Any, name: str, config: Mapping[str, Any]) -> str:
+    """A plotly figure as HTML whose script says that it is ours (`scripts_of_ours`); what it draws is escaped."""
+    body = figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=name)
+    return re.sub(r'<script(?: type="text/javascript")?>', f"<script{_OURS}>", body)
+
+
+def scripts_of_ours(content: str) -> tuple[str, list[str]]:
+    """The content of a page without the mark of our scripts, and those scripts' bodies.
+
+    A script that came in with what a study tells has no mark: nobody knows it before the page is made.
+    """
+    bodies = re.findall(rf"<script{re.escape(_OURS)}>(.*?)</script>", content, re.S)
+    return content.replace(f"<script{_OURS}>", "<script>"), bodies
+
+
 def plot(figure: Any, name: str, label: str) -> str:
     """A plotly figure as HTML; the page brings plotly itself."""
-    body = figure.to_html(full_html=False, include_plotlyjs=False, config=_CONFIG, div_id=name)
+    body = _script_of_ours(figure, name, _CONFIG)
     return f'<figure aria-label="{escape(label)}">{body}</figure>'
 
 
 def panel(figure: Any, name: str, label: str, caption: str) -> str:
     """A small figure under its caption, for a grid of them: no buttons, and a finger on it scrolls the page."""
     figure.update_layout(dragmode=False)
-    body = figure.to_html(full_html=False, include_plotlyjs=False, config=_PANEL, div_id=name)
+    body = _script_of_ours(figure, name, _PANEL)
     return f'<figure aria-label="{escape(label)}"><figcaption>{escape(caption)}</figcaption>{body}</figure>'
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -22,7 +21,7 @@ from typing import Any
 from search.pareto.confidence import wilson
 from search.report.document import as_data, document
 from search.report.frontier_png import draw_png
-from search.report.html import STYLE, method_name, table
+from search.report.html import STYLE, method_name, scripts_of_ours, table
 from search.report.record import Report
 from search.report.sections import path_sections
 from search.report.study import figures as study_figures
@@ -58,17 +57,17 @@ def page_html(report: Report, *, live: float | None = None, tag: str = "") -> st
         *(f'<div id="{key}">{html}</div>' for key, html in sections.items() if key != "facts"),
         *path_sections(report.points, report.paths),
     ]
-    scripts = f"<script>{get_plotlyjs()}</script>", f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>"
+    plotly, ours = get_plotlyjs(), SCRIPT.read_text(encoding="utf-8")
     data = f'<script type="application/json" id="data">{as_data(document(report, figures))}</script>'
-    content = "\n".join(body)
+    content, drawing = scripts_of_ours("\n".join(body))
     following = f' data-live="{live:g}" data-tag="{escape(tag)}"' if live else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy([*scripts, content], bool(live))}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy([plotly, ours, *drawing], bool(live))}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="referrer" content="no-referrer"><link rel="icon" href="data:,">'
-        f"<title>{name} - routefront</title><style>{STYLE}</style>{scripts[0]}</head>\n"
-        f"<body{following}><main>\n{content}\n</main>{data}{scripts[1]}</body></html>\n"
+        f"<title>{name} - routefront</title><style>{STYLE}</style><script>{plotly}</script></head>\n"
+        f"<body{following}><main>\n{content}\n</main>{data}<script>{ours}</script></body></html>\n"
     )
 
 
@@ -78,13 +77,9 @@ def fresh_parts(report: Report) -> dict[str, Any]:
     return {"document": document(report, figures), "sections": sections}
 
 
-def _policy(parts: Sequence[str], live: bool) -> str:
-    """The content security policy: nothing from outside, no script but those of the page, by their digests."""
-    # the JSON document is data and never runs, so it needs no digest
-    bodies = [
-        body for part in parts for body in re.findall(r'<script(?: type="text/javascript")?>(.*?)</script>', part, re.S)
-    ]
-    digests = {base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in bodies}
+def _policy(scripts: Sequence[str], live: bool) -> str:
+    """The content security policy: nothing from outside, no script but these, by their digests."""
+    digests = {base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in scripts}
     allowed = " ".join(f"'sha256-{digest}'" for digest in sorted(digests))
     connect = " connect-src 'self';" if live else ""
     return (

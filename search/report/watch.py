@@ -1,8 +1,10 @@
 """`routefront watch`: a study's page, live, on this machine only, read-only.
 
 The server is the standard library's, bound to 127.0.0.1. It answers GET of three addresses and nothing
-else, and no request changes anything. A page of another site must not read it through a name that it
-points to this machine (DNS rebinding), so a request's Host has to be this machine's own name and port.
+else, and no request changes anything. Other users of the machine reach the port, too: the address that is printed
+carries a token, which the browser keeps as a cookie of this port; without either, nothing is shown. A page of another
+site must not read it through a name that it points to this machine (DNS rebinding), so a request's Host has to be this
+machine's own name and port.
 What is sent follows the study's journal; it is rebuilt at most once for a change, and never more often
 than a tenth of the time that takes.
 """
@@ -10,11 +12,14 @@ than a tenth of the time that takes.
 from __future__ import annotations
 
 import hashlib
+import secrets
 import threading
 import time
 from http import HTTPStatus
+from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from search.errors import InputError
 from search.frontier.pool import StudyPoints
@@ -112,14 +117,15 @@ class Watch:
             raise InputError(f"port {port} cannot be used: {error.strerror}; --port 0 takes a free one") from None
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
-        self._server.page = self.page  # type: ignore[attr-defined]
+        self.token = secrets.token_urlsafe(24)
+        self._server.page, self._server.token = self.page, self.token  # type: ignore[attr-defined]
         own = ("127.0.0.1", "localhost", "[::1]")
         self._server.hosts = {f"{name}:{self.port}" for name in own}  # type: ignore[attr-defined]
 
     @property
     def address(self) -> str:
-        """Where the page is."""
-        return f"http://127.0.0.1:{self.port}/"
+        """Where the page is, for those who know the token."""
+        return f"http://127.0.0.1:{self.port}/?token={self.token}"
 
     def serve(self) -> None:
         """Answer until interrupted or closed."""
@@ -162,7 +168,14 @@ class _Handler(BaseHTTPRequestHandler):
         if len(hosts) != 1 or hosts[0].strip().lower() not in self.server.hosts:  # type: ignore[attr-defined]
             self._send(HTTPStatus.FORBIDDEN, b"this page is only served to this machine\n", "text/plain", with_body)
             return
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
+        token, cookie = self.server.token, f"routefront-{self.server.server_port}"  # type: ignore[attr-defined]
+        kept = SimpleCookie(self.headers.get("Cookie", ""))
+        given = *parse_qs(query).get("token", ()), *(kept[name].value for name in (cookie,) if name in kept)
+        if not any(secrets.compare_digest(one.encode(), token.encode()) for one in given):
+            why = b"the address that `routefront watch` printed ends with ?token=...: open that one\n"
+            self._send(HTTPStatus.FORBIDDEN, why, "text/plain", with_body)
+            return
         kind = {"/": "html", "/index.html": "html", "/data.json": "json"}.get(path)
         if kind is None:
             self._send(HTTPStatus.NOT_FOUND, b"there is / and /data.json\n", "text/plain", with_body)
@@ -177,7 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_MODIFIED, b"", "application/json", with_body, ETag=f'"{tag}"')
             return
         content = "text/html" if kind == "html" else "application/json"
-        self._send(HTTPStatus.OK, body, content, with_body, ETag=f'"{tag}"')
+        remembered = {"Set-Cookie": f"{cookie}={token}; HttpOnly; SameSite=Strict; Path=/"} if kind == "html" else {}
+        self._send(HTTPStatus.OK, body, content, with_body, ETag=f'"{tag}"', **remembered)
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str, with_body: bool = True, **headers: str) -> None:
         self.send_response(status)

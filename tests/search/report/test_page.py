@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -364,3 +366,12 @@ def test_methods_keep_their_colours():
 def test_ticks(low, high):
     ticks = style.log_ticks(low, high, 6)
     assert 2 <= len(ticks) <= 6 and all(low <= t <= high for t in ticks) and ticks == sorted(ticks)
+
+
+def test_a_script_that_came_with_a_study_is_not_among_those_that_may_run(full, page, monkeypatch):
+    monkeypatch.setattr(report, "path_sections", lambda *given: ['<script type="text/javascript">alert(1)</script>'])
+    text = report.page_html(full)
+    policy = text.split('Content-Security-Policy" content="')[1].split('"')[0]
+    digest = base64.b64encode(hashlib.sha256(b"alert(1)").digest()).decode()
+    assert ">alert(1)<" in text and digest not in policy and policy.count("'sha256-") == 2
+    assert "data-ours" not in page  # the mark of our own scripts is nobody's business

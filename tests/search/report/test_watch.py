@@ -40,7 +40,7 @@ def ask(server: Watch, path: str = "/", method: str = "GET", body: bytes | None 
     connection.putrequest(method, path, skip_host="Host" in headers)
     if body is not None:
         connection.putheader("Content-Length", str(len(body)))
-    for name, value in headers.items():
+    for name, value in {"Cookie": f"routefront-{server.port}={server.token}", **headers}.items():
         connection.putheader(name.replace("_", "-"), value)
     connection.endheaders(body)
     answer = connection.getresponse()
@@ -118,7 +118,9 @@ def test_it_follows_the_journal(watched: Any) -> None:
 
 def test_it_is_bound_to_this_machine_and_says_what_is_wrong(watched: Any, tmp_path: Path) -> None:
     server, study, _ = watched
-    assert server._server.server_address[0] == "127.0.0.1" and server.address == f"http://127.0.0.1:{server.port}/"
+    assert server._server.server_address[0] == "127.0.0.1" and server.address.startswith(
+        f"http://127.0.0.1:{server.port}/?token="
+    )
     with pytest.raises(InputError, match=f"port {server.port} cannot be used"):
         Watch(study, server.port)
     control = study.folder.control
@@ -127,3 +129,17 @@ def test_it_is_bound_to_this_machine_and_says_what_is_wrong(watched: Any, tmp_pa
     answer = ask(server, "/data.json")
     assert answer.status == 503 and "no journal at" in answer.text and "Traceback" not in answer.text
     away.rename(control)
+
+
+def test_another_user_of_the_machine_sees_nothing_without_the_token(watched: Any) -> None:
+    server, _, _ = watched
+    cookie = f"routefront-{server.port}"
+    for path in ("/", "/data.json", "/?token=", "/?token=wrong", "/nothing"):
+        for value in ("", "other=1", f"{cookie}=wrong", f"{cookie}=", ";;=\x7f"):
+            answer = ask(server, path, Cookie=value)
+            assert answer.status == 403 and "live" not in answer.text and server.token not in answer.text
+    first = ask(server, server.address.partition(str(server.port))[2], Cookie="")
+    assert first.status == 200
+    kept = first.getheader("Set-Cookie")
+    assert kept == f"{cookie}={server.token}; HttpOnly; SameSite=Strict; Path=/"
+    assert ask(server, "/data.json", Cookie=kept.partition(";")[0]).status == 200
