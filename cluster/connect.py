@@ -193,6 +193,16 @@ def _asked(address: str) -> Any:
         return error
 
 
+def unguarded(address: str) -> str:
+    """A warning where this process gave a cluster no token and was let in; empty where it gave one."""
+    if os.environ.get("RAY_AUTH_MODE") == "token" and _token():
+        return ""
+    return (
+        f"warning: the Ray cluster at {address} asks for no token: whoever reaches its ports runs code there as its user"
+        " (docs/deployment.md tells how to guard it)"
+    )
+
+
 def _token() -> str:
     """The token that Ray would use; empty where it finds none."""
     if os.environ.get("RAY_AUTH_TOKEN"):

@@ -13,10 +13,14 @@ from cluster.manifests.quantities import mebibytes
 from cluster.manifests.text import NODE_ENVIRONMENT, search_command, to_yaml
 
 _STUDY = "/etc/routefront"
+_CLUSTER = "routefront/cluster"
+"""The label of a cluster's own pods."""
+_LEAST = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+"""What a container may do beyond reading and writing: nothing."""
 
 
 def render(description: Description, study: StudyFile, versions: Versions) -> str:
-    """A ConfigMap with the study file and the RayJob that runs it.
+    """A ConfigMap with the study file, a NetworkPolicy, and the RayJob that runs the study.
 
     Raises `ValueError` where the description lacks what Kubernetes needs.
     """
@@ -53,7 +57,31 @@ def render(description: Description, study: StudyFile, versions: Versions) -> st
             "rayClusterSpec": _cluster(description, versions),
         },
     }
-    return to_yaml(config, job, comment=_comment(description, versions))
+    return to_yaml(config, _fence(description, labels), job, comment=_comment(description, versions))
+
+
+def _fence(description: Description, labels: dict[str, str]) -> dict[str, Any]:
+    """Who reaches the cluster's pods, where whoever reaches Ray's ports runs code: they themselves, and on the port of
+    Ray's jobs the pod that submits this one and KubeRay's operator.
+    """
+    name = description.name
+    jobs = [{"protocol": "TCP", "port": 8265}]
+    submits = {"ray.io/originated-from-cr-name": name, "ray.io/originated-from-crd": "RayJob"}
+    operator = {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": description.kubernetes.namespace, "labels": labels},
+        "spec": {
+            "podSelector": {"matchLabels": {_CLUSTER: name}},
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [{"podSelector": {"matchLabels": {_CLUSTER: name}}}]},
+                {"from": [{"podSelector": {"matchLabels": submits}}], "ports": jobs},
+                {"from": [{"namespaceSelector": {}, "podSelector": operator}], "ports": jobs},
+            ],
+        },
+    }
 
 
 def _check(description: Description) -> None:
@@ -85,6 +113,7 @@ def _cluster(description: Description, versions: Versions) -> dict[str, Any]:
             "version": "v2",
             "upscalingMode": "Default",
             "idleTimeoutSeconds": description.idle_timeout,
+            "securityContext": _LEAST,
         },
         "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": _head_pod(description)},
         "workerGroupSpecs": [
@@ -135,6 +164,7 @@ def _worker_pod(description: Description, group: WorkerGroup) -> dict[str, Any]:
             for key, value in kubernetes.spot_selector.items()
         ]
     pod = _pod(description, _container("ray-worker", description, amounts, []), selector)
+    pod["spec"]["automountServiceAccountToken"] = False  # only the head's autoscaler asks Kubernetes for anything
     if tolerations:
         pod["spec"]["tolerations"] = tolerations
     return pod
@@ -153,6 +183,7 @@ def _container(name: str, description: Description, amounts: dict[str, str], sec
         "env": [{"name": key, "value": value} for key, value in environment.items()],
         # Requests equal limits: Ray offers what the limits say, and a trial is measured against it.
         "resources": {"limits": amounts, "requests": amounts},
+        "securityContext": _LEAST,
         "volumeMounts": [],
     }
     if sources:
@@ -167,7 +198,13 @@ def _pod(description: Description, container: dict[str, Any], selector: dict[str
     spec: dict[str, Any] = {
         "containers": [container],
         # The user of the container recipe; the group may write to the shared volume.
-        "securityContext": {"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000, "runAsNonRoot": True},
+        "securityContext": {
+            "runAsUser": 1000,
+            "runAsGroup": 1000,
+            "fsGroup": 1000,
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "terminationGracePeriodSeconds": 60,
         "volumes": [{"name": "storage", "persistentVolumeClaim": {"claimName": claim}}] if claim else [],
     }
@@ -177,7 +214,7 @@ def _pod(description: Description, container: dict[str, Any], selector: dict[str
         spec["serviceAccountName"] = kubernetes.service_account
     if kubernetes.pull_secret:
         spec["imagePullSecrets"] = [{"name": kubernetes.pull_secret}]
-    return {"spec": spec}
+    return {"metadata": {"labels": {_CLUSTER: description.name}}, "spec": spec}
 
 
 def _comment(description: Description, versions: Versions) -> str:

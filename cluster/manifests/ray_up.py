@@ -101,7 +101,13 @@ def _docker(description: Description) -> dict[str, Any]:
         "image": description.image,
         "container_name": "routefront",
         "pull_before_run": True,
-        "run_options": ["--ulimit=nofile=65536:65536", *shared, *environment],
+        "run_options": [
+            "--ulimit=nofile=65536:65536",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+            *shared,
+            *environment,
+        ],
     }
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cluster.connect import beginning, connect, watched_head
+from cluster.connect import beginning, connect, unguarded, watched_head
 from cluster.processors import usable_cpus
 from cluster.resources import Node, misfit, nodes_of, room
 from cluster.survey import FolderMarker, Marker, Survey
@@ -56,6 +56,8 @@ def run(
     say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
     ray, nodes = _connect(driver, address)
     if address is not None:
+        if warning := unguarded(address):
+            say(warning)
         _survey(driver, data, ray, nodes)
     _begin(driver, ray, nodes)
     say(f"Ray: {_spelled(nodes)}, trials at once: {driver.workers}; workers import torch, then train")

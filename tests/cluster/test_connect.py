@@ -51,6 +51,15 @@ def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "7"
 
 
+def test_a_cluster_without_a_token_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "secret"})
+    assert connecting.unguarded("head:6379") == ""
+    for unguarded in ({}, {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "secret"}):
+        monkeypatch.setattr(os, "environ", unguarded)
+        said = connecting.unguarded("head:6379")
+        assert "cluster at head:6379 asks for no token" in said and "secret" not in said and "\n" not in said
+
+
 def test_a_local_ray_gets_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = set()
     for _ in range(2):

@@ -31,7 +31,7 @@ def rendered(kind: str, description: Description, study: StudyFile = STUDY) -> s
 
 
 def rayjob(**changes: Any) -> dict[str, Any]:
-    _, job = yaml.safe_load_all(rendered("kuberay", described(**changes)))
+    *_, job = yaml.safe_load_all(rendered("kuberay", described(**changes)))
     jsonschema.validate(job, RAYJOB)
     return job
 
@@ -52,6 +52,29 @@ def test_the_rayjob_is_one_for_its_resource_definition(changes: dict[str, Any]) 
     rayjob(**changes)
 
 
+def test_no_pod_may_more_than_it_needs_and_only_its_own_cluster_reaches_it() -> None:
+    _, fence, job = yaml.safe_load_all(rendered("kuberay", described()))
+    cluster = job["spec"]["rayClusterSpec"]
+    templates = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    contexts = [cluster["autoscalerOptions"]["securityContext"]]
+    for template in templates:
+        assert template["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        contexts += [container["securityContext"] for container in template["spec"]["containers"]]
+        assert template["metadata"]["labels"] == fence["spec"]["podSelector"]["matchLabels"]
+    assert all(one == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}} for one in contexts)
+    assert [template["spec"].get("automountServiceAccountToken", True) for template in templates] == [
+        True,
+        False,
+        False,
+    ]
+    own, *others = fence["spec"]["ingress"]
+    assert own == {"from": [{"podSelector": fence["spec"]["podSelector"]}]} and len(others) == 2
+    assert all(rule["ports"] == [{"protocol": "TCP", "port": 8265}] for rule in others)
+    assert (
+        fence["spec"]["policyTypes"] == ["Ingress"] and fence["metadata"]["namespace"] == job["metadata"]["namespace"]
+    )
+
+
 def test_the_schema_refuses_what_the_resource_does_not_know() -> None:
     job = rayjob()
     for damage in (
@@ -70,7 +93,7 @@ def test_the_schema_refuses_what_the_resource_does_not_know() -> None:
 
 def test_the_rayjob_says_what_the_description_says() -> None:
     job = rayjob()
-    config, _ = yaml.safe_load_all(rendered("kuberay", described()))
+    config, *_ = yaml.safe_load_all(rendered("kuberay", described()))
     assert config["data"] == {"study.toml": STUDY.text} and config["metadata"]["namespace"] == "research"
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
     assert job["metadata"]["name"] == "night" and cluster["rayVersion"] == "2.60.0"
@@ -153,7 +176,7 @@ def test_the_launcher_asks_for_the_described_machines() -> None:
 def test_the_study_file_comes_through_every_manifest(words: str) -> None:
     text = to_toml({"name": "x", "words": words, "shell": "it's `x` $HOME %s \\ \"\n", "methods": {"static": {}}})
     study = StudyFile("x", text, 1.0, 0.25)
-    config, _ = yaml.safe_load_all(rendered("kuberay", described(), study))
+    config, *_ = yaml.safe_load_all(rendered("kuberay", described(), study))
     assert config["data"]["study.toml"] == text
     (command,) = yaml.safe_load(rendered("ray-up", described(), study))["head_setup_commands"]
     (document,) = re.findall(
@@ -283,7 +306,7 @@ def test_any_described_cluster_is_rendered_as_valid_manifests(name: str, workers
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     description = Description.parse(values(name=name, workers=workers, idle_timeout=f"{idle}s"))
-    _, job = yaml.safe_load_all(rendered("kuberay", description))
+    *_, job = yaml.safe_load_all(rendered("kuberay", description))
     jsonschema.validate(job, RAYJOB)
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert {g["groupName"]: (g["minReplicas"], g["maxReplicas"]) for g in groups} == {

@@ -36,7 +36,7 @@ def test_a_cluster_with_object_storage(cli: Run, tmp_path: Path) -> None:
     path = written(tmp_path, storage={"path": "s3://bucket/x", "secret": "keys"})
     code, printed, said = cli("cluster", "render", path, "--to", "kuberay")
     assert code == 0, said
-    _, job = yaml.safe_load_all(printed)
+    *_, job = yaml.safe_load_all(printed)
     assert "--address auto --studies s3://bucket/x/studies" in job["spec"]["entrypoint"]
     for group in (job["spec"]["rayClusterSpec"]["headGroupSpec"], *job["spec"]["rayClusterSpec"]["workerGroupSpecs"]):
         (container,) = group["template"]["spec"]["containers"]
@@ -50,7 +50,7 @@ def test_all_at_once_into_a_folder(cli: Run, tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"rayjob.yaml", "ray-up.yaml", "slurm.sh", "Containerfile"}
     assert [line.split()[0] for line in printed.splitlines()] == ["kuberay", "ray-up", "slurm", "container"]
     assert os.access(out / "slurm.sh", os.X_OK) and not os.access(out / "rayjob.yaml", os.X_OK)
-    config, job = yaml.safe_load_all((out / "rayjob.yaml").read_text())
+    config, _, job = yaml.safe_load_all((out / "rayjob.yaml").read_text())
     assert tomllib.loads(config["data"]["study.toml"]) == {**STUDY, "journal": "postgresql+psycopg://"}
     assert job["metadata"]["annotations"]["routefront/study"] == "night"
 
