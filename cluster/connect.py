@@ -198,7 +198,7 @@ def unguarded(address: str) -> str:
     if os.environ.get("RAY_AUTH_MODE") == "token" and _token():
         return ""
     return (
-        f"warning: the Ray cluster at {address} asks for no token: whoever reaches its ports runs code there as its user"
+        f"warning: the Ray cluster at {address} asks for no token: whoever reaches its ports runs code as its user"
         " (docs/deployment.md tells how to guard it)"
     )
 
