@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from search.commands import catalogue, cluster, frontier, launch, manage, promotion, report, study, track
-from search.commands.terminal import err
+from search.commands.terminal import err, said
 from search.errors import InputError, RunError
 
 app = typer.Typer(
@@ -56,14 +56,6 @@ def main() -> None:
             raise
         _say(error)
         sys.exit(1)
-
-
-def said(error: BaseException) -> str:
-    """An error in one line; of a full disk also how to go on."""
-    text = " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__
-    if not isinstance(error, RunError) and ("No space left" in text or "disk is full" in text):
-        return f"{text}: free some space; `routefront resume STUDY` then goes on, nothing that was recorded is lost"
-    return text
 
 
 def _say(error: BaseException) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from search.commands.launch import Address, start
-from search.commands.terminal import Json, Name, Studies, Tracking, err, out, print_json, progress
+from search.commands.terminal import Json, Name, Studies, Tracking, err, left_out, out, print_json, progress, said
 from search.errors import InputError
 from search.units import knobs_text, show_bytes, show_count, show_share
+
+if TYPE_CHECKING:
+    from search.studies.stored import StoredStudy
 
 
 def register(app: typer.Typer) -> None:
@@ -188,26 +191,35 @@ def gc(
 
     Example: routefront gc --dry-run
     """
-    from search.engine.driver import driving
     from search.studies.stored import StoredStudy, all_studies
 
-    chosen = [StoredStudy.load(study, root=studies)] if study else all_studies(studies)
+    chosen = [StoredStudy.load(study, root=studies)] if study else all_studies(studies, left_out)
     records: list[dict[str, Any]] = []
     for found in chosen:
-        if found.status() == "running":
-            if study:
+        try:
+            if found.status() != "running":
+                records.append(_reclaim(found, dry_run))
+            elif study:
                 raise InputError(f"study {found.spec.name!r} is running; it reclaims by itself what it no longer needs")
-            continue
-        with contextlib.nullcontext() if dry_run else driving(found) as driver:  # refuses where one began in between
-            names = found.reclaimable(found.state() if driver is None else driver.state)
-            size = sum(map(found.folder.size, names))
-            if driver is not None:
-                driver.folder.remove(names)
-                driver.flush()
-        records.append({"study": found.spec.name, "folders": len(names), "bytes": size})
+        except (InputError, OSError) as error:
+            if study:
+                raise
+            left_out(found.folder.path, said(error))
     if as_json:
         print_json(records)
         return
     word = "would go" if dry_run else "removed"
     for record in records:
         out.print(f"{record['study']}: {record['folders']} folders, {show_bytes(record['bytes'])} {word}")
+
+
+def _reclaim(study: StoredStudy, dry_run: bool) -> dict[str, Any]:
+    from search.engine.driver import driving
+
+    with contextlib.nullcontext() if dry_run else driving(study) as driver:  # refuses where one began in between
+        names = study.reclaimable(study.state() if driver is None else driver.state)
+        size = sum(map(study.folder.size, names))
+        if driver is not None:
+            driver.folder.remove(names)
+            driver.flush()
+    return {"study": study.spec.name, "folders": len(names), "bytes": size}

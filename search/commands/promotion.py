@@ -67,7 +67,7 @@ def promote(
         "calibrate_on": calibrate_on,
         "max_latency": _latency(max_latency) if max_latency else None,
         "dry_run": dry_run,
-        "uri": _uri(tracking, studies),
+        "uri": _uri(tracking, studies, reading=dry_run),
         "model": model,
         "alias": alias,
         "method": method,
@@ -98,14 +98,14 @@ def _latency(text: str) -> float:
     return seconds
 
 
-def _uri(tracking: str | None, studies: Path | None) -> str:
+def _uri(tracking: str | None, studies: Path | None, *, reading: bool = False) -> str:
     from search.studies.roots import studies_root
     from search.tracking.server import check_server, chosen_uri
 
     uri = chosen_uri(tracking, studies_root(studies))
     if uri == "off":
         raise InputError("the model registry needs a tracking address; leave --tracking out or give one")
-    check_server(uri)
+    check_server(uri, reading=reading)
     return uri
 
 
@@ -147,7 +147,7 @@ def history(
     from search.promotion.history import history as versions_of
 
     with progress("asking the registry", as_json):
-        versions = versions_of(model, _uri(tracking, studies))
+        versions = versions_of(model, _uri(tracking, studies, reading=True))
     if as_json:
         print_json(versions)
     else:
@@ -178,7 +178,7 @@ def predict(
 
     if (not images) == (split is None):
         raise InputError("give --images FILES or --split test, one of them")
-    uri = _uri(tracking, studies)
+    uri = _uri(tracking, studies, reading=True)
     budget = parse_count(max_macs) if max_macs else None
     with progress(f"loading {model}", as_json):
         record = (

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from search.commands.terminal import Json, Name, Studies, err, out, print_json
+from search.commands.terminal import Json, Name, Studies, err, left_out, out, print_json, said
 from search.errors import InputError
 from search.units import parse_seconds, show_seconds
 
@@ -42,7 +42,13 @@ def list_studies(studies: Studies = None, as_json: Json = False) -> None:
     from search.studies.roots import studies_root
     from search.studies.stored import all_studies
 
-    records = [status_record(study, study.state()) for study in all_studies(studies)]
+    records = []
+    for study in all_studies(studies, left_out):
+        try:
+            records.append(status_record(study, study.state()))
+        except Exception as error:  # whatever is wrong with one study, the others are shown
+            known = isinstance(error, InputError | OSError)
+            left_out(study.folder.path, said(error) if known else f"{type(error).__name__}: {said(error)}")
     if as_json:
         print_json(records)
         return

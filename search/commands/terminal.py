@@ -12,6 +12,7 @@ import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from search.errors import RunError
 from search.spec.toml import presets
 from search.units import printable
 
@@ -89,6 +90,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def said(error: BaseException) -> str:
+    """An error in one line; of a full disk also how to go on."""
+    text = " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__
+    if not isinstance(error, RunError) and ("No space left" in text or "disk is full" in text):
+        return f"{text}: free some space; `routefront resume STUDY` then goes on, nothing that was recorded is lost"
+    return text
+
+
+def left_out(study: Path, why: str) -> None:
+    """Say on stderr that one of all studies cannot be read, or not be written."""
+    err.print(f"{study.name} is left out: {why}", soft_wrap=True)
 
 
 def progress(text: str, json_output: bool) -> Any:

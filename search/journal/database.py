@@ -26,6 +26,7 @@ from search.errors import InputError
 from search.journal.events import Event
 from search.journal.lease import alive
 from search.journal.mounts import is_network
+from search.journal.reading import check_files, check_tables, file_of, open_reader, writable
 from search.journal.tables import EVENTS, LEASES, METADATA, open_engine
 
 LEASE_SECONDS = 30.0
@@ -50,6 +51,7 @@ def sqlite_address(path: Path) -> str:
 class Journal:
     """The events of one study in a database.
 
+    It is opened for reading, without any permission to write, until `acquire` makes this process its writer.
     `create=False` refuses a database that does not exist. Raises `InputError` where the database
     cannot be opened, is cut off or is no journal.
     """
@@ -60,15 +62,19 @@ class Journal:
         self._write = threading.Lock()
         self._next = 1
         self._began = time.time(), time.monotonic()
-        url = sa.make_url(address)
-        if url.get_backend_name() == "sqlite" and url.database and not create and not Path(url.database).exists():
-            raise InputError(f"no journal at {url.database}; is the study folder complete?")
+        self._file = file_of(address)
+        if self._file is not None:
+            check_files(self._file)
+            if not create and not self._file.exists():
+                raise InputError(f"no journal at {self._file}; is the study folder complete?")
+        self._writes = create
         try:
-            self._engine = open_engine(address)
             if create:
+                self._engine = open_engine(address)
                 METADATA.create_all(self._engine)
-            elif not sa.inspect(self._engine).has_table("events"):
-                raise InputError(f"{self._place()} is no journal: it has no table of events")
+            else:
+                self._engine = open_reader(address)
+                check_tables(self._engine, self._place())
         except SQLAlchemyError as error:
             raise InputError(f"journal {self._place()} cannot be opened: {_reason(error)}") from None
 
@@ -127,8 +133,11 @@ class Journal:
 
     def lease(self) -> dict[str, Any] | None:
         """The lease as it stands: fence, host, pid, renewed, released; None before the first."""
-        with self._engine.connect() as connection:
-            row = connection.execute(sa.select(LEASES).where(LEASES.c.study == self.study)).mappings().first()
+        try:
+            with self._engine.connect() as connection:
+                row = connection.execute(sa.select(LEASES).where(LEASES.c.study == self.study)).mappings().first()
+        except SQLAlchemyError as error:
+            raise InputError(f"journal {self._place()} is damaged: {_reason(error)}") from None
         return dict(row) if row else None
 
     def held(self) -> dict[str, Any] | None:
@@ -149,10 +158,10 @@ class Journal:
                 f"study {self.study!r} is being written by process {held['pid']} on {held['host']}"
                 f" (lease renewed {age:.0f} s ago); stop it first, or wait until its lease has run out"
             )
-        url = sa.make_url(self.address)
-        if url.get_backend_name() == "sqlite" and is_network(Path(url.database or ".").parent):
+        self._become_writer()
+        if self._file is not None and is_network(self._file.parent):
             why = "lies on a network file system, where SQLite's locks may fail; name a PostgreSQL (journal) instead"
-            _log.warning("journal %s %s", url.database, why)
+            _log.warning("journal %s %s", self._file, why)
         now = {"host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time(), "released": False}
         with self._engine.begin() as connection:
             seen = connection.execute(sa.select(LEASES.c.fence).where(LEASES.c.study == self.study)).scalar()
@@ -170,6 +179,16 @@ class Journal:
                     raise InputError(f"study {self.study!r} was taken over by another process at this moment")
             last = connection.execute(sa.select(sa.func.max(EVENTS.c.seq)).where(EVENTS.c.study == self.study))
             self._next = (last.scalar() or 0) + 1
+
+    def _become_writer(self) -> None:
+        if self._writes:
+            return
+        if self._file is not None and not writable(self._file):
+            raise InputError(
+                f"study {self.study!r} can only be read here: {self._file} or its folder cannot be written by this user"
+            )
+        self._engine.dispose()
+        self._engine, self._writes = open_engine(self.address), True
 
     def append(self, kind: str, payload: dict[str, Any], trial: str | None = None) -> Event:
         """Append one event; raises `LeaseLostError` where another process has taken the study over.

@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from search.errors import InputError
 from search.planning.creation import phases_fit
 from search.rungs.brackets import epochs_to_come
 from search.sampling.proposals import Proposer
@@ -52,7 +53,10 @@ def _epoch_seconds(spec: StudySpec, studies: Path | None) -> tuple[float | None,
 
     for study in reversed(all_studies(studies)):
         if study.spec.data == spec.data:
-            trials = study.state().trials.values()
+            try:
+                trials = study.state().trials.values()
+            except (InputError, OSError):  # another study, which this one does not need
+                continue
             seconds = [trial.seconds / len(trial.losses) for trial in trials if trial.losses]
             if seconds:
                 return statistics.median(seconds), f"study {study.spec.name}"

@@ -64,7 +64,7 @@ def no_registry(uri: str) -> bool:
 
 def client_at(uri: str, *, must_exist: bool = True) -> Any:
     """An `MlflowClient`; `InputError` where nothing answers (or, for a file, where there is none yet)."""
-    check_server(uri)
+    check_server(uri, reading=must_exist)  # what is to be there already is asked, or refuses by itself
     if must_exist and no_registry(uri):
         raise InputError(f"no model registry at {shown(uri)}; nothing was promoted there yet")
     return quiet().MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -119,7 +119,7 @@ def _promote(
     from search.studies.stored import load_data
 
     absent = dry_run and no_registry(uri)
-    client = None if absent else client_at(uri, must_exist=False)
+    client = None if absent else client_at(uri, must_exist=dry_run)
     with _opened(study, dry_run) as (state, driver):
         promoter = Promoter(study, state, driver, client, model, uri)
         chosen = targets(promoter)

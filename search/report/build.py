@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,9 @@ def write_report(study: StoredStudy, folder: Path) -> dict[str, str]:
     from search.report.page import frontier_png, report_html
     from search.report.pictures import draw_paths
 
+    beside = folder.resolve() == study.folder.path
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise InputError(f"{folder} cannot be written" + ("; write the report elsewhere: --out FOLDER" * beside))
     report = read_report(study)
     try:
         folder.mkdir(parents=True, exist_ok=True)

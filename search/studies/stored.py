@@ -6,8 +6,7 @@ A study is a folder with its study file (`search.studies.folder`) and a journal.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -43,10 +42,16 @@ class StoredStudy:
     def load(cls, name: str | Path, *, root: Path | None = None) -> Self:
         """An existing study, by name or by the path of its folder."""
         base = studies_root(root)
-        path = Path(name) if Path(name).joinpath("study.toml").exists() else base / str(name)
-        folder = StudyFolder(path.resolve())
-        bring(folder)
-        if not folder.spec.exists():
+        try:
+            path = Path(name) if Path(name).joinpath("study.toml").exists() else base / str(name)
+            folder = StudyFolder(path.resolve())
+            bring(folder)
+            there = folder.spec.exists()
+        except PermissionError as error:
+            raise InputError(f"study {str(name)!r} cannot be read: {error.strerror}: {error.filename}") from None
+        if there and not folder.spec.is_file():
+            raise InputError(f"{folder.spec} is no study file: it is no regular file")
+        if not there:
             known = sorted({p.parent.name for p in base.glob("*/study.toml")} | set(stored_names(base)))
             hint = nearest(str(name), known) if known else "; there is no study yet (routefront search starts one)"
             raise InputError(f"no study {str(name)!r} in {shown(base)}{hint}")
@@ -148,12 +153,18 @@ def load_data(spec: StudySpec) -> Data:
         raise InputError(str(error)) from None
 
 
-def all_studies(root: Path | None = None) -> list[StoredStudy]:
-    """Every study under a root, oldest first; folders that cannot be read are left out."""
-    found = []
-    for name in stored_names(studies_root(root)):
-        bring(StudyFolder(studies_root(root) / name))
-    for path in sorted(studies_root(root).glob("*/study.toml"), key=lambda p: p.stat().st_mtime):
-        with contextlib.suppress(InputError):
-            found.append(StoredStudy.load(path.parent))
-    return found
+def all_studies(root: Path | None = None, left_out: Callable[[Path, str], None] | None = None) -> list[StoredStudy]:
+    """Every study under a root, oldest first; `left_out` is told the folder of each that cannot be read, and why."""
+    base, found = studies_root(root), list[tuple[float, StoredStudy]]()
+    for name in stored_names(base):
+        bring(StudyFolder(base / name))
+    for path in sorted(base.iterdir()) if base.is_dir() else ():
+        try:
+            written = (path / "study.toml").stat().st_mtime
+            found.append((written, StoredStudy.load(path)))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (InputError, OSError) as error:
+            if left_out is not None:
+                left_out(path, str(error) if isinstance(error, InputError) else error.strerror or str(error))
+    return [study for _, study in sorted(found, key=lambda entry: entry[0])]

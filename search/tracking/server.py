@@ -95,10 +95,11 @@ def artifact_location(uri: str, studies_root: Path, experiment: str) -> str | No
     return folder.as_uri()
 
 
-def check_server(uri: str, instead: str = " or use --tracking off") -> None:
+def check_server(uri: str, instead: str = " or use --tracking off", *, reading: bool = False) -> None:
     """Raise `InputError` where MLflow cannot record at `uri`; takes at most 5 s and imports no mlflow.
 
-    ``"off"`` is good: nothing is recorded. `instead`: what the message offers beside starting the server.
+    ``"off"`` is good: nothing is recorded. `instead`: what the message offers beside starting the server. With
+    `reading` a database file need not be writable, nor be there.
     """
     if uri == "off":
         return
@@ -113,7 +114,7 @@ def check_server(uri: str, instead: str = " or use --tracking off") -> None:
         ) from None
     backend = url.get_backend_name()
     if backend == "sqlite":
-        _check_file(uri, url.database)
+        _check_file(uri, url.database, reading)
     elif backend in _DATABASES:
         _check_database(url, instead)
     else:
@@ -167,10 +168,12 @@ def _user(uri: str) -> tuple[str, str]:
     return user, parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
 
 
-def _check_file(uri: str, database: str | None) -> None:
+def _check_file(uri: str, database: str | None, reading: bool) -> None:
     if not database or database == ":memory:":
         raise InputError(f"tracking address {uri!r} names no file; write sqlite:////path/to/mlflow.db")
     path = Path(database)
+    if reading:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
