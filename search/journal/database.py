@@ -45,7 +45,7 @@ class LeaseLostError(RuntimeError):
 
 def sqlite_address(path: Path) -> str:
     """The SQLAlchemy address of an SQLite file."""
-    return f"sqlite:///{path}"
+    return sa.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
 
 
 class Journal:

@@ -25,8 +25,13 @@ _ATTEMPTS = 10
 
 
 def file_of(address: str) -> Path | None:
-    """The file of an SQLite address, None for another database."""
+    """The file of an SQLite address, None for another database.
+
+    Raises `InputError` where a ``?`` that belongs to the path was written as it is: another file would be meant.
+    """
     url = sa.make_url(address)
+    if url.get_backend_name() == "sqlite" and "?" in address and not url.query:
+        raise InputError(f"address {address!r}: a '?' in the path is written %3F, and '%' is written %25")
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 

@@ -16,6 +16,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.journal.database import sqlite_address
 from search.pareto.front import hypervolume
 from search.sampling.optuna_space import record
 from search.spec.study import StudySpec
@@ -33,7 +34,7 @@ def to_optuna(state: StudyState, spec: StudySpec, file: Path) -> dict[str, int]:
     error and log10 MACs of every operating point of full trainings (its setting is a user attribute).
     Points that miss a constraint are left out.
     """
-    spaces, storage = state.kept.spaces, f"sqlite:///{file}"
+    spaces, storage = state.kept.spaces, sqlite_address(file)
     curves = [_curve_trial(state, spec, trial, spaces) for trial in state.trials.values()]
     points = [
         point for trial in state.trials.values() if trial.state == "finished" for point in _points(spec, trial, spaces)

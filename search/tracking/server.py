@@ -18,6 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.errors import InputError
+from search.journal.database import sqlite_address
+from search.journal.reading import file_of
 
 _ANSWER_SECONDS = 4.5
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -64,7 +66,12 @@ def using(uri: str, registry_uri: str | None = None) -> Iterator[ModuleType]:
 
 def default_uri(studies_root: Path) -> str:
     """The database beside the studies: no server, shared by all studies of a root."""
-    return f"sqlite:///{Path(studies_root).resolve() / 'mlflow.db'}"
+    path = Path(studies_root).resolve() / "mlflow.db"
+    address = sqlite_address(path)
+    if address == f"sqlite:///{path}":
+        return address
+    # By this name of the same driver MLflow leaves the path alone: of `sqlite:///` it makes a folder as it is written.
+    return sa.make_url(address).set(drivername="sqlite+pysqlite").render_as_string(hide_password=False)
 
 
 def chosen_uri(given: str | None, studies_root: Path) -> str:
@@ -114,6 +121,7 @@ def check_server(uri: str, instead: str = " or use --tracking off", *, reading: 
         ) from None
     backend = url.get_backend_name()
     if backend == "sqlite":
+        file_of(uri)  # refuses what would name another file
         _check_file(uri, url.database, reading)
     elif backend in _DATABASES:
         _check_database(url, instead)
@@ -172,15 +180,14 @@ def _check_file(uri: str, database: str | None, reading: bool) -> None:
     if not database or database == ":memory:":
         raise InputError(f"tracking address {uri!r} names no file; write sqlite:////path/to/mlflow.db")
     path = Path(database)
-    if reading:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"tracking folder {path.parent} cannot be created: {error.strerror}") from None
-    for place in (path.parent, path):
-        if place.exists() and not os.access(place, os.W_OK):
-            raise InputError(f"tracking database {path} cannot be written; choose another or use --tracking off")
+    if not reading:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"tracking folder {path.parent} cannot be created: {error.strerror}") from None
+        for place in (path.parent, path):
+            if place.exists() and not os.access(place, os.W_OK):
+                raise InputError(f"tracking database {path} cannot be written; choose another or use --tracking off")
 
 
 def _check_database(url: sa.URL, instead: str) -> None:

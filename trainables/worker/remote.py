@@ -48,6 +48,9 @@ class Remote:
         parts = urlsplit(address)
         if parts.password or parts.username:
             raise ValueError(f"the address {_plain(address)} carries keys; leave them to the environment")
+        if parts.fragment or (parts.scheme == "file" and parts.query):
+            mark, written = ("#", "%23") if parts.fragment else ("?", "%3F")
+            raise ValueError(f"{address!r}: a {mark!r} in the path of an address is written {written}")
         try:
             self._files, root = self._tried(lambda: fs.FileSystem.from_uri(address))
         except pa.ArrowInvalid as error:
