@@ -12,6 +12,7 @@ from search.commands import catalogue, cluster, frontier, launch, manage, promot
 from search.commands.terminal import err, said
 from search.errors import InputError, RunError
 
+_SPEAKING = ("sqlalchemy.", "mlflow.", "alembic.")
 app = typer.Typer(
     name="routefront",
     no_args_is_help=True,
@@ -50,8 +51,8 @@ def main() -> None:
         err.print("interrupted; `routefront resume STUDY` goes on from here")
         sys.exit(130)
     except Exception as error:
-        # a database that fails says so in SQLAlchemy's words, which need not be imported to be known
-        known = isinstance(error, RunError | OSError | RuntimeError) or type(error).__module__.startswith("sqlalchemy.")
+        # databases and MLflow say in words of their own what fails; they need not be imported to be known
+        known = isinstance(error, RunError | OSError | RuntimeError) or type(error).__module__.startswith(_SPEAKING)
         if debug or not known:
             raise
         _say(error)

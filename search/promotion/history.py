@@ -21,10 +21,11 @@ def history(model: str, uri: str) -> list[dict[str, Any]]:
     gates) and `moves` (of any alias to this version: alias, time, why, previous, study).
     """
     client = client_at(uri)
-    versions = client.search_model_versions(f"name='{model}'") if "'" not in model else []
-    if not versions:
-        resolve(client, model, version="1")  # says which models there are
-    registered = client.get_registered_model(model)
+    with answering(uri, asked=True):
+        versions = client.search_model_versions(f"name='{model}'") if "'" not in model else []
+        if not versions:
+            resolve(client, model, version="1")  # says which models there are
+        registered = client.get_registered_model(model)
     aliases: dict[str, list[str]] = {}
     for alias, version in registered.aliases.items():
         aliases.setdefault(str(version), []).append(alias)

@@ -34,17 +34,25 @@ _WAIT = 60.0
 
 
 @contextlib.contextmanager
-def answering(uri: str) -> Iterator[None]:
-    """Turns whatever stops a registry, a disk or a connection in the middle into a `RunError` of one line."""
+def answering(uri: str, *, asked: bool = False) -> Iterator[None]:
+    """Turns whatever stops a registry, a disk or a connection in the middle into a `RunError` of one line.
+
+    `asked`: nothing is to be written.
+    """
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from safetensors import SafetensorError
 
     try:
         yield
-    except (MlflowException, OSError, SafetensorError, SQLAlchemyError) as error:
+    except (MlflowException, CommandError, OSError, SafetensorError, SQLAlchemyError) as error:
         text = str(getattr(error, "message", None) or getattr(error, "orig", None) or error) or type(error).__name__
+        said = text.partition("[SQL: ")[0]  # SQLAlchemy's statements are no help to a reader
+        said = " ".join(said.split())[:300]
+        if asked:
+            raise RunError(f"the registry at {shown(uri)} does not answer: {said}") from error
         raise RunError(
-            f"the registry at {shown(uri)} did not take it: {' '.join(text.split())[:300]}; what is half done is"
+            f"the registry at {shown(uri)} did not take it: {said}; what is half done is"
             " finished or undone by the next promote"
         ) from error
 

@@ -94,7 +94,7 @@ def resolve(client: Any, name: str, *, version: str | None = None, alias: str | 
         return client.get_model_version(name, str(version))
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise InputError(f"the model registry refuses: {error.message}") from None
+            raise InputError(f"the model registry refuses: {(error.message.splitlines() or [''])[0]}") from None
     try:
         model = client.get_registered_model(name)
     except MlflowException:
@@ -120,7 +120,7 @@ def load(model: str, uri: str) -> Registered:
     """The model behind ``NAME@ALIAS`` or ``NAME/VERSION``; `InputError` where there is none or it is damaged."""
     name, version, alias = split_name(model)
     client = client_at(uri)
-    with answering(uri):
+    with answering(uri, asked=True):
         found = resolve(client, name, version=version, alias=alias)
     scratch = tempfile.TemporaryDirectory(prefix="routefront-", ignore_cleanup_errors=True)
     with using(uri) as mlflow, warnings.catch_warnings(record=True):  # it would have type hints
@@ -140,7 +140,7 @@ def checkpoint_of(model: str, uri: str, scratch: Path) -> Path:
     """
     name, version, alias = split_name(model)
     client = client_at(uri)
-    with answering(uri):
+    with answering(uri, asked=True):
         found = resolve(client, name, version=version, alias=alias)
     with using(uri) as mlflow:
         return checked(mlflow, name, found, scratch) / "artifacts" / "model"

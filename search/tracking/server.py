@@ -19,7 +19,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from search.errors import InputError
 from search.journal.database import sqlite_address
-from search.journal.reading import file_of
+from search.journal.reading import check_files, file_of, open_reader
+from search.tracking.schema import check_schema
 
 _ANSWER_SECONDS = 4.5
 _DATABASES = ("postgresql", "mysql", "mssql")
@@ -44,6 +45,7 @@ def quiet() -> ModuleType:
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback of what is raised as well
     return mlflow
 
 
@@ -188,18 +190,26 @@ def _check_file(uri: str, database: str | None, reading: bool) -> None:
         for place in (path.parent, path):
             if place.exists() and not os.access(place, os.W_OK):
                 raise InputError(f"tracking database {path} cannot be written; choose another or use --tracking off")
+    if path.exists():
+        check_files(path)
+        _asked(open_reader(uri), str(path))
 
 
 def _check_database(url: sa.URL, instead: str) -> None:
     try:
         arguments = {"connect_timeout": 4} if url.get_backend_name() == "postgresql" else {}
-        engine = sa.create_engine(url, connect_args=arguments)
-        with engine.connect():
-            pass
-        engine.dispose()
+        _asked(sa.create_engine(url, connect_args=arguments), url.render_as_string(hide_password=True))
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise InputError(
             f"tracking database at {url.render_as_string(hide_password=True)} does not answer ({reason});"
             f" start it{instead}"
         ) from None
+
+
+def _asked(engine: sa.Engine, place: str) -> None:
+    try:
+        with engine.connect() as connection:
+            check_schema(connection, place)
+    finally:
+        engine.dispose()

@@ -1,0 +1,95 @@
+"""MLflow's database has another schema than the MLflow here understands: one line, whatever is asked."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from search.errors import InputError
+from search.spec.toml import to_toml
+from search.tracking.schema import check_schema
+from search.tracking.server import check_server
+from tests.support.command import Run
+from tests.support.kept_study import keep
+
+_OLDER = "0584bdc529eb"
+_COMMANDS = ("promote", "rollback", "history", "predict", "track", "search")
+
+
+def _ask(cli: Run, command: str, root: Path, uri: str, story: type) -> tuple[int, str, str]:
+    at = ("--studies", root / "studies", "--tracking", uri)
+    if command == "search":
+        study = {"name": "new", "data": {"name": "digits", "image_size": 8, "limit": 64}}
+        (root / "new.toml").write_text(to_toml(study))
+        return cli("search", root / "new.toml", *at)
+    if command == "predict":
+        return cli("predict", "--model", "digits@champion", "--split", "test", *at)
+    if command in ("history", "rollback"):
+        return cli(command, "--model", "digits", *at)
+    told = story()
+    told.report(told.ask(0), 9, [(0.9, 1e6)])
+    keep(told, root / "studies", "told")
+    if command == "track":
+        return cli("track", "told", "--to", uri, "--studies", root / "studies")
+    return cli("promote", "told", "--model", "digits", "--max-macs", "2M", *at)
+
+
+def _change(root: Path, statement: str) -> None:
+    with sqlite3.connect(root / "mlflow.db") as connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_a_newer_schema_is_told(cli: Run, tmp_path: Path, uri: str, story: type, command: str) -> None:
+    _change(tmp_path, "UPDATE alembic_version SET version_num = 'fedcba987654'")
+    code, out, said = _ask(cli, command, tmp_path, uri, story)
+    assert code == 2 and not out and said.count("\n") == 1, said
+    assert "has the schema fedcba987654 of a newer MLflow; install that one here" in said
+    assert not (tmp_path / "studies" / "new").exists()
+
+
+def test_an_older_schema_says_how_to_upgrade(tmp_path: Path, uri: str) -> None:
+    _change(tmp_path, f"UPDATE alembic_version SET version_num = '{_OLDER}'")
+    with pytest.raises(InputError, match=f"schema {_OLDER} of an older MLflow; .*mlflow db upgrade"):
+        check_server(uri)
+
+
+def test_a_database_that_is_being_made_is_good(tmp_path: Path, uri: str) -> None:
+    newest = sqlite3.connect(tmp_path / "mlflow.db").execute("SELECT version_num FROM alembic_version").fetchone()[0]
+    _change(tmp_path, f"UPDATE alembic_version SET version_num = '{_OLDER}'")
+    engine = sa.create_engine(uri)
+    asked = threading.Event()
+    sa.event.listen(engine, "after_cursor_execute", lambda *_: asked.set())
+
+    def migrate() -> None:
+        asked.wait(60)
+        time.sleep(0.01)
+        _change(tmp_path, f"UPDATE alembic_version SET version_num = '{newest}'")
+
+    thread = threading.Thread(target=migrate)
+    thread.start()
+    with engine.connect() as connection:
+        check_schema(connection, "mlflow.db")
+    thread.join()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("command", ["rollback", "history", "predict"])
+def test_a_registry_that_answers_nonsense_is_told(
+    cli: Run, tmp_path: Path, uri: str, story: type, command: str
+) -> None:
+    _change(tmp_path, "ALTER TABLE registered_models RENAME COLUMN description TO said")
+    _change(tmp_path, "ALTER TABLE registered_model_aliases RENAME COLUMN version TO number")
+    code, out, said = _ask(cli, command, tmp_path, uri, story)
+    assert code in (1, 2) and not out and said.count("\n") == 1 and "no such column" in said, said
+
+
+def test_a_file_that_is_no_database_is_told(cli: Run, tmp_path: Path, uri: str, story: type) -> None:
+    (tmp_path / "mlflow.db").write_text("no database, but long enough to be taken for one " * 40)
+    code, out, said = _ask(cli, "history", tmp_path, uri, story)
+    assert code == 2 and not out and said.count("\n") == 1 and "file is not a database" in said
