@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from search.commands import catalogue, cluster, frontier, launch, manage, promotion, report, study, track
+from search.commands.streams import BROKEN_PIPE, OutputError, flushed
 from search.commands.terminal import err, said
 from search.errors import InputError, RunError
 
@@ -36,12 +37,27 @@ for module in (catalogue, launch, study, frontier, report, manage, promotion, tr
 
 
 def main() -> None:
-    """Run the command line: exit code 2 for bad input, 1 for a failed run, 130 for Ctrl-C."""
+    """Run the command line: exit code 2 for bad input, 1 for a failed run, 130 for Ctrl-C.
+
+    Where nobody reads the output any more it is 141, where stdout cannot be written 1.
+    """
+    try:
+        with flushed():
+            _run()
+    except OutputError as error:
+        if error.code != BROKEN_PIPE:
+            _say(error)
+        sys.exit(error.code)
+
+
+def _run() -> None:
     debug = "--debug" in sys.argv
     if debug:  # accepted anywhere on the line
         sys.argv.remove("--debug")
     try:
         app(standalone_mode=True)
+    except OutputError:
+        raise
     except InputError as error:
         if debug:
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.commands.streams import writing
 from search.commands.terminal import Json, err, out, print_json
 from search.errors import InputError, RunError
 from search.units import show_seconds
@@ -148,7 +149,8 @@ def _follow(found: Jobs, job: str, as_json: bool) -> None:
     try:
         with _answered():
             for text in found.follow(job):
-                typer.echo(text, nl=False, err=as_json)
+                with writing(to_stderr=as_json):
+                    typer.echo(text, nl=False, err=as_json)
             record = found.wait(job)
     except KeyboardInterrupt:
         err.print(f"\n{job} goes on; routefront cluster logs {job} --address {found.address}")

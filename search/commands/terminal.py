@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +14,7 @@ import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from search.commands.streams import open_missing, writing
 from search.errors import RunError
 from search.spec.toml import presets
 from search.units import printable
@@ -34,6 +37,15 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, emoji=False, **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich prints it; see `search.commands.streams.writing` for a stream that takes nothing."""
+        with writing(self.stderr):
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich renders it, the text of every segment cleaned."""
         for segment in super().render(renderable, options):
@@ -43,6 +55,7 @@ class Terminal(Console):
             yield segment
 
 
+open_missing()
 out = Terminal(width=_width(sys.stdout))
 err = Terminal(width=_width(sys.stderr), stderr=True)
 
@@ -77,7 +90,9 @@ Tracking = Annotated[
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout (infinities and NaN as null, so that any reader takes it)."""
-    sys.stdout.write(json.dumps(_plain(document), indent=2) + "\n")
+    with writing():
+        sys.stdout.write(json.dumps(_plain(document), indent=2) + "\n")
+        sys.stdout.flush()
 
 
 def _plain(value: Any) -> Any:

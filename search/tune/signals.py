@@ -38,8 +38,9 @@ def heeded(driver: Driver) -> Iterator[None]:
         driver.signal = number
         driver.folder.stop.touch()
         name = signal.Signals(number).name
-        sys.stderr.write(f"{name}: stopping behind checkpoints; a second signal ends at once and loses them\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # nobody reads it
+            sys.stderr.write(f"{name}: stopping behind checkpoints; a second signal ends at once and loses them\n")
+            sys.stderr.flush()
 
     before = {each: signal.signal(each, take) for each in GENTLE}
     try:
