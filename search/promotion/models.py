@@ -26,6 +26,7 @@ from search.tracking.server import check_server, chosen_uri, is_server, quiet, s
 from spaces.space import nearest
 from trainables.contracts.network import Task
 from trainables.data import datasets, layout
+from trainables.data.depth import Scale
 from trainables.data.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
@@ -47,6 +48,11 @@ class Registered:
     tags: dict[str, str] = field(default_factory=dict)
     model: Any = None
     files: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def scale(self) -> Scale | None:
+        """How files of more than eight bits a pixel become bytes, as in training."""
+        return Scale.of(self.serving["data"].get("scale"))
 
     @property
     def shown(self) -> str:
@@ -278,7 +284,7 @@ def predict_images(
     paths = image_files(given)[:limit]
     registered = load(model, uri)
     try:
-        images = datasets.read_images(paths, Task(**registered.serving["task"]))
+        images = datasets.read_images(paths, Task(**registered.serving["task"]), registered.scale)
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from None
     classes = set(registered.serving["classes"])

@@ -116,6 +116,7 @@ class Evidence:
                 "name": self.data.name,
                 "hash": self.data.hash,
                 "limit": self.created["spec"].get("data", {}).get("limit"),
+                **({"scale": self.data.scale.record()} if self.data.scale is not None else {}),
             },
             "exits": [exit.name for exit in self.network.exits],
             "macs_full": self.network.macs_full,

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from spaces.space import nearest
 from trainables.contracts.network import Task
 from trainables.data import clutter, hybrid, imagenet
@@ -98,6 +100,7 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
     train, validation, test = divide(source, seed)
     if limit is not None:
         train = at_most(train, limit, len(source.classes), seed)
+    _differ(name, train)
     mean, std = source.mean, source.std
     if mean is None or std is None:
         mean, std = statistics(train.decoded())
@@ -117,6 +120,7 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
         hash=digest(source.classes, (train, validation, test)),
         replacement=source.replacement,
         seen=source.seen,
+        scale=source.scale,
     )
 
 
@@ -140,6 +144,18 @@ def _read(name: str, root: Path, image_size: int | None, seed: int) -> tuple[str
         return name, imagenet.read_imagenet(kind, root, image_size, path)
     except PermissionError as error:
         raise DataError(f"{error.filename} may not be read by this user") from None
+
+
+def _differ(name: str, train: Split) -> None:
+    """Raise `DataError` where all training images are the same: nothing can be learnt, and something was misread."""
+    images = train.images
+    if isinstance(images, np.ndarray) and len(images) > 1 and all(np.array_equal(images[0], one) for one in images):
+        low, high = images[0].min(), images[0].max()
+        held = f"every pixel is {low}" if low == high else f"pixels from {low} to {high}"
+        raise DataError(
+            f"all {len(images):,} training images of {name} are the same picture once they are read ({held} of 0 to"
+            " 255); there is nothing to tell apart"
+        )
 
 
 def _found(where: str, root: Path, begin: str, end: str = "") -> tuple[Path, str]:

@@ -14,9 +14,9 @@ import warnings
 import zlib
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
+from trainables.data.depth import Scale, is_deep, values
 from trainables.data.errors import DataError, DataMissing
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000", "PCX", "AVIF")
@@ -25,11 +25,18 @@ MOST_PIXELS = 100 * 10**6
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-def decode(source: Path | bytes, name: str) -> Image.Image:
+def decode(source: Path | bytes, name: str, scale: Scale | None = None) -> Image.Image:
     """An image of mode L (grey) or RGB, upright, transparency dropped; `name` is what an error calls it.
 
-    Raises `DataError` where it is not a whole image of `FORMATS`, is no regular file, or is larger than the limits.
+    `scale`: of grey pixels of more than eight bits, by default that of 16 bits. Raises `DataError` where it is not a
+    whole image of `FORMATS`, is no regular file, or is larger than the limits, and for floating-point pixels without a
+    `scale`.
     """
+    return in_bytes(opened(source, name), name, scale)
+
+
+def opened(source: Path | bytes, name: str) -> Image.Image:
+    """An image of whatever mode its file has, upright. Raises `DataError` as `decode` does."""
     try:
         _regular(source, name)
         with warnings.catch_warnings():
@@ -50,12 +57,18 @@ def decode(source: Path | bytes, name: str) -> Image.Image:
             "cannot be decoded" if isinstance(error, Image.UnidentifiedImageError) else " ".join(str(error).split())
         )
         raise DataError(f"{name} is not a whole image file ({reason})") from None
+    return image
+
+
+def in_bytes(image: Image.Image, name: str, scale: Scale | None = None) -> Image.Image:
+    """An image as `decode` gives it."""
     if image.mode in ("L", "RGB"):
         return image
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "F":
-        raise DataError(f"{name} holds floating-point pixels; save it with 8 bits a channel")
+    if is_deep(image):  # Pillow's own conversion would clip at 255
+        pixels = values(image, name)
+        if scale is None and image.mode == "F":
+            raise DataError(f"{name} holds floating-point pixels; save it with 8 bits a channel")
+        return Image.fromarray((scale or Scale()).apply(pixels))
     if image.mode == "P":
         return image.convert("RGBA").convert("RGB")  # by way of the palette's own transparency
     return image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")

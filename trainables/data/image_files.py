@@ -6,6 +6,7 @@ Shape legend: n images, C channels, S pixels along an edge.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image, ImageOps
 
 from trainables.contracts.network import Task
 from trainables.data import layout
-from trainables.data.decoding import decode
+from trainables.data.decoding import decode, in_bytes, opened
+from trainables.data.depth import Depths, Scale, is_deep
 from trainables.data.errors import DataError
 from trainables.data.splits import Augment, Source, Split
 
@@ -38,29 +40,53 @@ def resized(images: np.ndarray, size: int | None) -> np.ndarray:
     return np.stack([_array(Image.fromarray(image), channels, size) for image in pixels])
 
 
+@dataclass(frozen=True, slots=True)
+class Deep:
+    """An image of more than eight bits that waits for the scale of its set."""
+
+    source: Path | bytes
+    name: str
+
+
 class Stack:
     """Decoded images of one data set on their way into arrays; remembers what the first was like.
 
-    Images of one size are expected where `size` is None. The set is grey where all images are.
+    Images of one size are expected where `size` is None. The set is grey where all images are. Those of more than eight
+    bits are scaled alike, by what the training images hold (`trainables.data.depth`): `training` tells which are these.
     """
 
     def __init__(self, size: int | None) -> None:
         self.size = size
         self.colour = False
+        self.training = True
+        self._depths = Depths()
         self.least: tuple[int, int] = (0, 0)
         self.most: tuple[int, int] = (0, 0)
         self._first: tuple[str, tuple[int, int]] | None = None
 
-    def add(self, source: Path | bytes, name: str) -> np.ndarray:
-        """The image as (C, S, S) uint8, C being its own 1 or 3; `DataError` where it does not fit."""
-        image = decode(source, name)
+    def add(self, source: Path | bytes, name: str) -> np.ndarray | Deep:
+        """The image as (C, S, S) uint8, C being its own 1 or 3; `DataError` where it does not fit.
+
+        One of more than eight bits is decoded again in `array`, once the scale of all is known.
+        """
+        image = opened(source, name)
+        if self.training:
+            self._depths.note(image, source, name)
+        deep = is_deep(image)
+        if not deep:
+            image = in_bytes(image, name)
         if self.size is None:
             self._check(image, name)
         self.colour |= image.mode == "RGB"
         (width, height), (low, high) = image.size, self.least
         self.least = (min(width, low), min(height, high)) if self.least != (0, 0) else image.size
         self.most = max(width, self.most[0]), max(height, self.most[1])
-        return _array(image, 3 if image.mode == "RGB" else 1, self.size)
+        return Deep(source, name) if deep else _array(image, 3 if image.mode == "RGB" else 1, self.size)
+
+    @property
+    def scale(self) -> Scale | None:
+        """The scale of images of more than eight bits; None where no training image is one."""
+        return self._depths.scale()
 
     def _check(self, image: Image.Image, name: str) -> None:
         width, height = image.size
@@ -84,14 +110,18 @@ class Stack:
         (width, height), (most_width, most_height) = self.least, self.most
         sizes = f"{width} x {height}" + (f" to {most_width} x {most_height}" if self.least != self.most else "")
         resized = self.size is not None and (self.least, self.most) != ((self.size, self.size),) * 2
-        return f"{sizes} pixels" + (f", resized to {self.size} x {self.size}" if resized else "")
+        scale = self.scale
+        levels = f" of values {scale.low:g} to {scale.high:g}" if scale is not None else ""
+        return f"{sizes} pixels{levels}" + (f", resized to {self.size} x {self.size}" if resized else "")
 
-    def array(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    def array(self, images: Sequence[np.ndarray | Deep]) -> np.ndarray:
         """(n, C, S, S) uint8 with the channels of the whole set."""
-        channels = 3 if self.colour else 1
-        size = images[0].shape[1:]
-        out = np.empty((len(images), channels, *size), dtype=np.uint8)
+        channels, scale = 3 if self.colour else 1, self.scale
+        edge = self.size or self.least[0]
+        out = np.empty((len(images), channels, edge, edge), dtype=np.uint8)
         for row, image in zip(out, images, strict=True):
+            if isinstance(image, Deep):
+                image = _array(decode(image.source, image.name, scale), 1, self.size)
             row[:] = image  # a grey image among colours fills all three channels
         return out
 
@@ -102,14 +132,15 @@ def augmentation(images: np.ndarray) -> Augment:
     return Augment.natural(size) if images.shape[1] == 3 else Augment.written(size)
 
 
-def read_images(paths: Iterable[Path], task: Task) -> np.ndarray:
+def read_images(paths: Iterable[Path], task: Task, scale: Scale | None = None) -> np.ndarray:
     """Image files of any kind and size as a task takes them: (n, channels, size, size) uint8.
 
-    Raises `DataMissing` or `DataError` naming the file that is absent or not an image.
+    `scale`: that of the training images, for files of more than eight bits. Raises `DataMissing` or `DataError` naming
+    the file that is absent or not an image.
     """
     if task.channels not in (1, 3):
         raise DataError(f"image files have 1 or 3 channels; the task takes {task.channels}")
-    images = [_array(decode(path, str(path)), task.channels, task.size) for path in paths]
+    images = [_array(decode(path, str(path), scale), task.channels, task.size) for path in paths]
     return np.stack(images) if images else np.empty((0, task.channels, task.size, task.size), dtype=np.uint8)
 
 
@@ -145,7 +176,10 @@ def read_folder(folder: Path, size: int | None) -> Source:
     if len(classes) < 2:
         raise DataError(f"{first} has one class only ({''.join(classes)}): two are needed to tell apart")
     stack = Stack(size)
-    read = {kind: _read_classes(top, classes, stack, all_of_them=kind == "train") for kind, top in tops.items()}
+    read = {}
+    for kind, top in tops.items():
+        stack.training = kind == "train"
+        read[kind] = _read_classes(top, classes, stack, all_of_them=stack.training)
     splits = {
         kind: Split(stack.array(images), np.array(labels, dtype=np.int64)) for kind, (images, labels) in read.items()
     }
@@ -157,14 +191,15 @@ def read_folder(folder: Path, size: int | None) -> Source:
         test=test if test is not None else validation,
         augment=augmentation(train.decoded()),
         seen=stack.seen,
+        scale=stack.scale,
     )
 
 
 def _read_classes(
     top: Path, classes: tuple[str, ...], stack: Stack, *, all_of_them: bool
-) -> tuple[list[np.ndarray], list[int]]:
+) -> tuple[list[np.ndarray | Deep], list[int]]:
     """Images and labels of the class folders in `top`, in alphabetical order; only in training must none be empty."""
-    images: list[np.ndarray] = []
+    images: list[np.ndarray | Deep] = []
     labels: list[int] = []
     for name in layout.class_folders(top):
         if name not in classes:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from trainables.data import layout
 from trainables.data.errors import DataError
-from trainables.data.image_files import Stack, augmentation
+from trainables.data.image_files import Deep, Stack, augmentation
 from trainables.data.splits import Source, Split
 
 _IMAGES = ("img", "image", "images")
@@ -69,7 +69,10 @@ def read_parquet(path: Path, size: int | None) -> Source:
     if "" not in by_split and "train" not in by_split:
         raise DataError(f"{path} has no training images: no file train-*.parquet")
     reader = _Reader(size)
-    read = {split: [reader.rows(file) for file in files] for split, files in by_split.items()}
+    read = {}
+    for split, files in by_split.items():
+        reader.stack.training = split in ("train", "")
+        read[split] = [reader.rows(file) for file in files]
     classes = reader.classes()
     splits = {
         split: Split(
@@ -89,6 +92,7 @@ def read_parquet(path: Path, size: int | None) -> Source:
         test=test if test is not None else validation,  # as for folders: the only other split is for testing
         augment=augmentation(train.decoded()),
         seen=reader.stack.seen,
+        scale=reader.stack.scale,
     )
 
 
@@ -101,9 +105,9 @@ class _Reader:
         self._largest = (-1, "")
         self._rows = 0
 
-    def rows(self, file: Path) -> tuple[list[np.ndarray], list[int]]:
+    def rows(self, file: Path) -> tuple[list[np.ndarray | Deep], list[int]]:
         """Decoded images and labels of a file."""
-        images: list[np.ndarray] = []
+        images: list[np.ndarray | Deep] = []
         labels: list[int] = []
         for row, (encoded, label) in enumerate(self._values(file)):
             where = f"{file} row {row}"

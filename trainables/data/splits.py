@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trainables.contracts.network import Task
+from trainables.data.depth import Scale
 from trainables.data.errors import DataError
 from trainables.normalisation import Normalisation, chosen
 
@@ -94,7 +95,7 @@ class Data:
     all images and labels; of images in files, of their names and lengths. The arrays may be read-only.
     ``dataclasses.replace(data, augment=...)`` chooses another augmentation. `replacement`: an epoch
     draws as many training images as there are, each from all of them, so that some come twice and others not.
-    `seen`: what the files held, in words.
+    `seen`: what the files held, in words. `scale`: how files of more than eight bits a pixel became bytes.
 
     What a configuration may choose is None and -1 until `for_config` is asked: `normalisation`, and `crop`, the
     pixels of padding in place of the data set's own. Images of which nobody asked cannot be normalised.
@@ -114,6 +115,7 @@ class Data:
     normalisation: Normalisation | None = None
     crop: int = -1
     seen: str = ""
+    scale: Scale | None = None
 
     def for_config(self, config: Any) -> Data:
         """The same images, normalised and cropped as a method's configuration has it (`normalise`, `crop`).
@@ -166,6 +168,7 @@ class Source:
 
     Without `test`, the test split is taken from `train`. Without `mean` and `std`, the constants
     are computed from the training split. `seen`: what the files held, in words, where that is worth saying.
+    `scale`: as in `Data`.
     """
 
     classes: tuple[str, ...]
@@ -177,6 +180,7 @@ class Source:
     std: tuple[float, ...] | None = None
     replacement: bool = False
     seen: str = ""
+    scale: Scale | None = None
 
 
 def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -102,9 +102,14 @@ def test_links_are_followed_and_loops_refused(tmp_path: Path) -> None:
 
 def _parquet(path: Path, count: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _images(path.parent.parent / "scratch", 1)
-    image = (path.parent.parent / "scratch" / "0.png").read_bytes()
-    rows = {"image": [{"bytes": image, "path": None}] * count, "label": [number % 3 for number in range(count)]}
+    scratch = path.parent.parent / "scratch"
+    for number in range(2):
+        _images(scratch / str(number), 1, seed=number)
+    images = [(scratch / str(number) / "0.png").read_bytes() for number in range(2)]
+    rows = {
+        "image": [{"bytes": images[number % 2], "path": None} for number in range(count)],
+        "label": [number % 3 for number in range(count)],
+    }
     pq.write_table(pa.table(rows), path)
 
 
