@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 _BATCH = 128  # as in `trainables.inference.evaluation.evaluate`, so that noise falls alike; it bounds memory too
 _BUNDLED = ("trainables", "spaces")
@@ -45,7 +46,7 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         self.classes = np.array(self.serving["classes"], dtype=object)
 
     def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Classify uint8 `model_input` (n, channels, size, size).
+        """Classify `model_input` (n, channels, size, size), uint8 or as `_checked_images` takes it.
 
         ``params["knobs"]``: a JSON object that replaces some of the promoted knobs, or all where it holds
         another kind of those on the curve; ``params["max_macs"]``: a budget per image (0: none), for which
@@ -63,7 +64,7 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         if not budget:
             return checked_knobs(params.get("knobs") or "{}", self.serving["knobs"], self.serving["curve"])
         if params.get("knobs"):
-            raise MlflowException.invalid_parameter_value("give max_macs or knobs, not both")
+            raise Refused("give max_macs or knobs, not both")
         return dict(setting_within(self.serving["curve"], budget)["knobs"])
 
     @torch.inference_mode()
@@ -105,14 +106,52 @@ def _lists(rows: np.ndarray) -> np.ndarray:
     return np.fromiter(rows.tolist(), dtype=object, count=len(rows))
 
 
+class Refused(MlflowException):
+    """What was asked for cannot be, in one line; a server answers 400 with it.
+
+    MLflow's server writes the images that came in front of a message; these are not taken into it.
+    """
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+        super().__init__(line, error_code=INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The line."""
+        return self._line
+
+    @message.setter
+    def message(self, _: str) -> None:
+        return
+
+
 def _checked_images(images: Any, task: Mapping[str, int]) -> np.ndarray:
+    """uint8 (n, channels, size, size) of uint8, of whole numbers in [0, 255], or of floats in [0, 1], 1 being white.
+
+    Floats of which all are whole numbers in [0, 255] and some above 1 are pixels, too. Rows of a table, or of an array
+    (n, channels * size * size), are images as well.
+    """
     shape = (task["channels"], task["size"], task["size"])
     array = np.asarray(images)
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != shape:
-        raise MlflowException.invalid_parameter_value(
-            f"images of type {array.dtype} and shape {array.shape}; this model takes uint8 (n, {str(shape)[1:]}"
-        )
-    return array
+    if array.ndim == 2 and array.shape[1] == math.prod(shape):
+        array = array.reshape(-1, *shape)
+    if array.ndim != 4 or array.shape[1:] != shape:
+        raise Refused(f"images of shape {array.shape}; this model takes (n, {str(shape)[1:]}")
+    if array.dtype == np.uint8 or not array.size:
+        return array.astype(np.uint8, copy=False)
+    takes = "this model takes whole numbers from 0 to 255, or floats from 0 to 1"
+    if array.dtype.kind not in "iuf":
+        raise Refused(f"images of type {array.dtype}; {takes}")
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 255):  # not a number is neither
+        raise Refused(f"pixels from {low:g} to {high:g}; {takes}")
+    if array.dtype.kind == "f":
+        if high <= 1:
+            return np.rint(array * 255).astype(np.uint8)
+        if not (array == np.rint(array)).all():
+            raise Refused(f"floats from {low:g} to {high:g}; {takes}")
+    return array.astype(np.uint8)
 
 
 def setting_within(curve: list[dict[str, Any]], max_macs: float) -> dict[str, Any]:
@@ -123,9 +162,7 @@ def setting_within(curve: list[dict[str, Any]], max_macs: float) -> dict[str, An
     fitting = [setting for setting in curve if setting["macs"] <= max_macs]
     if not fitting:
         cheapest = min(setting["macs"] for setting in curve)
-        raise MlflowException.invalid_parameter_value(
-            f"max_macs {max_macs:g}: the cheapest setting costs {cheapest:.0f} MACs per image on average"
-        )
+        raise Refused(f"max_macs {max_macs:g}: the cheapest setting costs {cheapest:.0f} MACs per image on average")
     return max(fitting, key=lambda setting: (setting["accuracy"], -setting["macs"]))
 
 
@@ -138,17 +175,15 @@ def checked_knobs(text: str, promoted: Mapping[str, Any], curve: list[dict[str, 
     try:
         given = json.loads(text)
     except json.JSONDecodeError as error:
-        raise MlflowException.invalid_parameter_value(f"knobs {text!r} are not JSON: {error}") from None
+        raise Refused(f"knobs {text!r} are not JSON: {error}") from None
     if not isinstance(given, dict):
-        raise MlflowException.invalid_parameter_value(f"knobs {text!r}: write a JSON object")
+        raise Refused(f"knobs {text!r}: write a JSON object")
     for name, value in given.items():
         if name not in examples:
             known = ", ".join(sorted(examples)) or "none"
-            raise MlflowException.invalid_parameter_value(f"unknown knob {name!r}; this model takes: {known}")
+            raise Refused(f"unknown knob {name!r}; this model takes: {known}")
         if not _alike(value, examples[name]):
-            raise MlflowException.invalid_parameter_value(
-                f"knob {name} = {value!r}; it takes values such as {examples[name]!r}"
-            )
+            raise Refused(f"knob {name} = {value!r}; it takes values such as {examples[name]!r}")
     return {**promoted, **given} if given.keys() <= promoted.keys() else given
 
 

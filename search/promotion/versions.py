@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import spaces
 import trainables
 from search.errors import InputError
@@ -242,10 +240,9 @@ def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> An
 
 def _signature(evidence: Evidence) -> Any:
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
 
-    task = evidence.network.task
     columns: list[tuple[Any, str]] = [
         ("long", "label"),
         ("string", "class"),
@@ -256,8 +253,8 @@ def _signature(evidence: Evidence) -> Any:
     ]
     if evidence.network.exits:
         columns.append(("long", "exit"))
+    # Without inputs: MLflow would cast floats to uint8, 0.98 to 0, before the model sees and refuses or takes them.
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, task.channels, task.size, task.size))]),
         outputs=Schema([ColSpec(kind, name) for kind, name in columns]),
         params=ParamSchema([ParamSpec("knobs", "string", ""), ParamSpec("max_macs", "double", 0.0)]),
     )

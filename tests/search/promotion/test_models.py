@@ -287,6 +287,21 @@ def test_mlflow_serves_and_predicts(tiny: Study, registry: str, digits_small: Da
         )
         knobs = {"inputs": images.tolist(), "params": {"knobs": json.dumps(cheapest["knobs"])}}
         assert ask(address, knobs) == (200, answer)
+        for same in (images / 255, images.astype(float)):
+            code, told = ask(address, {"inputs": same.tolist()})
+            assert code == 200 and told["predictions"] == expected
+        flat = {"columns": [str(i) for i in range(64)], "data": images.reshape(6, 64).tolist()}
+        assert ask(address, {"dataframe_split": flat})[1]["predictions"] == expected
+        for wrong, says in (
+            (images / 127.5 - 1, "pixels from -1 to 1; this model takes"),
+            (images * 0.7, "floats from 0 to "),
+            (images.astype(int) * 2, "pixels from 0 to "),
+            (images[:, :, 1:], "images of shape (6, 1, 7, 8); this model takes (n, 1, 8, 8)"),
+            (images[0], "images of shape (1, 8, 8)"),
+        ):
+            code, text = ask(address, {"inputs": wrong.tolist()})
+            assert code == 400 and json.loads(text)["message"].startswith(says), text
+            assert "\n" not in json.loads(text)["message"] and len(text) < 300
         for body, says in (
             ({"inputs": images.tolist(), "params": {"max_macs": 1.0}}, "the cheapest setting costs"),
             ({"inputs": images.tolist(), "params": {"knobs": "{"}}, "not JSON"),
