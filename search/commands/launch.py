@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from search.commands.study import failures, status_record
+from search.commands.study import failures
 from search.commands.terminal import Json, Name, Preset, Studies, Tracking, err, out, print_json, progress
 from search.errors import InputError, RunError
 from search.units import dataset_name, parse_seconds, show_seconds
@@ -216,6 +216,7 @@ def _launch(
     quiet: bool = False,
 ) -> StudyState:
     from search.status.display import watching
+    from search.studies.summary import record_of
 
     uri = _tracking_uri(study.spec.tracking.uri, studies)
     err.print(f"{dataset_name(study.spec.data.name)}: {images.summary()}", soft_wrap=True)
@@ -230,7 +231,7 @@ def _launch(
     )
     state = study.left
     assert state is not None, "a launch leaves a state"
-    record = status_record(study, state)
+    record = record_of(study, state)
     if as_json and not quiet:
         print_json(record)
     elif not quiet:

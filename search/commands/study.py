@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,9 +13,6 @@ from rich.text import Text
 from search.commands.terminal import Json, Name, Studies, err, left_out, out, print_json, said
 from search.errors import InputError
 from search.units import parse_seconds, show_seconds
-
-if TYPE_CHECKING:
-    from search.studies.stored import StoredStudy
 
 
 def register(app: typer.Typer) -> None:
@@ -40,15 +38,8 @@ def list_studies(studies: Studies = None, as_json: Json = False) -> None:
     Example: routefront list
     """
     from search.studies.roots import studies_root
-    from search.studies.stored import all_studies
 
-    records = []
-    for study in all_studies(studies, left_out):
-        try:
-            records.append(status_record(study, study.state()))
-        except Exception as error:  # whatever is wrong with one study, the others are shown
-            known = isinstance(error, InputError | OSError)
-            left_out(study.folder.path, said(error) if known else f"{type(error).__name__}: {said(error)}")
+    records = _records(studies_root(studies))
     if as_json:
         print_json(records)
         return
@@ -64,21 +55,24 @@ def list_studies(studies: Studies = None, as_json: Json = False) -> None:
     out.print(table)
 
 
-def status_record(study: StoredStudy, state: Any) -> dict[str, Any]:
-    """A study's state as `routefront status --json` prints it."""
-    return {
-        "study": study.spec.name,
-        "state": study.status(),
-        "trials": state.count(),
-        "epochs": state.cost_epochs,
-        "seconds": state.elapsed,
-        "hypervolume": state.hypervolume,
-        "front_points": len(state.front()),
-        "stages": state.saved(),
-        "budget": study.spec.budget.model_dump(),
-        "dataset": state.created["data"]["name"],
-        "folder": str(study.folder.path),
-    }
+def _records(root: Path) -> list[dict[str, Any]]:
+    """What is told of every study under a root, oldest first; of those at rest without reading their journals."""
+    from search.studies.summary import kept_under
+
+    known, whole = kept_under(root)
+    if whole:
+        return list(known.values())
+    from search.studies.stored import all_studies
+    from search.studies.summary import record_of
+
+    records = []
+    for study in all_studies(root, left_out):
+        try:
+            records.append(known.get(study.folder.path) or record_of(study, study.state()))
+        except Exception as error:  # whatever is wrong with one study, the others are shown
+            expected = isinstance(error, InputError | OSError)
+            left_out(study.folder.path, said(error) if expected else f"{type(error).__name__}: {said(error)}")
+    return records
 
 
 def status(
@@ -96,6 +90,7 @@ def status(
     from search.status.cluster import cluster_record, cluster_table
     from search.status.story import trial_story
     from search.status.table import status_table
+    from search.studies.summary import record_of
     from search.study import Study
 
     if trial is not None:
@@ -106,7 +101,7 @@ def status(
     while True:
         found = Study.load(study, root=studies)  # its limits may have been extended
         state = found.state()
-        record = status_record(found, state)
+        record = record_of(found, state)
         cluster = cluster_record(found.spec, state, time.time())
         if as_json:
             print_json({**record, "cluster": cluster})

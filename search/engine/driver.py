@@ -22,6 +22,7 @@ from search.state.kept import Kept
 from search.state.retention import kept_checkpoints
 from search.state.setbacks import DIED, MEMORY, NODE, is_out_of_memory, last_line
 from search.state.trial import Donor, Trial
+from search.studies import summary
 from search.studies.courier import Courier
 from search.studies.folder import StudyFolder
 from search.studies.roots import DRIVER_PATIENCE
@@ -209,6 +210,7 @@ def driving(study: StoredStudy) -> Iterator[Driver]:
         yield driver
     finally:
         driver.release()
+    summary.keep(study, driver.state)
 
 
 def driver_at(path: str) -> Driver:

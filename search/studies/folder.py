@@ -31,6 +31,7 @@ _PICTURES = (
 )
 _WRITTEN = {
     "": r"study\.toml|control\.db(-wal|-shm|-journal)?|stop|\.reach-?[\w-]*|\.study-\d+-\d+\.part|report\.html"
+    r"|summary\.json|\.summary-\d+\.part"
     rf"|({'|'.join(_PICTURES.split())})\.png",
     "points": r"[\w.-]+\.parquet(\.tmp)?",
     "tracking": r"[\w.-]+\.(json|log|part)",

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from search.commands.study import status_record
 from search.points import files as points
 from search.sampling.first_stages import candidates, propose_again, stage_key
 from search.sampling.proposals import Proposer
@@ -23,6 +22,7 @@ from search.state.state import StudyState
 from search.status.story import trial_story
 from search.status.table import summary
 from search.studies.stored import load_data
+from search.studies.summary import record_of
 from search.study import Study
 from trainables import checkpoints
 from trainables.contracts.network import Task
@@ -251,7 +251,7 @@ def test_shared_epochs_are_fidelity_and_not_cost(tmp_path: Path) -> None:
         told = points.read(driver.folder.points, columns=["trial", "epoch", "cost_epochs", "repeat"]).to_pylist()
         assert [(r["epoch"], r["cost_epochs"]) for r in told if r["trial"] == second.id] == [(3, 2.0), (4, 4.0)]
         study = Study(driver.spec, driver.folder)
-        assert status_record(study, study.state())["stages"] == saved
+        assert record_of(study, study.state())["stages"] == saved
         assert "first stages shared by 1: 4 epochs and 10s saved" in summary(driver.spec, state)
         assert "to begin behind epoch 2 of t0000" in trial_story(study, second.id)["events"][0]["says"]
         assert study.state().digest() == state.digest()
