@@ -62,6 +62,13 @@ def not_found(error: Any) -> bool:
     return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
+def unseen(error: Any) -> bool:
+    """Whether something does not exist as far as this user may know: a server with users says so of a name that nobody
+    has taken yet, too. Who then writes is told what he may not.
+    """
+    return not_found(error) or error.error_code == "PERMISSION_DENIED"
+
+
 # -- one at a time ---------------------------------------------------------------------------------
 
 
@@ -113,6 +120,8 @@ class Lock:
         except MlflowException as error:
             if not_found(error):
                 return ""
+            if unseen(error):
+                return "a user whose models are not shown to this one"
             raise
 
     def check(self) -> None:
@@ -155,7 +164,7 @@ def current_version(client: Any, model: str, alias: str) -> str | None:
     try:
         return str(client.get_model_version_by_alias(model, alias).version)
     except MlflowException as error:
-        if not_found(error):
+        if unseen(error):
             return None
         raise
 
@@ -238,7 +247,7 @@ def confirmed(client: Any, model: str, alias: str, identity: str) -> dict[str, A
     try:
         client.get_registered_model(model)
     except MlflowException as error:
-        if not_found(error):
+        if unseen(error):
             return None
         raise
     with holding(client, model):

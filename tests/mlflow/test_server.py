@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from search.errors import InputError
+from search.errors import InputError, RunError
+from search.promotion.ledger import Lock, answering, confirmed, current_version, holding, settle
+from search.promotion.models import client_at
 from search.tracking.server import check_server
 from tests.support.postgres import INSTALLED
 from tests.support.tracked import Place, free_port, lost_and_doubled, shown, told
@@ -108,6 +110,38 @@ def test_users_and_their_passwords(running: str, tmp_path: Path, story: type, mo
     with pytest.raises(InputError, match="asks for a user and password; set MLFLOW_TRACKING_USERNAME and"):
         check_server(running)
     place.journal.close()
+
+
+@needs_postgresql
+@needs_users
+def test_a_user_without_rights_beyond_his_own_moves_aliases_of_a_name_that_nobody_had_and_of_no_other(
+    running: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `promote` asks and writes beside the files of the model, each of which is a request of its own."""
+    passwords = {name: _added(running, name) for name in ("eve", "bob")}
+
+    def as_user(name: str) -> Any:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", passwords[name])
+        return client_at(running)
+
+    client = as_user("eve")
+    assert current_version(client, "of-eve", "champion") is None
+    assert confirmed(client, "of-eve", "champion", "a") is None
+    with holding(client, "of-eve") as lock:
+        client.create_registered_model("of-eve")
+        assert settle(client, "of-eve", "champion") == []
+        other = as_user("bob")
+        assert Lock(other, "of-eve").holder() == lock.holder()
+        with pytest.raises(RunError, match=r"did not take it: .*Permission denied"), answering(running):
+            other.set_registered_model_alias("of-eve", "champion", "1")
+        as_user("eve")
+    assert confirmed(client, "of-eve", "champion", "b") is None
+
+
+def _added(address: str, name: str) -> str:
+    words = [sys.executable, str(FOLDER / "add_user.py"), address, name]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=True).stdout.split()[-1]
 
 
 def refusal(*words: object, **environment: str) -> str:

@@ -165,7 +165,7 @@ def main() -> None:
     try:
         print(study.launch(address=address, tracking=rest[0] if rest else "off", watch=watch, say=print), flush=True)
     except Exception as error:
-        from search.__main__ import said
+        from search.commands.terminal import said
 
         traceback.print_exc()
         print(said(error))  # as the command line does
@@ -173,7 +173,7 @@ def main() -> None:
 
 
 def _with(make: Callable[..., Any], trainable: Any) -> Callable[..., Any]:
-    return lambda tune, driver, data, other: make(tune, driver, data, trainable)
+    return lambda driver, data, other: make(driver, data, trainable)
 
 
 if __name__ == "__main__":
