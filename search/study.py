@@ -45,20 +45,27 @@ class Study(StoredStudy):
 
         Everything that can be wrong is checked before anything is written. Raises `InputError`
         where a study of that name has another spec, data are missing, a network does not fit its
-        images, or the folder cannot be written.
+        images, or the folder cannot be written. Where the spec names no methods, those that do not fit are left out.
         """
         from search.planning.creation import create, placed, same
 
-        spec = placed(spec)
+        unnamed = "methods" not in spec.model_fields_set
+        given, spec = spec, placed(spec)
         folder = StudyFolder(studies_root(root) / spec.name)
         bring(folder)
         if folder.spec.exists():
             stored = cls.load(spec.name, root=root).spec
+            if unnamed:  # it goes on with the methods that it found then
+                spec = spec.model_copy(update={"methods": stored.methods})
             same(placed(stored), spec)
             return cls(spec, folder, stored)
+        from search.planning.fitting import fitting
         from search.promotion.models import donor_of
 
-        create(spec, folder, data or load_data(spec), root, partial(donor_of, spec, root))
+        data = data or load_data(spec)
+        if unnamed:
+            spec = spec.model_copy(update={"methods": fitting(given, data).methods})
+        create(spec, folder, data, root, partial(donor_of, spec, root))
         return cls(spec, folder)
 
     @classmethod

@@ -84,11 +84,15 @@ def search(
             "warm_start.studies": fork or None,
         },
     )
+    if epochs is not None:
+        _fewer_rungs(values, epochs)
     if methods is not None:
         words = [word.strip() for word in methods.split(",") if word.strip()]
         values["methods"] = {word: values.get("methods", {}).get(word, {}) for word in words}
     if dry_run:
-        _dry_run(StudySpec.parse(values, str(path)), studies, as_json)
+        from search.planning.fitting import fitting
+
+        _dry_run(fitting(StudySpec.parse(values, str(path))), studies, as_json)
         return
     from search.studies.roots import studies_root
     from search.tracking.server import check_server
@@ -110,6 +114,22 @@ def _ray_beside(wanted: bool) -> AbstractContextManager[None]:
     from cluster.connect import beginning
 
     return beginning() if wanted else nullcontext()
+
+
+def _fewer_rungs(values: dict[str, Any], epochs: int) -> None:
+    """Leave out rungs of a study file that --epochs has left behind: no option could change them."""
+    rungs = values.get("rungs")
+    if not isinstance(rungs, dict):
+        return
+    written = rungs.get("epochs")
+    if not isinstance(written, list) or not all(isinstance(each, int) for each in written):
+        return  # the spec says what is wrong
+    kept = [each for each in written if each < epochs]
+    if kept != written:
+        left = ", ".join(str(each) for each in written if each >= epochs)
+        err.print(f"rungs at epochs {left} are left out: a full training has {epochs} (--epochs)", soft_wrap=True)
+        rungs = {name: value for name, value in rungs.items() if name != "epochs"}
+        values["rungs"] = {**rungs, "epochs": kept} if kept else rungs
 
 
 def _tracking_uri(given: str | None, studies: Path | None) -> str:

@@ -74,7 +74,11 @@ class StudySpec(Part):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
-            raise ValueError(f"study name {value!r} may hold letters, digits, '.', '_' and '-' only")
+            if len(value) > 100:
+                raise ValueError(f"study name {value[:20]!r}... has {len(value)} characters; it may have 100")
+            raise ValueError(
+                f"study name {value!r} may hold letters, digits, '.', '_' and '-' only, the first a letter or digit"
+            )
         return value
 
     @field_validator("methods")

@@ -53,7 +53,7 @@ class BudgetSpec(Part):
             return None
         seconds = parse_seconds(value)
         if seconds <= 0:
-            raise ValueError("a time must be longer than nothing")
+            raise ValueError(f"budget.time = {value!r}: a time must be longer than nothing")
         return seconds
 
 
@@ -123,7 +123,10 @@ class ConstraintSpec(Part):
     @field_validator("max_seconds", mode="before")
     @classmethod
     def _seconds(cls, value: Any) -> float | None:
-        return None if value is None else parse_seconds(value)
+        seconds = None if value is None else parse_seconds(value)
+        if seconds is not None and seconds <= 0:
+            raise ValueError(f"constraints.max_seconds = {value!r}: a limit must be above 0")
+        return seconds
 
 
 class StageSpec(Part):
@@ -176,7 +179,7 @@ class ResourceSpec(Part):
     def _silence(cls, value: Any) -> float | None:
         seconds = None if value is None else parse_seconds(value)
         if seconds is not None and seconds <= 0:
-            raise ValueError("a patience must be longer than nothing")
+            raise ValueError(f"resources.patience = {value!r}: a patience must be longer than nothing")
         return seconds
 
     @property

@@ -17,6 +17,11 @@ from trainables.normalisation import NORMALISATIONS
 DECAYED = ("all", "kernels")
 
 
+LEARNING_RATE = "a learning rate lies above 0 and below 100"
+WIDTH = "a channel multiplier lies above 0 and is at most 100"
+"""Rules of several fields, as their messages say them."""
+
+
 def require(good: bool, name: str, value: Any, rule: str) -> None:
     """Raise `ValueError` with the value and the rule unless `good`."""
     if not good:
@@ -67,8 +72,8 @@ class TrainingConfig:
     crop: int = -1
 
     def __post_init__(self) -> None:
-        require(self.width > 0, "width", self.width, "the channel multiplier must be positive")
-        require(0 < self.lr < 100, "lr", self.lr, "the learning rate must be positive")
+        require(0 < self.width <= 100, "width", self.width, WIDTH)
+        require(0 < self.lr < 100, "lr", self.lr, LEARNING_RATE)
         require(0 <= self.momentum < 1, "momentum", self.momentum, "must be in [0, 1)")
         require(0 <= self.weight_decay, "weight_decay", self.weight_decay, "must not be negative")
         whole = isinstance(self.batch_size, int) and not isinstance(self.batch_size, bool)
@@ -78,9 +83,8 @@ class TrainingConfig:
         require(all(0 < s < 1 for s in self.lr_decay_at), "lr_decay_at", self.lr_decay_at, "shares lie in (0, 1)")
         require(0 < self.lr_decay <= 1, "lr_decay", self.lr_decay, "must be in (0, 1]")
         require(0 <= self.warmup < 1, "warmup", self.warmup, "must be a share in [0, 1)")
-        require(
-            0 <= self.warmup_lr < 100, "warmup_lr", self.warmup_lr, "must be a learning rate, or 0 for a linear rise"
-        )
+        rule = f"{LEARNING_RATE}; 0 is a linear rise"
+        require(0 <= self.warmup_lr < 100, "warmup_lr", self.warmup_lr, rule)
         require(self.decayed in DECAYED, "decayed", self.decayed, f"must be {' or '.join(DECAYED)}")
         smooth = self.label_smoothing
         require(0 <= smooth < 1, "label_smoothing", smooth, "must be in [0, 1)")
@@ -138,7 +142,7 @@ class DonorConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        require(0 < self.donor_lr < 100, "donor_lr", self.donor_lr, "the learning rate must be positive")
+        require(0 < self.donor_lr < 100, "donor_lr", self.donor_lr, LEARNING_RATE)
         both = self.donor and getattr(self, "pretrained", "")
         require(not both, "donor", self.donor, "the weights come from `pretrained` already; give one of both")
 

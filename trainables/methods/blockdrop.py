@@ -45,7 +45,7 @@ from torch import Tensor
 from spaces.blockdrop import PAPER, SPACE
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork, Task, evaluating
-from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
+from trainables.contracts.recipe import LEARNING_RATE, WIDTH, Batch, DonorConfig, Optimiser, Phase, require
 from trainables.execution.eager import eagerly
 from trainables.execution.rows import split_rows, take
 from trainables.networks.gated.gates import hard_at
@@ -97,7 +97,7 @@ class Config(DonorConfig):
         for name, allowed in (("shortcut", imagenet.RESIDUAL_SHORTCUTS), ("impl", IMPLEMENTATIONS)):
             value = getattr(self, name)
             require(value in allowed, name, value, f"blockdrop takes one of {', '.join(allowed)}")
-        require(self.policy_width > 0, "policy_width", self.policy_width, "the channel multiplier must be positive")
+        require(0 < self.policy_width <= 100, "policy_width", self.policy_width, WIDTH)
         for name in ("pretrain_share", "finetune_decay_at"):
             require(0 < getattr(self, name) < 1, name, getattr(self, name), "must be a share in (0, 1)")
         require(0 <= self.curriculum_share <= 1, "curriculum_share", self.curriculum_share, "must be in [0, 1]")
@@ -110,7 +110,7 @@ class Config(DonorConfig):
         for name in ("curriculum_gamma", "gamma"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "the price of an error must not be negative")
         for name in ("policy_lr", "finetune_lr"):
-            require(0 < getattr(self, name) < 100, name, getattr(self, name), "the learning rate must be positive")
+            require(0 < getattr(self, name) < 100, name, getattr(self, name), LEARNING_RATE)
 
 
 class BlockDropNetwork(GatedResNet):

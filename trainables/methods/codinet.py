@@ -38,7 +38,7 @@ from torch import Tensor
 from spaces.codinet import PAPER, SPACE
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork, Task
-from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
+from trainables.contracts.recipe import LEARNING_RATE, Batch, DonorConfig, Optimiser, Phase, require
 from trainables.networks.gated.gates import GATES, router_of
 from trainables.networks.gated.network import SAMPLING_KNOBS, GatedResNet, thresholds
 from trainables.networks.initialisation import INITS, he_everywhere, he_fan_out
@@ -122,7 +122,7 @@ class Config(DonorConfig):
             f"counts all views; {least} image(s) of {self.views} views need {least * self.views}",
         )
         require(0 <= self.stage2_share < 1, "stage2_share", self.stage2_share, "must be in [0, 1)")
-        require(0 < self.stage2_lr < 100, "stage2_lr", self.stage2_lr, "the learning rate must be positive")
+        require(0 < self.stage2_lr < 100, "stage2_lr", self.stage2_lr, LEARNING_RATE)
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -55,6 +55,9 @@ def names_of(network: str, members: int) -> tuple[str, ...]:
     return tuple(names)
 
 
+_MOST = 100
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config(TrainingConfig):
     """`members`: how many networks (0: as many as the name lists, or 3); `average`: logits or probabilities."""
@@ -67,7 +70,8 @@ class Config(TrainingConfig):
         TrainingConfig.__post_init__(self)
         require(self.variant == "", "variant", self.variant, "ensembles have no variants")
         whole = isinstance(self.members, int) and not isinstance(self.members, bool)
-        require(whole and self.members >= 0, "members", self.members, "must be a whole number of at least 2")
+        rule = f"must be a whole number from 2 to {_MOST}; 0 takes as many as the name lists, or 3"
+        require(whole and (self.members == 0 or 2 <= self.members <= _MOST), "members", self.members, rule)
         require(self.average in AVERAGES, "average", self.average, f"must be one of {', '.join(AVERAGES)}")
         if not self.members:
             object.__setattr__(self, "members", self.network.count("+") + 1 if "+" in self.network else 3)

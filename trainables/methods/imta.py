@@ -54,7 +54,7 @@ from spaces.imta import PAPER, SPACE
 from trainables import checkpoints
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork, Task
-from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
+from trainables.contracts.recipe import LEARNING_RATE, Batch, DonorConfig, Optimiser, Phase, require
 from trainables.networks.msdnet.collaboration import ISC_FORMS, CollaborativeMSDNet, EquilibriumMSDNet
 from trainables.networks.msdnet.losses import REDUCTIONS, distilled_losses, weighted_losses
 from trainables.networks.msdnet.network import FACTORS, NETWORKS, STEP_MODES, MSDNet, exits_of, layout_of, named
@@ -152,11 +152,10 @@ class Config(DonorConfig):
         for name in ("growth", "channels", "step", "base", "curve_points"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
-            require(whole and value >= 1, name, value, "must be a whole number of at least 1")
+            least, most = (2, QUANTILES) if name == "curve_points" else (1, math.inf)
+            rule = f"from 2 to {QUANTILES}" if name == "curve_points" else "of at least 1"
+            require(whole and least <= value <= most, name, value, f"must be a whole number {rule}")
         require(0 < self.reduction <= 1, "reduction", self.reduction, "the share of channels kept must be in (0, 1]")
-        require(
-            2 <= self.curve_points <= QUANTILES, "curve_points", self.curve_points, f"must be from 2 to {QUANTILES}"
-        )
         self._check_losses(body.exits)
 
     def _check_losses(self, exits: int) -> None:
@@ -168,7 +167,7 @@ class Config(DonorConfig):
         require(0 <= self.alpha <= 1, "alpha", self.alpha, "the weight of the cross entropy must be in [0, 1]")
         require(0 < self.temperature < math.inf, "temperature", self.temperature, "must be positive")
         require(0 < self.phase2_share < 1, "phase2_share", self.phase2_share, "must be a share in (0, 1)")
-        require(0 < self.phase2_lr < 100, "phase2_lr", self.phase2_lr, "the learning rate must be positive")
+        require(0 < self.phase2_lr < 100, "phase2_lr", self.phase2_lr, LEARNING_RATE)
         require(self.cached_views >= 0, "cached_views", self.cached_views, "must not be negative; 0 caches nothing")
         drifting = self.cached_views and self.phase2_bn == "train"
         require(

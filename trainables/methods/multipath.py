@@ -79,7 +79,8 @@ class Config(TrainingConfig):
         whole = isinstance(self.gate_size, int) and not isinstance(self.gate_size, bool)
         require(whole and self.gate_size >= 1, "gate_size", self.gate_size, "must be a whole number of at least 1")
         whole = isinstance(self.se_ratio, int) and not isinstance(self.se_ratio, bool)
-        require(whole and self.se_ratio >= -1, "se_ratio", self.se_ratio, "must be a whole number of at least 1, or 0")
+        rule = "must be a whole number of at least 1; 0 is without, -1 what the network's name says"
+        require(whole and self.se_ratio >= -1, "se_ratio", self.se_ratio, rule)
         none = not named.residual or self.se_ratio <= 0
         require(none, "se_ratio", self.se_ratio, f"{self.network} has no squeeze and excitation; plain CNNs do")
         known = ("auto", *SHORTCUTS)

@@ -48,7 +48,7 @@ from torch import Tensor
 from spaces.skipnet import PAPER, SPACE
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork, Task
-from trainables.contracts.recipe import Batch, DonorConfig, Optimiser, Phase, require
+from trainables.contracts.recipe import LEARNING_RATE, Batch, DonorConfig, Optimiser, Phase, require
 from trainables.networks import initialisation
 from trainables.networks.gated.gates import GATES, router_of
 from trainables.networks.gated.network import THRESHOLD_KNOB, GatedResNet, thresholds
@@ -118,7 +118,7 @@ class Config(DonorConfig):
         require(self.rl_weight > 0, "rl_weight", self.rl_weight, "must be positive")
         require(0 < self.discount <= 1, "discount", self.discount, "must be in (0, 1]")
         require(0 < self.hrl_share < 1, "hrl_share", self.hrl_share, "must be a share in (0, 1)")
-        require(0 < self.hrl_lr < 100, "hrl_lr", self.hrl_lr, "the learning rate must be positive")
+        require(0 < self.hrl_lr < 100, "hrl_lr", self.hrl_lr, LEARNING_RATE)
         require(0 < self.hrl_sharpen <= 1, "hrl_sharpen", self.hrl_sharpen, "must be in (0, 1], 1 being off")
         require(self.rnn_size >= 1, "rnn_size", self.rnn_size, "the LSTM needs at least one unit")
 

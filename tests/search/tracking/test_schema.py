@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import sqlalchemy.event
 
 from search.errors import InputError
 from search.spec.toml import to_toml
@@ -64,7 +65,7 @@ def test_a_database_that_is_being_made_is_good(tmp_path: Path, uri: str) -> None
     _change(tmp_path, f"UPDATE alembic_version SET version_num = '{_OLDER}'")
     engine = sa.create_engine(uri)
     asked = threading.Event()
-    sa.event.listen(engine, "after_cursor_execute", lambda *_: asked.set())
+    sqlalchemy.event.listen(engine, "after_cursor_execute", lambda *_: asked.set())
 
     def migrate() -> None:
         asked.wait(60)

@@ -47,7 +47,7 @@ def _with_bits(path: Path, bits: int) -> None:
 
 
 def _levels(data: datasets.Data) -> np.ndarray:
-    return np.concatenate([split.images for split in (data.train, data.validation, data.test)])
+    return np.concatenate([split.decoded() for split in (data.train, data.validation, data.test)])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_training_images_alone_decide(tmp_path: Path) -> None:
     _save(tmp_path / "train", _ramps(4095, np.uint16), "png")
     _save(tmp_path / "test", _ramps(65535, np.uint16, 4), "png")
     data = datasets.load(str(tmp_path), root=tmp_path)
-    assert data.scale == Scale(0.0, 4095.0) and data.test.images.max() == 255
+    assert data.scale == Scale(0.0, 4095.0) and data.test.decoded().max() == 255
 
 
 @pytest.mark.parametrize(("most", "bits", "high"), [(900, 12, 4095), (900, 10, 1023), (65520, 12, 65535)])
@@ -126,13 +126,13 @@ def test_parquet_is_scaled_alike(tmp_path: Path) -> None:
     table = pa.table({"image": contents, "label": [number % 2 for number in range(len(contents))]})
     pq.write_table(table, tmp_path / "all.parquet")
     data = datasets.load(str(tmp_path / "all.parquet"), root=tmp_path)
-    assert data.scale == Scale(0.0, 4095.0) and data.train.images.max() == 255
+    assert data.scale == Scale(0.0, 4095.0) and data.train.decoded().max() == 255
 
 
 def test_eight_bits_need_no_scale_and_may_stand_beside_more(tmp_path: Path) -> None:
     _save(tmp_path, _ramps(255, np.uint8), "png")
     data = datasets.load(str(tmp_path), root=tmp_path)
-    assert data.scale is None and "of values" not in data.summary() and data.train.images.max() == 255
+    assert data.scale is None and "of values" not in data.summary() and data.train.decoded().max() == 255
     Image.fromarray(_ramps(4095, np.uint16, 1)[0]).save(tmp_path / "a" / "deep.png")
     data = datasets.load(str(tmp_path), root=tmp_path)
     assert data.scale is not None and _levels(data).max() == 255
@@ -178,7 +178,7 @@ def test_colours_of_sixteen_bits_of_which_few_levels_are_left(tmp_path: Path, mo
         for number in range(10):
             _deep_colours(tmp_path / name / f"{number}.png", RANDOM.integers(0, most + 1, (8, 8, 3)))
     if good:
-        assert datasets.load(str(tmp_path), root=tmp_path).train.images.max() > 200
+        assert datasets.load(str(tmp_path), root=tmp_path).train.decoded().max() > 200
         return
     with pytest.raises(DataError, match="colour images of 16 bits use only 16 of 256 levels; stretch their values"):
         datasets.load(str(tmp_path), root=tmp_path)

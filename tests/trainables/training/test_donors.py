@@ -330,7 +330,7 @@ def test_what_is_no_donor_is_refused_in_one_line(donor: Made, digits: Data, tmp_
 @pytest.mark.parametrize(
     ("method", "values", "message"),
     [
-        ("aig", {"donor_lr": 0.0}, r"donor_lr = 0\.0: the learning rate must be positive"),
+        ("aig", {"donor_lr": 0.0}, r"donor_lr = 0\.0: a learning rate lies above 0 and below 100"),
         ("aig", {"donor": "x", "pretrained": "y.pth", "network": "resnet-18-imagenet"}, "donor = 'x': .*one of both"),
         ("act", {"variant": "vanilla", "donor": "x"}, "donor = 'x': the vanilla variant does not halt"),
         ("decide", {"network": "pyramid-static-2", "donor": "x"}, "donor = 'x': pyramid-static-2 decides nothing"),
