@@ -115,7 +115,7 @@ def test_noise_is_drawn_in_float32_whatever_the_logits_are(name: str) -> None:
     [
         ({"decayed": "biases"}, "decayed = 'biases': must be all or kernels"),
         ({"label_smoothing": 1.0}, r"label_smoothing = 1.0: must be in \[0, 1\)"),
-        ({"warmup_lr": -1.0}, "warmup_lr = -1.0: must be a learning rate"),
+        ({"warmup_lr": -1.0}, "warmup_lr = -1.0: a learning rate lies above 0 and below 100; 0 is"),
         ({"nesterov": True, "momentum": 0.0}, "momentum = 0.0: Nesterov's must be above 0"),
     ],
 )

@@ -86,7 +86,7 @@ def test_residual_members() -> None:
 @pytest.mark.parametrize(
     "values,message",
     [
-        ({"members": 1}, "members = 1: an ensemble has at least 2 members"),
+        ({"members": 1}, "members = 1: must be a whole number from 2 to 100"),
         ({"members": -1}, "members = -1"),
         ({"network": ALL, "members": 2}, "names its 3 members"),
         ({"network": "basecnn-2"}, "members have one path"),
