@@ -73,7 +73,9 @@ def client_at(uri: str, *, must_exist: bool = True) -> Any:
     check_server(uri, reading=must_exist)  # what is to be there already is asked, or refuses by itself
     if must_exist and no_registry(uri):
         raise InputError(f"no model registry at {shown(uri)}; nothing was promoted there yet")
-    return quiet().MlflowClient(tracking_uri=uri, registry_uri=uri)
+    mlflow = quiet()
+    with answering(uri, asked=True):
+        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def check_names(model: str, alias: str) -> None:

@@ -116,7 +116,7 @@ class ConstraintSpec(Part):
     @classmethod
     def _count(cls, value: Any) -> float | None:
         count = parse_count(value) if isinstance(value, str) else value
-        if isinstance(count, int | float) and count <= 0:
+        if isinstance(count, int | float) and not count > 0:  # nor what is no number
             raise ValueError(f"{value!r}: a limit must be above 0")
         return count
 

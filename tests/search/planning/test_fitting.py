@@ -129,6 +129,7 @@ def test_what_is_beyond_a_limit_is_told_the_limit(method: str, values: dict[str,
     [
         ({"budget": {"time": 0}}, "budget.time = 0: a time must be longer than nothing"),
         ({"resources": {"patience": 0}}, "resources.patience = 0: a patience must be longer than nothing"),
+        ({"constraints": {"max_macs": float("nan")}}, "nan: a limit must be above 0"),
         ({"constraints": {"max_seconds": 0}}, "constraints.max_seconds = 0: a limit must be above 0"),
     ],
 )

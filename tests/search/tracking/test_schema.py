@@ -52,7 +52,7 @@ def test_an_older_schema_says_how_to_upgrade(cli: Run, tmp_path: Path, uri: str,
     _change(tmp_path, f"UPDATE alembic_version SET version_num = '{_OLDER}'")
     code, out, said = _ask(cli, command, tmp_path, uri, story)
     assert code == 1 and not out and said.count("\n") == 1, said
-    assert f"found version {_OLDER}" in said and "mlflow db upgrade" in said
+    assert f"found version {_OLDER}" in said and "mlflow db upgrade" in said and str(tmp_path) in said
 
 
 @pytest.mark.parametrize("command", ["rollback", "history", "predict"])
