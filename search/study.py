@@ -58,15 +58,18 @@ class Study(StoredStudy):
             if unnamed:  # it goes on with the methods that it found then
                 spec = spec.model_copy(update={"methods": stored.methods})
             same(placed(stored), spec)
-            return cls(spec, folder, stored)
-        from search.planning.fitting import fitting
-        from search.promotion.models import donor_of
+            found = cls(spec, folder, stored)
+        else:
+            from search.planning.fitting import fitting
+            from search.promotion.models import donor_of
 
-        data = data or load_data(spec)
-        if unnamed:
-            spec = spec.model_copy(update={"methods": fitting(given, data).methods})
-        create(spec, folder, data, root, partial(donor_of, spec, root))
-        return cls(spec, folder)
+            data = data or load_data(spec)
+            if unnamed:
+                spec = spec.model_copy(update={"methods": fitting(given, data).methods})
+            create(spec, folder, data, root, partial(donor_of, spec, root))
+            found = cls(spec, folder)
+        found.agree()  # the addresses are this person's own: no later command asks
+        return found
 
     @classmethod
     def spec_of(cls, values: Mapping[str, Any], origin: str, *, root: Path | None = None) -> StudySpec:

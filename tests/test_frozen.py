@@ -25,7 +25,9 @@ OURS = ("routefront", "search", "trainables", "spaces", "cluster")
 MADE_BY_OTHERS = ("Study", "PromotedModel")
 """Classes that `Study.create`, `Study.load` and `load` make; users do not call them."""
 INTERNAL = {
-    "Study": "changed check_data driving journal kept left reclaimable spec_of stored write".split(),
+    "Study": (
+        "agree changed check_data driving foreign journal kept left permit reclaimable spec_of stored untrusted write"
+    ).split(),
 }
 """What the platform itself asks of a class that users see: it may move or go."""
 WRITE = "python -m tests.test_frozen --write"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.commands.consent import Trust, opened
 from search.commands.terminal import Json, Names, Studies, out, print_json, progress
 from search.errors import InputError
 from search.units import parse_count
@@ -54,6 +55,7 @@ def frontier(
     plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write it into this CSV file.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write it into this Parquet file.")] = None,
+    trust: Trust = False,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
@@ -67,9 +69,8 @@ def frontier(
     routefront frontier digits --latency --axis latency --layers 2
     """  # fmt: skip
     from search.frontier.answer import ask
-    from search.study import Study
 
-    found = [Study.load(name, root=studies) for name in study]
+    found = [opened(name, studies, trust) for name in study]
     if axis not in ("macs", "latency", "latency-64"):
         raise InputError(f"--axis {axis!r}: the cost is macs, latency or latency-64")
     if best + cheapest + knee > 1:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from search.commands.consent import Trust, consent, of_a_folder, opened
 from search.commands.study import failures
 from search.commands.terminal import Json, Name, Preset, Studies, Tracking, err, out, print_json, progress
 from search.errors import InputError, RunError
@@ -68,6 +69,8 @@ def search(
     if (file is None) == (preset is None):
         raise InputError("give one study file or one --preset, for example: routefront search --preset digits")
     path = file if file is not None else preset_file(preset or "")
+    if file is not None:
+        of_a_folder(file, [] if tracking is None else ["tracking.uri"])
     values = merge(
         read_toml(path),
         {
@@ -178,6 +181,7 @@ def resume(
     trials: Annotated[int | None, typer.Option(help="A new number of trials in all.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
     tracking: Tracking = None,
+    trust: Trust = False,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
@@ -186,10 +190,8 @@ def resume(
     Examples: routefront resume digits
     routefront resume digits --trials 100
     """
-    from search.study import Study
-
     start(
-        Study.load(study, root=studies), address=address, time_limit=time_limit, trials=trials, workers=workers,
+        opened(study, studies, trust), address=address, time_limit=time_limit, trials=trials, workers=workers,
         cost=cost, tracking=tracking, studies=studies, as_json=as_json,
     )  # fmt: skip
 
@@ -219,7 +221,11 @@ def start(
         "resources.workers": workers,
         "tracking.uri": tracking,
     }
+    if tracking is None:
+        consent(found, "tracking.uri")
     found = found.changed(changes, "resume")
+    if tracking is not None:
+        found.agree()  # its journal may be used already, and this address was given
     check_server(_tracking_uri(found.spec.tracking.uri, studies))
     with progress(f"reading {found.spec.data.name}", as_json):
         images = load_data(found.spec)

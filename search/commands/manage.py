@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from search.commands.consent import Trust, opened
 from search.commands.launch import Address, start
 from search.commands.terminal import Json, Name, Studies, Tracking, err, left_out, out, print_json, progress, said
 from search.errors import InputError
@@ -38,6 +39,7 @@ def confirm(
     time_limit: Annotated[str | None, typer.Option("--time", help="A new limit of wall time in all.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
     tracking: Tracking = None,
+    trust: Trust = False,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
@@ -50,9 +52,8 @@ def confirm(
     routefront confirm digits --point t0019-9-4
     """
     from search.planning.repeats import plan_repeats, spreads
-    from search.study import Study
 
-    found = Study.load(study, root=studies)
+    found = opened(study, studies, trust)
     plans = plan_repeats(found.state(), found.spec, points=point or (), seeds=seeds, top=top)
     configurations = len({plan["repeats"] for plan in plans})
     err.print(f"{len(plans)} trainings of {configurations} configuration(s), {found.spec.budget.epochs} epochs each")
@@ -102,9 +103,8 @@ def export(
     Example: routefront export digits --optuna digits.db
     """
     from search.sampling.optuna_export import to_optuna
-    from search.study import Study
 
-    found = Study.load(study, root=studies)
+    found = opened(study, studies)
     if optuna.exists():
         raise InputError(f"{optuna} exists; choose another file, or remove it first")
     with progress("writing", as_json):
@@ -126,9 +126,7 @@ def delete(
 
     Example: routefront delete digits --yes
     """
-    from search.study import Study
-
-    found = Study.load(study, root=studies)
+    found = opened(study, studies)
     if found.status() == "running":
         raise InputError(f"study {found.spec.name!r} is running; stop it first: routefront stop {found.spec.name}")
     own, others = found.folder.written()
@@ -191,11 +189,14 @@ def gc(
 
     Example: routefront gc --dry-run
     """
-    from search.studies.stored import StoredStudy, all_studies
+    from search.studies.stored import all_studies
 
-    chosen = [StoredStudy.load(study, root=studies)] if study else all_studies(studies, left_out)
+    chosen = [opened(study, studies)] if study else all_studies(studies, left_out)
     records: list[dict[str, Any]] = []
     for found in chosen:
+        if not study and found.untrusted("journal"):
+            left_out(found.folder.path, "its journal is elsewhere and this study was not made here; nothing was done")
+            continue
         try:
             if found.status() != "running":
                 records.append(_reclaim(found, dry_run))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from search.commands.consent import Trust, opened
 from search.commands.promotion_tables import print_family, print_history, print_predictions, print_promotion
 from search.commands.terminal import Json, Studies, Tracking, out, print_json, progress
 from search.errors import InputError
@@ -42,6 +43,7 @@ def promote(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the gates and what would happen.")] = False,
     tracking: Tracking = None,
+    trust: Trust = False,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
@@ -52,9 +54,7 @@ def promote(
     Examples: routefront promote digits --max-macs 1M --model digits --alias champion
     routefront promote digits --budgets 500k,1M,2M --model digits
     """
-    from search.study import Study
-
-    found = Study.load(study, root=studies)
+    found = opened(study, studies, trust)
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy}: accuracies lie in [0, 1], for example 0.95")
     given = {"--max-macs": max_macs, "--min-accuracy": min_accuracy, "--point": point, "--method": method}

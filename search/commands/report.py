@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from search.commands.consent import Trust, opened
 from search.commands.terminal import Json, Name, Studies, err, out, print_json, progress
 
 
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
 def report(
     study: Name,
     folder: Annotated[Path | None, typer.Option("--out", help="Where to write (default: the study's folder).")] = None,
+    trust: Trust = False,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
@@ -33,9 +35,8 @@ def report(
     Example: routefront report digits --out .
     """
     from search.report.build import write_report
-    from search.study import Study
 
-    found = Study.load(study, root=studies)
+    found = opened(study, studies, trust)
     with progress("drawing the report", as_json):
         files = write_report(found, folder or found.folder.path)
     if as_json:
@@ -48,6 +49,7 @@ def report(
 def watch(
     study: Name,
     port: Annotated[int, typer.Option(help="A port of this machine [0: a free one].", min=0, max=65535)] = 0,
+    trust: Trust = False,
     studies: Studies = None,
 ) -> None:
     """The report's page, live, on this machine only (127.0.0.1) and read-only; Ctrl-C ends it.
@@ -57,9 +59,8 @@ def watch(
     Example: routefront watch digits --port 8000
     """
     from search.report.watch import Watch
-    from search.study import Study
 
-    found = Study.load(study, root=studies)
+    found = opened(study, studies, trust)
     with progress("drawing the page", False):
         server = Watch(found, port)
     err.print(f"watching {found.spec.name} at {server.address} (this machine only; Ctrl-C ends it)")

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from search.commands.consent import Trust, opened
 from search.commands.terminal import Json, Name, Studies, err, left_out, out, print_json, said
 from search.errors import InputError
 from search.units import parse_seconds, show_seconds
@@ -79,6 +80,7 @@ def status(
     study: Name,
     trial: Annotated[str | None, typer.Option(help="Tell one trial's whole story.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until it ends.")] = False,
+    trust: Trust = False,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
@@ -91,15 +93,14 @@ def status(
     from search.status.story import trial_story
     from search.status.table import status_table
     from search.studies.summary import record_of
-    from search.study import Study
 
     if trial is not None:
-        found = Study.load(study, root=studies)
+        found = opened(study, studies, trust)
         story = trial_story(found, trial)
         print_json(story) if as_json else _print_story(story)
         return
     while True:
-        found = Study.load(study, root=studies)  # its limits may have been extended
+        found = opened(study, studies, trust)  # its limits may have been extended
         state = found.state()
         record = record_of(found, state)
         cluster = cluster_record(found.spec, state, time.time())
@@ -131,9 +132,7 @@ def stop(study: Name, studies: Studies = None, as_json: Json = False) -> None:
 
     Example: routefront stop digits
     """
-    from search.study import Study
-
-    found = Study.load(study, root=studies)
+    found = opened(study, studies)
     if found.status() != "running":
         raise InputError(f"study {found.spec.name!r} is not running; `routefront status {found.spec.name}` shows it")
     found.folder.ask_to_stop()
@@ -159,11 +158,9 @@ def extend(
 
     Example: routefront extend digits --trials 200 --time 12h
     """
-    from search.study import Study
-
     if trials is time_limit is cost is None:
         raise InputError("say which limit is to be another one: --trials, --time, --cost")
-    found = Study.load(study, root=studies)
+    found = opened(study, studies)
     found = found.extend(trials=trials, time=parse_seconds(time_limit) if time_limit else None, cost=cost)
     if found.kept().before:
         from search.state.kept import otherwise

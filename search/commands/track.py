@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from search.commands.consent import Trust, opened
 from search.commands.terminal import Json, Name, Studies, err, out, print_json, progress
 from search.errors import InputError
 
@@ -22,6 +23,7 @@ def track(
     experiment: Annotated[
         str | None, typer.Option(help="MLflow experiment (default: the study's).", show_default=False)
     ] = None,
+    trust: Trust = False,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
@@ -30,13 +32,12 @@ def track(
     What is there already is not doubled. Users and passwords: MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD.
     Example: routefront track digits --to http://127.0.0.1:5000
     """
-    from search.study import Study
     from search.tracking.process import rebuild
     from search.tracking.server import check_server, shown
 
     if to == "off":
         raise InputError("--to off records nothing; give http://HOST:PORT or sqlite:///FILE")
-    found = Study.load(study, root=studies)
+    found = opened(study, studies, trust)
     name = experiment or found.spec.tracking.experiment
     check_server(to, instead="")
     began = time.monotonic()

@@ -24,7 +24,7 @@ _NAME = "storage"  # the file of a cache that says of what
 def cache_of(address: str) -> Path:
     """The folder of this machine that caches the studies under an address; made where there is none."""
     address = address.rstrip("/")
-    folder = _cache() / "routefront" / "studies" / hashlib.sha256(address.encode()).hexdigest()[:16]
+    folder = _cached(address)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / _NAME).write_text(address)
@@ -32,6 +32,10 @@ def cache_of(address: str) -> Path:
         raise InputError(f"{folder}, which caches the studies of {address}, cannot be written: {error}") from None
     _address.cache_clear()
     return folder
+
+
+def _cached(address: str) -> Path:
+    return _cache() / "routefront" / "studies" / hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 def _cache() -> Path:
@@ -62,8 +66,11 @@ def under(address: str, name: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _address(root: Path) -> str | None:
-    with contextlib.suppress(OSError):
-        return (root / _NAME).read_text()
+    """The address that a folder caches: a file says it, which counts only where `cache_of` writes such files."""
+    with contextlib.suppress(OSError, ValueError):
+        note = root / _NAME
+        if note.is_file() and (address := note.read_text()) and root.resolve() == _cached(address).resolve():
+            return address
     return None
 
 

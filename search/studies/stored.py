@@ -18,6 +18,7 @@ from search.state.kept import Kept
 from search.state.state import StudyState
 from search.studies.folder import StudyFolder, bring, write_spec
 from search.studies.roots import shown, stored_names, studies_root
+from search.studies.trust import JOURNAL, foreign, refusal, remember, remembered
 from spaces.space import nearest
 
 if TYPE_CHECKING:
@@ -32,15 +33,22 @@ def journal_address(spec: StudySpec, folder: StudyFolder) -> str:
 class StoredStudy:
     """A study as it is stored: its spec, its folder, its journal. Reading needs no lease.
 
-    `stored`: the spec in the folder's study file, where that is another one (`changed`).
+    `stored`: the spec in the folder's study file, where that is another one (`changed`). `foreign`: the spec came out
+    of the folder, so that its addresses are used only after consent (`search.studies.trust`).
     """
 
-    def __init__(self, spec: StudySpec, folder: StudyFolder, stored: StudySpec | None = None) -> None:
-        self.spec, self.folder, self.stored = spec, folder, stored or spec
+    def __init__(
+        self, spec: StudySpec, folder: StudyFolder, stored: StudySpec | None = None, *, foreign: bool = False
+    ) -> None:
+        self.spec, self.folder, self.stored, self.foreign = spec, folder, stored or spec, foreign
 
     @classmethod
-    def load(cls, name: str | Path, *, root: Path | None = None) -> Self:
-        """An existing study, by name or by the path of its folder."""
+    def load(cls, name: str | Path, *, root: Path | None = None, trust: bool = False) -> Self:
+        """An existing study, by name or by the path of its folder.
+
+        With `trust` the addresses that its study file names (a database, a server of MLflow) may be used, now and
+        later; without it, only where this person created the study, has named them, or has agreed before.
+        """
         base = studies_root(root)
         try:
             path = Path(name) if Path(name).joinpath("study.toml").exists() else base / str(name)
@@ -55,10 +63,46 @@ class StoredStudy:
             known = sorted({p.parent.name for p in base.glob("*/study.toml")} | set(stored_names(base)))
             hint = nearest(str(name), known) if known else "; there is no study yet (routefront search starts one)"
             raise InputError(f"no study {str(name)!r} in {shown(base)}{hint}")
-        return cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec), trusted=True), folder)
+        found = cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec), trusted=True), folder, foreign=True)
+        if trust:
+            found.agree()
+        return found
+
+    def untrusted(self, *names: str) -> dict[str, str]:
+        """Addresses of the study file that nobody has agreed to, where one of `names` (default: any) is among them."""
+        if not self.foreign:
+            return {}
+        addresses = foreign(self.spec, self.folder)
+        if not any(name in addresses for name in names or addresses) or remembered(self._identity, addresses):
+            return {}
+        return addresses
+
+    def permit(self, *names: str) -> None:
+        """Raise `UntrustedError` unless the addresses with these names in the study file may be used."""
+        if addresses := self.untrusted(*names):
+            raise refusal(self.spec, self.folder, addresses)
+
+    def agree(self) -> None:
+        """The person trusts the addresses that the study has now; this is remembered for the study."""
+        self.foreign = False
+        if addresses := foreign(self.spec, self.folder):
+            remember(self._identity, addresses)
+
+    @property
+    def _identity(self) -> str:
+        """Name and time of creation, or the name alone where the journal is elsewhere and may not be asked yet."""
+        if JOURNAL in foreign(self.spec, self.folder):
+            return self.spec.name
+        journal = Journal(journal_address(self.spec, self.folder), self.spec.name)
+        try:
+            first = journal.first()
+        finally:
+            journal.close()
+        return self.spec.name if first is None else f"{self.spec.name} {first.time!r}"
 
     def journal(self) -> Journal:
-        """The study's journal, open for reading."""
+        """The study's journal, open for reading; `UntrustedError` where its address needs consent."""
+        self.permit(JOURNAL)
         return Journal(journal_address(self.spec, self.folder), self.spec.name)
 
     def state(self) -> StudyState:
@@ -101,7 +145,7 @@ class StoredStudy:
         Who drives it next writes its limits. Raises `InputError`, beginning with `origin`, for a wrong value.
         """
         spec = StudySpec.parse(merge(self.spec.model_dump(exclude_none=True), changes), origin, trusted=True)
-        return type(self)(spec, self.folder, self.stored)
+        return type(self)(spec, self.folder, self.stored, foreign=self.foreign)
 
     def extend(self, *, trials: int | None = None, time: float | None = None, cost: float | None = None) -> Self:
         """The study with other limits (of trials, seconds, cost, in all), written into its folder.

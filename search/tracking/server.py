@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import sqlalchemy as sa
@@ -148,7 +149,7 @@ def _ask(uri: str) -> str:
     address = shown(uri).rstrip("/") + "/api/2.0/mlflow/experiments/search?max_results=1"
     request = urllib.request.Request(address, headers=_credentials(uri))
     try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+        with urllib.request.build_opener(_Following).open(request, timeout=_ANSWER_SECONDS) as answer:
             good = answer.headers.get_content_type() == "application/json"
             return "" if good else "something else than MLflow is listening there"
     except urllib.error.HTTPError as error:
@@ -162,6 +163,19 @@ def _ask(uri: str) -> str:
         return str(getattr(error.reason, "strerror", None) or error.reason)
     except (OSError, ValueError) as error:
         return str(error)
+
+
+class _Following(urllib.request.HTTPRedirectHandler):
+    """Where a server sends on to another one, user and password stay behind."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """The next request, without credentials unless it goes to the same host."""
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following is not None and urlsplit(following.full_url).hostname != urlsplit(req.full_url).hostname:
+            following.headers.pop("Authorization", None)
+        return following
 
 
 def _credentials(uri: str) -> dict[str, str]:
