@@ -5,7 +5,9 @@
 The first start makes FOLDER: the database's files, the artifacts, and `secrets.json` (readable by its owner alone)
 with the passwords it made up. It runs until it is stopped (Ctrl-C or SIGTERM); the next start goes on with the same
 records. It needs PostgreSQL's programs (Debian: the package postgresql), psycopg and mlflow[auth], and nothing else
-of routefront. `--database` takes a PostgreSQL that runs already. Started by root, PostgreSQL runs as the user postgres.
+of routefront. `--database` takes a PostgreSQL that runs already; its password is that of PGPASSWORD or ~/.pgpass, or
+the whole address is the line of a file for its owner alone (`--database-file`). Started by root, PostgreSQL runs as
+the user postgres.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -26,7 +29,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 _START_SECONDS = 180
 
@@ -48,6 +51,29 @@ def known_secrets(folder: Path) -> dict[str, str]:
     return {**known, **missing}
 
 
+def given_database(address: str | None, file: Path | None) -> str | None:
+    """The address of a PostgreSQL that runs, with its password where a file has it; None where none was given."""
+    if address is not None and file is not None:
+        raise Refusal("--database and --database-file name two databases; give one")
+    if file is not None:
+        try:
+            with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as opened:
+                seen = os.fstat(opened.fileno())
+                if not stat.S_ISREG(seen.st_mode) or seen.st_mode & 0o077:
+                    raise Refusal(f"{file} must be a file that nobody else can read: chmod 600 {file}")
+                return opened.read().strip()
+        except OSError as error:
+            raise Refusal(f"{file} cannot be read: {error.strerror}") from None
+    if address is not None:
+        parts = urlsplit(address)
+        if parts.password is not None or "password=" in parts.query:
+            raise Refusal(
+                "--database carries a password, which every user of this machine sees in `ps`: leave it out"
+                " and set PGPASSWORD, or write the address into a file of mode 0600 for --database-file"
+            )
+    return address
+
+
 def free_port() -> int:
     """A port of the loopback that nobody listens at."""
     with socket.socket() as listener:
@@ -63,7 +89,7 @@ def programs() -> Path:
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parents[1].name))
     if not debian:
         raise Refusal("PostgreSQL is not installed (no initdb); install it, for example Debian's package postgresql,"
-                      " or give one that runs: --database postgresql+psycopg://USER:PASSWORD@HOST/NAME")  # fmt: skip
+                      " or give one that runs: --database postgresql+psycopg://USER@HOST/NAME")  # fmt: skip
     return debian[-1].parent
 
 
@@ -186,7 +212,7 @@ def _wait_for_answer(given: argparse.Namespace, process: subprocess.Popen[Any], 
 
 def run(given: argparse.Namespace) -> int:
     """Start everything, say how to use it, wait for the end."""
-    folder = given.folder.resolve()
+    folder, database = given.folder.resolve(), given_database(given.database, given.database_file)
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -198,7 +224,7 @@ def run(given: argparse.Namespace) -> int:
     if given.authentication:
         authentication(folder, "", known)  # refuses before anything is started
     with contextlib.ExitStack() as stack:
-        database = given.database or stack.enter_context(postgresql(folder, known["database"]))
+        database = database or stack.enter_context(postgresql(folder, known["database"]))
         process = stack.enter_context(tracking(folder, database, given, known))
         print(f"tracking server at http://{given.host}:{given.port}, records in {folder}")
         if given.authentication:
@@ -217,7 +243,8 @@ def arguments() -> argparse.Namespace:
     add("--port", type=int, default=5000)
     add("--workers", type=int, default=2)
     add("--artifacts", help="another artifact store, for example s3://BUCKET/PATH (default: FOLDER/artifacts)")
-    add("--database", help="a PostgreSQL that runs: postgresql+psycopg://USER:PASSWORD@HOST/NAME")
+    add("--database", help="a PostgreSQL that runs: postgresql+psycopg://USER@HOST/NAME; its password: PGPASSWORD")
+    add("--database-file", type=Path, help="a file of mode 0600 with that address, password included")
     add("--allowed-hosts", help="names by which clients call it, with ports: mlflow:5000,localhost:*")
     add("--no-authentication", dest="authentication", action="store_false", help="without users")
     return parser.parse_args()

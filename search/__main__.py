@@ -12,6 +12,7 @@ from search.commands import catalogue, cluster, frontier, launch, manage, promot
 from search.commands.streams import BROKEN_PIPE, OutputError, flushed
 from search.commands.terminal import err, said
 from search.errors import InputError, RunError
+from search.redaction import guard, redacted
 
 _SPEAKING = ("sqlalchemy.", "mlflow.", "alembic.")
 app = typer.Typer(
@@ -41,6 +42,7 @@ def main() -> None:
 
     Where nobody reads the output any more it is 141, where stdout cannot be written 1.
     """
+    guard()
     try:
         with flushed():
             _run()
@@ -76,7 +78,7 @@ def _run() -> None:
 
 
 def _say(error: BaseException) -> None:
-    text = said(error)
+    text = redacted(said(error))  # before lines are broken, which could hide a secret's ends
     err.print(Text.assemble(("error:", "bold red"), f" {text}"), soft_wrap=True)
 
 

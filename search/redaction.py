@@ -15,22 +15,26 @@ _GIVEN = re.compile(
     re.IGNORECASE,
 )
 _SECRET_NAME = re.compile(r"PASS(WORD|WD|PHRASE)|SECRET|TOKEN|API_?KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
-_SHORTEST = 8
+_SHORTEST, _LONG = 8, 16
 
 
-def redacted(text: str) -> str:
+def redacted(text: str, values: list[str] | None = None) -> str:
     """The text with every secret as ``***``.
 
     Secrets are passwords in addresses (``://user:PASSWORD@``), what follows words such as ``password=`` and
     ``Bearer``, and the values of this process's variables whose names say so (MLFLOW_TRACKING_PASSWORD, PGPASSWORD,
     AWS_SECRET_ACCESS_KEY ...) where they have eight characters or more: shorter ones occur in ordinary words.
+    `values`: those, where somebody has looked (`known`) for many texts.
     """
     if "://" in text and "@" in text:
         text = _USERINFO.sub(rf"\1:{HIDDEN}@", text)
     text = _GIVEN.sub(rf"\g<1>{HIDDEN}", text)
-    for value in known():
+    for value in known() if values is None else values:
         if value in text:
-            text = text.replace(value, HIDDEN)
+            if len(value) < _LONG:  # a password such as "postgres" stays where it is a part of another word
+                text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(value)}(?![A-Za-z0-9])", HIDDEN, text)
+            else:
+                text = text.replace(value, HIDDEN)
     return text
 
 
@@ -57,7 +61,7 @@ def known() -> list[str]:
 
 def carries_secret(address: str) -> bool:
     """Whether an address has a password in it: ``://user:PASSWORD@``, or an option such as ``?password=``."""
-    return redacted(address) != address or bool(re.search(r"[?&](ssl)?pass(word|wd)?=", address, re.IGNORECASE))
+    return redacted(address, []) != address or bool(re.search(r"[?&](ssl)?pass(word|wd)?=", address, re.IGNORECASE))
 
 
 def guard() -> None:
@@ -66,6 +70,7 @@ def guard() -> None:
     import sys
     import traceback
 
+    sys.excepthook = lambda *error: sys.stderr.write(redacted("".join(traceback.format_exception(*error))))
     made = logging.getLogRecordFactory()
     if getattr(made, "guarded", False):
         return
@@ -84,4 +89,3 @@ def guard() -> None:
 
     record.guarded = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(record)
-    sys.excepthook = lambda *error: sys.stderr.write(redacted("".join(traceback.format_exception(*error))))

@@ -16,6 +16,7 @@ from rich.segment import Segment
 
 from search.commands.streams import open_missing, writing
 from search.errors import RunError
+from search.redaction import known, redacted, redacted_values
 from search.spec.toml import presets
 from search.units import printable
 
@@ -32,10 +33,11 @@ class Terminal(Console):
 
     Square brackets are no markup unless a call asks for it. Control and format characters, which move the cursor,
     change the title or turn the writing round, become question marks; what rich itself adds for colours is not text.
+    Secrets become ``***`` (`search.redaction`).
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(highlight=False, emoji=False, **options)
+        super().__init__(highlight=False, emoji=False, markup=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """As rich prints it; see `search.commands.streams.writing` for a stream that takes nothing."""
@@ -48,7 +50,10 @@ class Terminal(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich renders it, the text of every segment cleaned."""
+        secrets = known()
         for segment in super().render(renderable, options):
+            if segment.control is None and (clean := redacted(segment.text, secrets)) != segment.text:
+                segment = Segment(clean, segment.style)
             if segment.control is None and not segment.text.isprintable():
                 lines = segment.text.split("\n")
                 segment = Segment("\n".join(map(printable, lines)), segment.style)
@@ -91,7 +96,7 @@ Tracking = Annotated[
 def print_json(document: Any) -> None:
     """One JSON document on stdout (infinities and NaN as null, so that any reader takes it)."""
     with writing():
-        sys.stdout.write(json.dumps(_plain(document), indent=2) + "\n")
+        sys.stdout.write(json.dumps(redacted_values(_plain(document)), indent=2) + "\n")
         sys.stdout.flush()
 
 

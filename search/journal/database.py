@@ -23,11 +23,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
 
 from search.errors import InputError
-from search.journal.events import Event
+from search.journal.events import TOLD, Event
 from search.journal.lease import alive
 from search.journal.mounts import is_network
 from search.journal.reading import check_files, check_tables, file_of, open_reader, writable
 from search.journal.tables import EVENTS, LEASES, METADATA, open_engine
+from search.redaction import redacted_values
 
 LEASE_SECONDS = 30.0
 OUTAGE_SECONDS = 900.0
@@ -195,6 +196,8 @@ class Journal:
 
         A server that went away is waited for, a quarter of an hour.
         """
+        if kind in TOLD:
+            payload = redacted_values(payload)
         with self._write:
             event = Event(self._next, self.now(), kind, trial, payload)
             row = {

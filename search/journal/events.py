@@ -49,6 +49,10 @@ WITHOUT_A_DRIVER = frozenset({"session", "plan", "promoting", "promotion", "aban
 """Kinds of events that may be the first ones behind the death of a driver: the time before them was nobody's work."""
 
 
+TOLD = frozenset({"setback", "failed", "ended", "stage", "donor", "abandoned", "decision", "promoting", "promotion"})
+"""Kinds of events with words of other programs in them (reasons, tracebacks, addresses): secrets are blotted out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened: `seq` counts from 1 without gaps, `time` is seconds since 1970."""

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from search.errors import InputError
+from search.redaction import carries_secret
 from search.spec.tables import (
     BudgetSpec,
     ConstraintSpec,
@@ -104,18 +105,17 @@ class StudySpec(Part):
                     f"rungs.epochs = {rungs}: the last rung must come before the last epoch ({self.budget.epochs})"
                 )
         if not _trusted(info):
-            self._keeps_no_secret()
+            self.refuse_secrets()
             self._normalises()
             self.spaces()
         return self
 
-    def _keeps_no_secret(self) -> None:
-        """The study file and the study's first event can be read by whoever the study is sent to."""
+    def refuse_secrets(self) -> None:
+        """Raise ValueError for an address with a password: whoever the study is sent to can read its study file."""
         for name, address in (("journal", self.journal), ("tracking.uri", self.tracking.uri)):
-            scheme, _, place = (address or "").partition("://")
-            user, at, _ = place.partition("/")[0].rpartition("@")
-            if not (at and ":" in user) and "password=" not in place:
+            if not carries_secret(address or ""):
                 continue
+            scheme = (address or "").partition("://")[0]
             where = (
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
                 if scheme.startswith("http")

@@ -145,6 +145,11 @@ class StoredStudy:
         Who drives it next writes its limits. Raises `InputError`, beginning with `origin`, for a wrong value.
         """
         spec = StudySpec.parse(merge(self.spec.model_dump(exclude_none=True), changes), origin, trusted=True)
+        if changes.get("tracking.uri") is not None:
+            try:
+                spec.refuse_secrets()
+            except ValueError as error:
+                raise InputError(f"{origin}: {error}") from None
         return type(self)(spec, self.folder, self.stored, foreign=self.foreign)
 
     def extend(self, *, trials: int | None = None, time: float | None = None, cost: float | None = None) -> Self:

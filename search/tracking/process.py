@@ -18,6 +18,7 @@ from typing import Any
 
 from search.errors import InputError, RunError
 from search.journal.database import Journal
+from search.redaction import guard, redacted
 from search.tracking.runs import GoneError
 from search.tracking.server import shown
 from search.tracking.uploader import Uploader, note_of
@@ -80,8 +81,8 @@ def reason_of(error: Exception) -> str:
     while (deeper := cause.__cause__ or cause.__context__) is not None:
         cause = deeper
     if isinstance(cause, OSError) and type(cause).__module__ in ("builtins", "http.client"):
-        return f"does not answer ({cause.strerror or cause})"
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        return redacted(f"does not answer ({cause.strerror or cause})")
+    return redacted((str(error).strip() or type(error).__name__).splitlines()[0])[:300]
 
 
 # -- the process -----------------------------------------------------------------------------------
@@ -139,6 +140,7 @@ def main() -> None:
     orders = json.loads(sys.stdin.readline())
     messages, sys.stdout = sys.stdout, sys.stderr  # nothing else may print among the messages
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # longer than a server waits for a free connection
+    guard()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
 
     def say(**message: Any) -> None:

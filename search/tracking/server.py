@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -161,6 +162,8 @@ def _ask(uri: str) -> str:
         return f"HTTP {error.code} {error.reason}{hint}"
     except urllib.error.URLError as error:
         return str(getattr(error.reason, "strerror", None) or error.reason)
+    except HTTPException:  # its words hold a part of the address
+        return "this is no address of a server"
     except (OSError, ValueError) as error:
         return str(error)
 

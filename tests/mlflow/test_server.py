@@ -157,6 +157,17 @@ def test_what_keeps_the_server_from_starting_is_one_line(tmp_path: Path, monkeyp
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"port {port} of 127.0.0.1: Address already in use; choose another" in refusal(tmp_path, "--port", port)
+    secret = tmp_path / "address"
+    secret.write_text("postgresql+psycopg://me:hush@127.0.0.1:9/x")
+    for words, says in (
+        (("--database", secret.read_text()), "--database carries a password, which every user of this machine sees"),
+        (("--database", "postgresql+psycopg://db/x?password=hush"), "set PGPASSWORD, or write the address into a file"),
+        (("--database-file", secret), f"must be a file that nobody else can read: chmod 600 {secret}"),
+        (("--database-file", tmp_path / "none"), "none cannot be read: No such file"),
+        (("--database-file", secret, "--database", "postgresql://x"), "name two databases; give one"),
+    ):
+        said = refusal(tmp_path / "new", "--port", free_port(), *words)
+        assert says in said and "hush" not in said and not (tmp_path / "new").exists()
     if not USERS:
         assert "users and passwords need Flask-WTF" in refusal(tmp_path, "--port", free_port())
     module: Any = importlib.util.module_from_spec(
