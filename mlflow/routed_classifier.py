@@ -9,7 +9,11 @@ promoted on.
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
 import importlib
+import importlib.machinery
 import json
 import math
 import os
@@ -39,6 +43,8 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
     def load_context(self, context) -> None:
         """Read the artifact and build the network; damage raises, nothing is guessed."""
         folder = Path(context.artifacts["model"])
+        check_signature(folder.parents[1])
+        read_sources_only(folder.parents[1])
         self.serving = json.loads((folder / "serving.json").read_text())
         self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
         code, version = folder.parents[1] / "code", self.serving["code_version"]
@@ -99,6 +105,65 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         if self.serving["exits"]:
             columns["exit"] = found["exit"].astype(np.int64)
         return pd.DataFrame(columns, copy=False)
+
+
+def check_signature(model: Path) -> None:
+    """Raise where ROUTEFRONT_TRUSTED_KEYS is set and the model's files are not signed by one of its keys.
+
+    The same as in `search.promotion.signatures`, without routefront: nothing of the model but this file has run yet.
+    """
+    names = [name for name in os.environ.get("ROUTEFRONT_TRUSTED_KEYS", "").split(os.pathsep) if name]
+    if not names:
+        return
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        signature = base64.b64decode(json.loads((model / "signature.json").read_text())["signature"], validate=True)
+        said = f"routefront model\n{model_digest(model)}\n".encode()
+        for name in names:
+            with contextlib.suppress(InvalidSignature):
+                load_pem_public_key(Path(name).read_bytes()).verify(signature, said)  # type: ignore[call-arg]
+                return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise MlflowException(f"the signature of the model cannot be checked: {error}") from None
+    raise MlflowException("the model is not signed by a key of ROUTEFRONT_TRUSTED_KEYS")
+
+
+def model_digest(model: Path) -> str:
+    """SHA-256 over names and contents of the model's files; bytecode, which is not read, is left out."""
+    whole = hashlib.sha256()
+    for path in sorted(p for p in model.rglob("*") if p.is_symlink() or not p.is_dir()):
+        name = path.relative_to(model).as_posix()
+        if "__pycache__" in path.parts or name in ("registered_model_meta", "signature.json"):
+            continue
+        if path.is_symlink() or not path.is_file():
+            raise ValueError(f"{name} is a link or no file")
+        with path.open("rb") as file:
+            whole.update(f"{len(name)} {name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+class _Source(importlib.machinery.SourceFileLoader):
+    """Compiles what is written, and nothing else: bytecode beside it may be somebody else's."""
+
+    def get_code(self, fullname):
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def read_sources_only(model: Path) -> None:
+    """Let everything below the model's folder be imported from its sources; bytecode is neither read nor written."""
+    root = str(model.resolve())
+
+    def finder(path: str) -> importlib.machinery.FileFinder:
+        if not Path(path).resolve().is_relative_to(root) or not Path(path).is_dir():
+            raise ImportError(f"{path} is no folder of this model")
+        return importlib.machinery.FileFinder(path, (_Source, importlib.machinery.SOURCE_SUFFIXES))
+
+    sys.path_hooks.insert(0, finder)
+    for path in [path for path in sys.path_importer_cache if Path(path).resolve().is_relative_to(root)]:
+        del sys.path_importer_cache[path]
 
 
 def _lists(rows: np.ndarray) -> np.ndarray:

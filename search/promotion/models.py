@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from search.errors import InputError
 from search.promotion.ledger import LOCK, answering
+from search.promotion.signatures import verify
 from search.promotion.versions import DIGEST, fetched, folder_digest
 from search.spec.study import StudySpec
 from search.studies.roots import studies_root
@@ -167,11 +168,12 @@ def _not_loaded(name: str, version: Any, error: Exception) -> InputError:
     return InputError(f"model {name} version {version} cannot be loaded: {reason}")
 
 
-def checked(mlflow: Any, name: str, found: Any, scratch: Path) -> Path:
+def checked(mlflow: Any, name: str, found: Any, scratch: Path, *, signed: bool = True) -> Path:
     """The files of a version in a folder of our own, if they are those that were promoted.
 
     They hold code that loading runs, so they are compared before anything reads them. Raises
-    `InputError` where they or the version's source were changed, or cannot be fetched.
+    `InputError` where they or the version's source were changed, cannot be fetched, or lack a signature that is
+    asked for (`search.promotion.signatures`; not with `signed` false, for who is about to sign).
     """
     promoted = found.tags.get(DIGEST)
     if promoted is None:
@@ -186,6 +188,8 @@ def checked(mlflow: Any, name: str, found: Any, scratch: Path) -> Path:
             f"model {name} version {found.version} is not what was promoted: the files at its source have digest"
             f" {digest[:12]}, promoted was {promoted[:12]}; roll back, or promote again"
         )
+    if signed:
+        verify(folder, digest, f"{name} version {found.version}")
     return folder
 
 

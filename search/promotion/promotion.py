@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,12 @@ from search.promotion.choice import Budget, Target, choose, family, find
 from search.promotion.gates import Gate, beats, champion_of, failed
 from search.promotion.history import rollback
 from search.promotion.ledger import Lock, answering, confirmed, holding, move_alias
-from search.promotion.models import check_names, client_at, load, no_registry, predict
-from search.promotion.versions import existing_version, note_promotion, register
+from search.promotion.models import check_names, checked, client_at, load, no_registry, predict
+from search.promotion.signatures import sign, signing_key
+from search.promotion.versions import existing_version, folder_digest, note_promotion, register
 from search.state.state import StudyState
 from search.tracking.chronicle import study_id
-from search.tracking.server import shown
+from search.tracking.server import shown, using
 
 if TYPE_CHECKING:
     from search.engine.driver import Driver
@@ -118,6 +120,7 @@ def _promote(
 ) -> list[dict[str, Any]]:
     from search.studies.stored import load_data
 
+    signing_key()  # refused before anything is measured
     absent = dry_run and no_registry(uri)
     client = None if absent else client_at(uri, must_exist=dry_run)
     with _opened(study, dry_run) as (state, driver):
@@ -266,9 +269,19 @@ class Promoter:
         evidence = candidate.evidence
         found = existing_version(self.client, self.model, evidence)
         if found is not None:
+            self._sign(found)
             return found
         experiment = self.study.spec.tracking.experiment
         return register(self.client, self.uri, experiment, self.model, evidence, self.study.folder, model_code())
+
+    def _sign(self, version: str) -> None:
+        """Sign a version that an earlier promotion stored, where there is a key now and none had signed it."""
+        if signing_key() is None:
+            return
+        found = self.client.get_model_version(self.model, version)
+        with tempfile.TemporaryDirectory(prefix="routefront-") as scratch, using(self.uri) as mlflow:
+            folder = checked(mlflow, self.model, found, Path(scratch), signed=False)
+            sign(self.client, found, folder, folder_digest(folder))
 
     def _move(self, lock: Lock, plan: _Plan) -> dict[str, Any]:
         """Move one alias, if the champion is still the one that was beaten, or is beaten as well."""

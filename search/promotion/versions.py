@@ -17,6 +17,7 @@ import spaces
 import trainables
 from search.errors import InputError
 from search.frontier.point import FrontPoint
+from search.promotion.signatures import SIGNATURE, sign
 from search.studies.folder import StudyFolder
 from search.tracking.chronicle import STUDY
 from search.tracking.runs import StudyRuns
@@ -171,7 +172,9 @@ def register(
                 figures["test_accuracy"] = evidence.test["accuracy"]
             mlflow.log_metrics(figures)
             info = _log_model(mlflow, Path(scratch), evidence, code)
-            digest = folder_digest(fetched(mlflow, info.model_uri, Path(scratch) / "stored"))
+            stored = fetched(mlflow, info.model_uri, Path(scratch) / "stored")
+            digest = folder_digest(stored)
+            sign(client, info, stored, digest)
         with contextlib.suppress(MlflowException):  # it exists; else the next call says what is wrong
             client.create_registered_model(model)
         # Inside `using`: MLflow looks the model up at the global address, whatever the client's is.
@@ -194,20 +197,33 @@ def _close_abandoned(client: Any, experiment: str, tags: dict[str, str]) -> None
 
 
 def fetched(mlflow: Any, source: str, folder: Path) -> Path:
-    """A model's files in a folder of our own."""
+    """A model's files in a folder of our own, without bytecode.
+
+    A process that served the model out of a registry on this machine may have left bytecode there, and so may have
+    somebody else: Python would run it in place of the code that the digest covers.
+    """
     folder.mkdir()
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder)))
+    found = Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder)))
+    if not found.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"MLflow did not copy {source}")  # nothing of the registry itself is removed
+    for cache in [path for path in found.rglob("__pycache__") if path.is_dir() and not path.is_symlink()]:
+        shutil.rmtree(cache, ignore_errors=True)
+    return found
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of a model's files, but for the note that MLflow adds when it fetches them."""
+    """SHA-256 over names and contents of all of a model's files.
+
+    Left out are the note that MLflow adds when it fetches them (``registered_model_meta``, no code) and the signature,
+    which is of this digest. Raises `InputError` for what is neither a file nor a folder.
+    """
     whole = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()):
         name = path.relative_to(folder).as_posix()
-        if name == "registered_model_meta" or "__pycache__" in path.parts:
+        if path.is_symlink() or not path.is_file():
+            raise InputError(f"{name} is a link or no file; a registered model holds files only")
+        if name in ("registered_model_meta", SIGNATURE):
             continue
-        if path.is_symlink():
-            raise InputError(f"{name} is a link; a registered model holds files only")
         with path.open("rb") as file:
             whole.update(f"{len(name)} {name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return whole.hexdigest()

@@ -294,6 +294,25 @@ def test_a_model_of_an_older_code_runs_with_the_code_it_brought(
     assert list(predict(old, images.test.images[:20])) == rows
 
 
+def test_a_promotion_signs_and_both_loaders_ask_for_it(
+    study: Study, uri: str, images: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that was stored before there was a key is signed by the next promotion of the same point."""
+    key, public = tmp_path / "key.pem", tmp_path / "key.pub.pem"
+    key.touch(mode=0o600)
+    for words in (["genpkey", "-algorithm", "ed25519", "-out", key], ["pkey", "-in", key, "-pubout", "-out", public]):
+        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+    words = {"model": "signed", "uri": uri, "data": images, "method": "static"}
+    promote_study(study, alias="first", **words)
+    monkeypatch.setenv("ROUTEFRONT_TRUSTED_KEYS", str(public))
+    with pytest.raises(InputError, match="model signed version 1 is not signed by a key of ROUTEFRONT_TRUSTED_KEYS"):
+        load("signed@first", uri)
+    monkeypatch.setenv("ROUTEFRONT_SIGNING_KEY", str(key))
+    assert promote_study(study, alias="second", **words)["version"] == "1"
+    assert load("signed@second", uri).version == "1"
+    assert in_a_bare_process(tmp_path, uri, "models:/signed@second", images.validation.images)["bundled"]
+
+
 def test_wilson_interval() -> None:
     assert wilson(90, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)
     assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
