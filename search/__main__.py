@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -71,10 +73,20 @@ def _run() -> None:
     except Exception as error:
         # databases and MLflow say in words of their own what fails; they need not be imported to be known
         known = isinstance(error, RunError | OSError | RuntimeError) or type(error).__module__.startswith(_SPEAKING)
-        if debug or not known:
+        if debug:
             raise
-        _say(error)
+        _say(error if known else RuntimeError(unexpected(error)))
         sys.exit(1)
+
+
+def unexpected(error: Exception) -> str:
+    """One line for what nobody foresaw: a study's folder may hold anything, and this code may be wrong."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__} {error}"[:300]
+    return (
+        f"{what} ({Path(where.filename).name}, line {where.lineno}): a damaged study, or a mistake of routefront;"
+        " --debug shows the traceback, which a report of a mistake needs"
+    )
 
 
 def _say(error: BaseException) -> None:

@@ -73,7 +73,7 @@ def show_share(value: float) -> str:
 
 def knobs_text(knobs: Mapping[str, Any] | str) -> str:
     """Knobs (mapping or JSON) in a few characters: ``threshold 0.5``."""
-    found = json.loads(knobs) if isinstance(knobs, str) else knobs
+    found = parsed(knobs) if isinstance(knobs, str) else knobs
 
     def shown(value: Any) -> str:
         if isinstance(value, list | tuple):
@@ -82,6 +82,16 @@ def knobs_text(knobs: Mapping[str, Any] | str) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
     return ", ".join(f"{name} {shown(value)}" for name, value in (found or {}).items()) or "-"
+
+
+def parsed(text: str) -> Any:
+    """A JSON text out of a file that anybody may have written; `InputError` in one line where it is damaged."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise InputError(f"{text[:40]!r}... is nested too deep") from None
+    except (ValueError, TypeError):
+        raise InputError(f"{str(text)[:80]!r} is no JSON: the study's operating points are damaged") from None
 
 
 def printable(text: str) -> str:

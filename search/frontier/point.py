@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from search.pareto.confidence import wilson
 from search.points.rows import point_id, point_row
 from search.state.state import StudyState
+from search.units import parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ def point_of(row: Mapping[str, Any], layer: int = 0) -> FrontPoint:
     return FrontPoint(
         trial=trial, epoch=int(epoch), index=int(index), method=row["method"], variant=row["variant"] or "",
         network=row["network"] or "", accuracy=row["accuracy"], macs=row["macs"], macs_std=row["macs_std"],
-        macs_full=row["macs_full"], params=row["params"], setting=json.loads(row["setting"]),
-        knobs=json.loads(row["knobs"]), checkpoint=row["checkpoint"] or "", config=json.loads(row["config"]),
+        macs_full=row["macs_full"], params=row["params"], setting=parsed(row["setting"]),
+        knobs=parsed(row["knobs"]), checkpoint=row["checkpoint"] or "", config=parsed(row["config"]),
         config_id=row["config_id"], study=row["study"], seed=row["seed"] or 0, correct=row["correct"],
         count=row["count"], layer=layer,
     )  # fmt: skip

@@ -7,7 +7,6 @@ front off and cannot change the rest of it. Accuracy is that of the validation s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +19,7 @@ from search.errors import InputError
 from search.frontier.point import FrontPoint, point_of
 from search.frontier.pool import StudyPoints, joint_reference
 from search.pareto import front as pareto
-from search.units import show_count, show_share
+from search.units import parsed, show_count, show_share
 from spaces.space import nearest
 
 _MOST_LAYERS = 100
@@ -112,7 +111,7 @@ def pool_of(sources: list[StudyPoints], query: Query, *, columns: Sequence[str] 
 def _knobs_match(column: pa.ChunkedArray, wanted: Mapping[str, Any]) -> pa.Array:
     """Mask of the rows whose knobs have the wanted values; every distinct text is parsed once."""
     codes = column.combine_chunks().dictionary_encode()
-    fits = np.array([_fits(json.loads(text or "{}"), wanted) for text in codes.dictionary.to_pylist()], dtype=bool)
+    fits = np.array([_fits(parsed(text or "{}"), wanted) for text in codes.dictionary.to_pylist()], dtype=bool)
     return pa.array(fits[codes.indices.to_numpy()] if len(codes) else np.zeros(0, dtype=bool))
 
 
@@ -146,7 +145,7 @@ def _explain_empty(sources: list[StudyPoints], query: Query) -> None:
             )
     if query.knobs:
         seen = {name for source in sources for text in source.read(["knobs"])["knobs"].unique().to_pylist()
-                for name in json.loads(text or "{}")}  # fmt: skip
+                for name in parsed(text or "{}")}  # fmt: skip
         names = ", ".join(f"{name} {value}" for name, value in query.knobs.items())
         raise InputError(
             f"no operating point of {what} has the knobs {names}; knobs there are {', '.join(seen) or '-'}"

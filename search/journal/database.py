@@ -106,8 +106,12 @@ class Journal:
                 )
             try:
                 payload = json.loads(row.payload)
-            except json.JSONDecodeError:
+            except (ValueError, TypeError):  # also numbers of more digits than Python reads
                 raise InputError(f"journal {self._place()} is damaged: event {row.seq} was cut off") from None
+            except RecursionError:
+                raise InputError(f"journal {self._place()} is damaged: event {row.seq} is nested too deep") from None
+            if type(payload) is not dict:
+                raise InputError(f"journal {self._place()} is damaged: the payload of event {row.seq} is no table")
             yield Event(row.seq, row.time, row.kind, row.trial, payload)
             expected += 1
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from search.units import parsed
+
 
 def canonical(value: Any) -> str:
     """Plain values as the one JSON text that equal values have: the keys of mappings are sorted."""
@@ -13,4 +15,4 @@ def canonical(value: Any) -> str:
 
 def canonical_text(text: str) -> str:
     """JSON text of any spelling as `canonical` writes it; earlier releases did not sort the keys in their files."""
-    return canonical(json.loads(text))
+    return canonical(parsed(text))

@@ -35,6 +35,9 @@ _FILLED_IN = {"schema_version"}
 _MERGED = ".merged.parquet"
 _ATTEMPTS = 10
 _STALE = timedelta(hours=1)
+_TEXTS = (*FEW_VALUES, "point_id")
+"""Columns that are read as dictionaries: a text that stands in a file once is in memory once until it is counted."""
+_UNPACKED, _LARGEST_FACTOR = 2**28, 200  # bytes of texts, and how many times their files: a million points have 40
 
 Filters = pc.Expression | Sequence[Any] | None
 
@@ -138,6 +141,7 @@ def write(rows: Iterable[Mapping[str, Any]], folder: str | Path, *, filesystem: 
 def _checked(fragment: Any) -> Any:
     """A fragment whose footer was read and whose schema version is ours or older."""
     try:
+        _regular(fragment)
         fragment.ensure_complete_metadata()
         found = (fragment.physical_schema.metadata or {}).get(_VERSION_KEY)
     except FileNotFoundError:
@@ -151,7 +155,28 @@ def _checked(fragment: Any) -> Any:
             f"{fragment.path} has schema version {found.decode(errors='replace')};"
             f" this release reads up to {VERSION}: upgrade routefront"
         )
+    _in_proportion(fragment)
     return fragment
+
+
+def _regular(fragment: Any) -> None:
+    """Raise ValueError for a pipe or a device on this machine: reading it would not end."""
+    if isinstance(fragment.filesystem, fs.LocalFileSystem) and not Path(fragment.path).is_file():
+        if not os.path.lexists(fragment.path):
+            raise FileNotFoundError(fragment.path)
+        raise ValueError(f"{fragment.path} is no regular file")
+
+
+def _in_proportion(fragment: Any) -> None:
+    """Raise ValueError where a file's pages unpack to far more than a study's do, before any is read."""
+    groups = [fragment.metadata.row_group(i) for i in range(fragment.metadata.num_row_groups)]
+    size = sum(group.total_byte_size for group in groups)
+    if size > _UNPACKED:
+        stored = fragment.filesystem.get_file_info(fragment.path).size or 0
+        if size > _LARGEST_FACTOR * stored:
+            raise ValueError(
+                f"{fragment.path} has {stored:,} bytes and would unpack to {size:,}; no study writes such files"
+            )
 
 
 def _first_line(error: BaseException) -> str:
@@ -159,13 +184,32 @@ def _first_line(error: BaseException) -> str:
 
 
 def _scan(filesystem: fs.FileSystem, names: list[str], columns: list[str], wanted: pc.Expression | None) -> pa.Table:
-    """The files as one table; ValueError that names the broken one."""
-    if wanted is not None and len(columns) > len(FEW_VALUES):
-        try:
-            return _scan_as(names, columns, wanted, filesystem, FEW_VALUES).cast(_part(columns))
-        except pa.ArrowNotImplementedError:
-            pass  # a filter that knows no dictionaries
-    return _scan_as(names, columns, wanted, filesystem, ())
+    """The files as one table; ValueError that names the broken one, or one that would unpack to far more than it is."""
+    try:
+        table = _scan_as(names, columns, wanted, filesystem, _TEXTS)
+    except pa.ArrowNotImplementedError:  # a filter that knows no dictionaries
+        return _scan_as(names, columns, wanted, filesystem, ())
+    _fits_in_memory(table, filesystem, names)
+    return table.cast(_part(columns))
+
+
+def _fits_in_memory(table: pa.Table, filesystem: fs.FileSystem, names: list[str]) -> None:
+    """Raise ValueError where texts that rows share would take far more memory than the files that hold them once."""
+    size = 0
+    for column in table.columns:
+        for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
+            lengths = pc.call_function("binary_length", [chunk.dictionary]).fill_null(0).to_numpy(zero_copy_only=False)
+            if len(lengths) and int(lengths.max()) * len(chunk) > _UNPACKED:  # else it is not worth counting
+                used = np.bincount(chunk.indices.drop_null().to_numpy(), minlength=len(lengths))
+                size += int(used @ lengths.astype(np.int64))
+    if size <= _UNPACKED:
+        return
+    stored = sum(info.size or 0 for info in filesystem.get_file_info(names))
+    if size > _LARGEST_FACTOR * stored:
+        raise ValueError(
+            f"the operating points in {names[0].rpartition('/')[0]} have {stored:,} bytes and would unpack to {size:,};"
+            " no study writes such files"
+        )
 
 
 def _part(columns: list[str]) -> pa.Schema:

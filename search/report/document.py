@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from search.report import style
-from search.units import knobs_text, show_count
+from search.units import knobs_text, parsed, show_count
 
 if TYPE_CHECKING:
     from search.report.record import Report
@@ -131,7 +131,7 @@ def _configs(report: Report, trials: set[str]) -> dict[str, Any]:
         return {}
     table = report.points.filter(pc.field("trial").isin(pa.array(sorted(trials), pa.string())))
     pairs = table.select(["trial", "config"]).group_by("trial").aggregate([("config", "min")])
-    return {row["trial"]: json.loads(row["config_min"] or "{}") for row in pairs.to_pylist()}
+    return {row["trial"]: parsed(row["config_min"] or "{}") for row in pairs.to_pylist()}
 
 
 def _knobs(table: pa.Table) -> tuple[list[int], list[str]]:

@@ -26,7 +26,7 @@ from search.report.record import Report
 from search.report.sections import path_sections
 from search.report.study import figures as study_figures
 from search.report.study import section as study_section
-from search.units import knobs_text, show_count, show_seconds, show_share
+from search.units import knobs_text, parsed, show_count, show_seconds, show_share
 
 SCRIPT = Path(__file__).with_name("page.js")
 
@@ -212,7 +212,7 @@ def _configs(front: Sequence[Mapping[str, Any]]) -> str:
     members = {str(row["trial"]): row for row in front if row.get("config")}
     parts = []
     for trial, row in members.items():
-        config = json.loads(row["config"]) if isinstance(row["config"], str) else dict(row["config"])
+        config = parsed(row["config"]) if isinstance(row["config"], str) else dict(row["config"])
         text = escape(json.dumps(config, indent=2, sort_keys=True, default=str))
         about = f"{method_name(row)}, {escape(str(row.get('network', '')))}, trial {escape(trial)}"
         parts.append(f"<details><summary>{about}</summary><pre>{text}</pre></details>")

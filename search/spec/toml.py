@@ -23,12 +23,17 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # a JSON string is a TOML basic string
+        return _text(value)
     return repr(value)
 
 
+def _text(value: str) -> str:
+    """A TOML basic string: a JSON string, but that JSON may hold the control character 7F as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _key(key: str) -> str:
-    return key if key and all((c.isalnum() and c.isascii()) or c in "-_" for c in key) else json.dumps(key)
+    return key if key and all((c.isalnum() and c.isascii()) or c in "-_" for c in key) else _text(key)
 
 
 def to_toml(values: Mapping[str, Any], prefix: str = "", depth: int = 2) -> str:
@@ -48,6 +53,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as plain values."""
     try:
         return tomllib.loads(path.read_text())
+    except RecursionError:
+        raise InputError(f"{path} is not valid TOML: it is nested too deep") from None
     except FileNotFoundError:
         raise InputError(f"no study file at {path}; presets: {', '.join(presets())} (--preset NAME)") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -15,12 +15,29 @@ from typing import Any
 
 import numpy as np
 
+from search.errors import InputError
 from search.journal.events import WITHOUT_A_DRIVER, Event, check_names
 from search.pareto.front import Archive
 from search.state.constraints import Constraints
 from search.state.kept import Kept
 from search.state.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
 from search.state.trial import Donor, History, Stage, Trial
+
+_DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, AssertionError, RecursionError)
+"""What a handler of an event raises where a payload is not what this code, or any earlier one, has written."""
+_MOST = 10**18
+
+
+def _counted(report: dict[str, Any]) -> int:
+    """The epoch of a report, whose numbers may come from a stranger; ValueError where one is impossible."""
+    epoch = report["epoch"]
+    if type(epoch) is not int or not 1 <= epoch <= _MOST:
+        raise ValueError(f"epoch = {str(epoch)[:40]}")
+    for name in ("cost_epochs", "seconds", "params", "macs_full"):
+        value = report.get(name, 0)
+        if not isinstance(value, int | float) or not 0 <= value <= _MOST:
+            raise ValueError(f"{name} = {str(value)[:40]}")
+    return epoch
 
 
 class StudyState:
@@ -79,7 +96,13 @@ class StudyState:
         self.seq = event.seq
         if self._session is not None and event.kind not in WITHOUT_A_DRIVER:
             self.elapsed = self._before + max(0.0, event.time - self._session)
-        getattr(self, f"_on_{event.kind}", self._ignore)(event)
+        try:
+            getattr(self, f"_on_{event.kind}", self._ignore)(event)
+        except _DAMAGE as error:
+            if isinstance(error, InputError):
+                raise
+            what = " ".join(f"{type(error).__name__} {error}".split())[:200]
+            raise InputError(f"the journal is damaged: event {event.seq} ({event.kind}): {what}") from error
 
     def _ignore(self, event: Event) -> None:
         """Kinds of later versions change nothing here."""
@@ -153,7 +176,7 @@ class StudyState:
 
     def _on_report(self, event: Event) -> None:
         trial, p = self._trial(event), event.payload
-        epoch = p["epoch"]
+        epoch = _counted(p)
         if trial.behind is not None and trial.epoch == 0:
             trial.shared = not trial.stage_lost and epoch > trial.behind.epoch
         trial.epoch = epoch

@@ -102,8 +102,10 @@ class Trial:
 
     def take_curve(self, epoch: int, points: list[dict[str, Any]], misses: np.ndarray | None = None) -> None:
         """The curve shown at an epoch, and how far each point is from what is asked (0: it counts)."""
-        self.curves[epoch] = points
         error, macs = np.array([1.0 - p["accuracy"] for p in points]), np.array([float(p["macs"]) for p in points])
+        if not ((error >= 0) & (error <= 1) & (macs > 0) & (macs < np.inf)).all():  # NaN fails, too
+            raise ValueError(f"the curve of epoch {epoch} has accuracies beyond [0, 1], or impossible MACs")
+        self.curves[epoch] = points
         if misses is not None:
             error[misses > 0] = np.nan
             self.missed[epoch] = float(misses.min(initial=np.inf))

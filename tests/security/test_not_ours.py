@@ -43,7 +43,7 @@ def _with_journal_elsewhere(root: Path, story: type) -> Study:
     spec = study.spec.model_copy(update={"journal": address})
     study.folder.control.unlink()
     study.folder.spec.write_text(to_toml(spec.model_dump(mode="json", exclude_none=True)))
-    return Study.load(study.folder.path)
+    return Study.load(study.folder.path, trust=True)
 
 
 def test_a_project_that_holds_a_study_file_is_not_deleted(cli: Run, story: type, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from trainables.data.splits import Source, Split
 
 _IMAGES = ("img", "image", "images")
 _LABELS = ("label", "fine_label", "labels")
+_ROWS, _FEW_ROWS, _BYTES_AT_ONCE = 256, 16, 2**28  # what is unpacked together
+_FREE_ROWS, _LEAST_IMAGE = 10_000, 8  # more rows need so many bytes of the file each
+_FREE_BYTES, _LARGEST_FACTOR = 2**25, 20  # images may unpack to so many bytes, and to so many times the file
 
 
 def is_parquet(path: Path) -> bool:
@@ -125,13 +129,15 @@ class _Reader:
         return images, labels
 
     def _values(self, file: Path) -> Iterator[tuple[Any, Any]]:
+        size = regular_size(file)
         try:
             with pq.ParquetFile(file) as opened:
                 schema = opened.schema_arrow
                 image, label = _column(file, schema, _IMAGES), _column(file, schema, _LABELS)
                 content = _checked(file, schema, image, label)
                 self._note_names(file, _class_names(file, schema, label))
-                for part in opened.iter_batches(batch_size=1024, columns=[content, label]):
+                rows = _rows_at_once(file, opened.metadata, content, size)
+                for part in opened.iter_batches(batch_size=rows, columns=[content, label]):
                     yield from zip(part[image].to_pylist(), part[label].to_pylist(), strict=True)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
@@ -157,6 +163,31 @@ class _Reader:
                 f"{where} has label {largest}, but there are {len(names)} class names (labels count from 0)"
             )
         return names
+
+
+def regular_size(file: Path) -> int:
+    """Bytes of a file; `DataError` where it is a pipe or a device, which would be waited for."""
+    seen = file.stat()
+    if not stat.S_ISREG(seen.st_mode):
+        raise DataError(f"{file} is no regular file")
+    return seen.st_size
+
+
+def _rows_at_once(file: Path, metadata: pq.FileMetaData, content: str, size: int) -> int:
+    """How many rows are unpacked together: the fewer, the larger the largest image is that a row group can hold.
+
+    Raises `DataError` where the file would unpack to far more than images of its size can: encoded images are hardly
+    compressed again, and each takes bytes of its own.
+    """
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    unpacked = [column.total_uncompressed_size for column in columns if column.path_in_schema == content]
+    if metadata.num_rows > _FREE_ROWS + size / _LEAST_IMAGE or sum(unpacked) > _FREE_BYTES + _LARGEST_FACTOR * size:
+        raise DataError(
+            f"{file} has {size:,} bytes and would unpack to {metadata.num_rows:,} images of {sum(unpacked):,} bytes"
+            " and more; such files are not read"
+        )
+    return max(_FEW_ROWS, min(_ROWS, _BYTES_AT_ONCE // max(1, *unpacked)))
 
 
 def _column(file: Path, schema: pa.Schema, known: tuple[str, ...]) -> str:
@@ -189,7 +220,7 @@ def _class_names(file: Path, schema: pa.Schema, label: str) -> tuple[str, ...] |
         elif b"huggingface" in metadata:
             features = json.loads(metadata[b"huggingface"])["info"]["features"]
             names = features.get(label, {}).get("names")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{file}: the class names in the schema metadata cannot be read") from None
     if names is None:
         return None
