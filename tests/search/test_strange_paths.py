@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -15,6 +13,7 @@ from search.journal.database import Journal, sqlite_address
 from search.spec.toml import to_toml
 from search.tracking.server import artifact_location, check_server, default_uri
 from tests.support.kept_study import keep
+from tests.support.unprivileged import run
 from trainables.worker.remote import Remote
 
 STRANGE = "a ?b#c%20d"
@@ -24,14 +23,6 @@ STRANGE = "a ?b#c%20d"
 def root(tmp_path: Path) -> Path:
     (tmp_path / STRANGE).mkdir()
     return tmp_path / STRANGE
-
-
-def _command(*words: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "search", *map(str, words)], capture_output=True, text=True, timeout=590
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_whole_road_in_one_folder(root: Path, tmp_path: Path) -> None:
@@ -44,14 +35,21 @@ def test_the_whole_road_in_one_folder(root: Path, tmp_path: Path) -> None:
     }
     (root / "road.toml").write_text(to_toml(study))
     at = ("--studies", root)
-    _command("search", root / "road.toml", *at)
-    assert json.loads(_command("status", "road", "--json", *at))["state"] == "finished"
-    (point,) = json.loads(_command("frontier", "road", "--json", *at))["points"]
-    _command("promote", "road", "--model", "road", "--point", point["point_id"], *at)
-    (version,) = json.loads(_command("history", "--model", "road", "--json", *at))
+    answers = run(
+        [],
+        ["search", root / "road.toml", *at],
+        ["status", "road", "--json", *at],
+        ["frontier", "road", "--json", *at],
+        ["promote", "road", "--model", "road", "--max-macs", "1T", *at],
+        ["history", "--model", "road", "--json", *at],
+        ["predict", "--model", "road@champion", "--split", "test", "--limit", 4, "--json", *at],
+    )
+    assert [code for code, _, _ in answers] == [0] * 6, answers
+    assert json.loads(answers[1][1])["state"] == "finished"
+    (point,) = json.loads(answers[2][1])["points"]
+    (version,) = json.loads(answers[4][1])
     assert version["aliases"] == ["champion"] and version["point_id"] == point["point_id"]
-    told = json.loads(_command("predict", "--model", "road@champion", "--split", "test", "--limit", 4, "--json", *at))
-    assert told["count"] == 4
+    assert json.loads(answers[5][1])["count"] == 4
     assert {path.name for path in tmp_path.iterdir()} == {STRANGE}  # nothing went to another place
     assert {path.name for path in root.iterdir()} == {"road.toml", "road", "mlflow.db", "mlflow-artifacts"}
 
