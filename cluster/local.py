@@ -156,7 +156,7 @@ def scratch() -> Path:
     """
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(os.fsencode(base)) > _LONGEST:
-        base = Path("/tmp")
+        base = Path("/tmp")  # noqa: S108  what is made in it is a fresh folder of this user's alone
     ended = [path for path in base.glob(f"{_PREFIX}*") if _ended(path)]
     for path in sorted(ended, key=lambda path: path.lstat().st_mtime)[:-1]:
         shutil.rmtree(path, ignore_errors=True)

@@ -75,9 +75,10 @@ def _file_in(address: str, folder: Path) -> bool:
 def _unnamed(address: str) -> bool:
     """Whether an address names no server: libpq then takes that of the person's own variables (PGHOST, PGSERVICE)."""
     url = _url(address)
-    named = url is None or url.get_backend_name() != "postgresql" or url.host or url.query
+    if url is None or url.get_backend_name() != "postgresql" or url.host or url.query:
+        return False
     # libpq reads a name with one of these signs as more than a name
-    return not named and not any(sign in (url.database or "") for sign in "=:/")
+    return not any(sign in (url.database or "") for sign in "=:/")
 
 
 def refusal(spec: StudySpec, folder: StudyFolder, addresses: Mapping[str, str]) -> UntrustedError:
