@@ -102,9 +102,11 @@ class Trial:
 
     def take_curve(self, epoch: int, points: list[dict[str, Any]], misses: np.ndarray | None = None) -> None:
         """The curve shown at an epoch, and how far each point is from what is asked (0: it counts)."""
-        error, macs = np.array([1.0 - p["accuracy"] for p in points]), np.array([float(p["macs"]) for p in points])
-        if not ((error >= 0) & (error <= 1) & (macs > 0) & (macs < np.inf)).all():  # NaN fails, too
+        right, work = [p["accuracy"] for p in points], [float(p["macs"]) for p in points]
+        # lists, since arrays of a few points take longer to begin; a sum with NaN or infinity in it is below nothing
+        if points and not (min(right) >= 0 and max(right) <= 1 and min(work) > 0 and sum(right) + sum(work) < math.inf):
             raise ValueError(f"the curve of epoch {epoch} has accuracies beyond [0, 1], or impossible MACs")
+        error, macs = np.array([1.0 - accuracy for accuracy in right]), np.array(work)
         self.curves[epoch] = points
         if misses is not None:
             error[misses > 0] = np.nan

@@ -20,7 +20,7 @@ from trainables.data.splits import Source, Split
 
 _IMAGES = ("img", "image", "images")
 _LABELS = ("label", "fine_label", "labels")
-_ROWS, _FEW_ROWS, _BYTES_AT_ONCE = 256, 16, 2**28  # what is unpacked together
+_ROWS, _FEW_ROWS, _BYTES_AT_ONCE = 256, 32, 2**28  # what is unpacked together
 _FREE_ROWS, _LEAST_IMAGE = 10_000, 8  # more rows need so many bytes of the file each
 _FREE_BYTES, _LARGEST_FACTOR = 2**25, 20  # images may unpack to so many bytes, and to so many times the file
 
