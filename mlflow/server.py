@@ -213,7 +213,10 @@ def _wait_for_answer(given: argparse.Namespace, process: subprocess.Popen[Any], 
 def run(given: argparse.Namespace) -> int:
     """Start everything, say how to use it, wait for the end."""
     folder, database = given.folder.resolve(), given_database(given.database, given.database_file)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid == os.geteuid():
+        # for its owner alone; of root's, the user postgres has to come through to his own
+        folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

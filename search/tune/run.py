@@ -187,9 +187,10 @@ def _marker(driver: Driver) -> Marker:
 
 def _end(driver: Driver, why: str) -> None:
     """End this process, whose threads hang in calls of Ray; the journal knows all that was reported."""
-    show = "\x1b[?25h" if sys.stderr.isatty() else ""  # a live display hides the cursor
-    sys.stderr.write(f"{show}error: {why}; when there is one again: routefront resume {driver.spec.name}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it
+        show = "\x1b[?25h" if sys.stderr.isatty() else ""  # a live display hides the cursor
+        sys.stderr.write(f"{show}error: {why}; when there is one again: routefront resume {driver.spec.name}\n")
+        sys.stderr.flush()
     os._exit(1)
 
 

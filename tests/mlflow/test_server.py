@@ -75,6 +75,7 @@ def test_a_study_is_recorded_on_postgresql(running: str, folder: Path, tmp_path:
     assert list((folder / "artifacts").rglob("frontier.json"))
     assert lost_and_doubled(_database(folder), [place.journal])[1:] == (0, 0)
     place.journal.close()
+    assert folder.stat().st_mode & 0o066 == 0, "others read or write the server's folder"
     for secret in (folder / "secrets.json", *folder.glob("basic_auth.ini")):
         assert secret.stat().st_mode & 0o077 == 0
     assert not (folder / "postgresql.password").exists()
