@@ -197,7 +197,7 @@ NAMES = {
     },
     "search.engine": {
         "search.engine.ahead": "Ahead",
-        "search.engine.engine": "ENGINES Engine Listener engine_at",
+        "search.engine.engine": "Engine Listener engine_at",
         "search.engine.whole_nodes": "Alone",
         "search.errors": "InputError",
         "search.journal.events": "Event Events REPORT_KEYS",

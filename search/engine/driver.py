@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.resources import ALIVE, Node
-from search.engine.engine import Engine, engine_at
+from search.engine.engine import Engine, driven, engine_at
 from search.engine.shared_stages import SharedStages
 from search.errors import InputError
 from search.journal.database import Journal
@@ -207,7 +207,8 @@ def driving(study: StoredStudy) -> Iterator[Driver]:
         driver.replay(journal.events())
         if study.stored.budget != study.spec.budget:  # `resume` with other limits
             study.write()
-        yield driver
+        with driven(driver):
+            yield driver
     finally:
         driver.release()
     summary.keep(study, driver.state)

@@ -7,12 +7,13 @@ study's folder, `search.simulation.simulation` runs the same engine in virtual t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -34,8 +35,8 @@ Listener = Callable[[Event, StudyState], None]
 
 _log = logging.getLogger("routefront.search")
 
-# Tune pickles the searcher and the scheduler; what they refer to is found here by its folder.
-ENGINES: dict[str, Engine] = {}
+_DRIVEN: dict[str, Engine] = {}
+"""Engines by name while they drive a study (`driven`)."""
 
 
 class Engine:
@@ -73,7 +74,6 @@ class Engine:
         self._attempts: dict[str, int] = {}
         self.donors = Donors(self.state)
         self.ahead = Ahead(self.proposer, self.state, background=background)
-        ENGINES[name] = self
 
     def replay(self, events: Iterable[Event]) -> None:
         """Fold in what a journal holds, and prepare what an engine that was never interrupted would have prepared."""
@@ -292,7 +292,6 @@ class Engine:
     def close(self) -> None:
         """Drive no more."""
         self.ahead.close()
-        ENGINES.pop(self.name, None)
 
     # -- what a subclass does beside the events --------------------------------------------------
 
@@ -323,9 +322,19 @@ class Engine:
         """A trial is over."""
 
 
-def engine_at(name: str) -> Engine:
-    """The live engine of a name, for objects that came out of a pickle."""
+@contextlib.contextmanager
+def driven(engine: Engine) -> Iterator[None]:
+    """Within, `engine_at` finds an engine by its name: Tune pickles its searcher and its scheduler."""
+    _DRIVEN[engine.name] = engine
     try:
-        return ENGINES[name]
+        yield
+    finally:
+        _DRIVEN.pop(engine.name, None)
+
+
+def engine_at(name: str) -> Engine:
+    """The engine of a name that drives a study now, for objects that came out of a pickle."""
+    try:
+        return _DRIVEN[name]
     except KeyError:
         raise InputError(f"study {name} is not being driven by this process; use `routefront resume`") from None

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from search.engine.engine import Engine
+from search.engine.engine import Engine, driven
 from search.journal.events import Event
 from search.simulation.cluster import Cluster, Faults, Job, Result
 from search.spec.study import StudySpec
@@ -192,8 +192,9 @@ class Simulation:
             sized=lambda workers: _size(engine, workers, self.faults),
         )
         try:
-            self.cluster.run(lambda: until(engine))
-            engine.record("ended", {"why": "finished" if engine.exhausted else "stopped"})
+            with driven(engine):
+                self.cluster.run(lambda: until(engine))
+                engine.record("ended", {"why": "finished" if engine.exhausted else "stopped"})
         finally:
             engine.close()
         return engine.state
