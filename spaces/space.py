@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,13 +198,17 @@ class Space:
         """Names of the parameters that exist under a configuration, in order."""
         return [n for n, p in self.parameters.items() if p.when is None or p.when.holds(config)]
 
-    def sample(self, rng: random.Random) -> dict[str, Any]:
-        """One configuration drawn at random, conditions respected."""
+    def build(self, choose: Callable[[str, Parameter], Any]) -> dict[str, Any]:
+        """One configuration: `choose` gives the value of each parameter that exists under those before it."""
         config: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if parameter.when is None or parameter.when.holds(config):
-                config[name] = parameter.sample(rng)
+                config[name] = choose(name, parameter)
         return config
+
+    def sample(self, rng: random.Random) -> dict[str, Any]:
+        """One configuration drawn at random, conditions respected."""
+        return self.build(lambda name, parameter: parameter.sample(rng))
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise `ValueError` where a configuration leaves the space or misses a parameter."""
@@ -224,8 +228,4 @@ class Space:
 
 def drawn(space: Space, rng: random.Random, given: Mapping[str, Any]) -> dict[str, Any]:
     """Uniform draws of the parameters of a space that are not given."""
-    values: dict[str, Any] = {}
-    for name, parameter in space.parameters.items():
-        if parameter.when is None or parameter.when.holds(values):
-            values[name] = given[name] if name in given else parameter.sample(rng)
-    return values
+    return space.build(lambda name, parameter: given[name] if name in given else parameter.sample(rng))

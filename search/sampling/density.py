@@ -80,17 +80,15 @@ class Density:
         """A configuration drawn from the density, of which the parameters in `given` stand."""
         centre = rng.randrange(len(self.configs) + 1)
         kernel = self.configs[centre] if centre < len(self.configs) else {}
-        values: dict[str, Any] = {}
-        for name, parameter in self.space.parameters.items():
-            if parameter.when is not None and not parameter.when.holds(values):
-                continue
+
+        def choose(name: str, parameter: Parameter) -> Any:
             if name in given:
-                values[name] = given[name]
-            elif name in kernel and not isinstance(parameter, Fixed):
-                values[name] = self._near(name, parameter, kernel[name], rng)
-            else:
-                values[name] = parameter.sample(rng)
-        return values
+                return given[name]
+            if name in kernel and not isinstance(parameter, Fixed):
+                return self._near(name, parameter, kernel[name], rng)
+            return parameter.sample(rng)
+
+        return self.space.build(choose)
 
     def _near(self, name: str, parameter: Range | Choice, value: Any, rng: random.Random) -> Any:
         j = self._names.index(name)

@@ -54,11 +54,7 @@ def suggest(trial: optuna.Trial, spaces: Spaces) -> dict[str, Any]:
     common = shared(spaces)
     methods = list(spaces)
     method = trial.suggest_categorical("method", methods) if len(methods) > 1 else methods[0]
-    values: dict[str, Any] = {}
-    for name, parameter in spaces[method].parameters.items():
-        if parameter.when is not None and not parameter.when.holds(values):
-            continue
-        values[name] = _ask(trial, _name(method, name, common), parameter)
+    values = spaces[method].build(lambda name, parameter: _ask(trial, _name(method, name, common), parameter))
     return {"method": method, **values}
 
 

@@ -19,7 +19,7 @@ from search.sampling.samplers import SAMPLERS
 from search.sampling.view import View
 from search.spec.study import StudySpec
 from search.state.state import StudyState
-from spaces.space import Space
+from spaces.space import Parameter, Space
 from trainables.registry import get_method
 
 Papers = Mapping[str, Mapping[str, Any]]
@@ -68,11 +68,9 @@ class Proposer:
 
 def published(method: str, space: Space, paper: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
     """The paper's own setting as far as the space allows it; what it does not allow is drawn."""
-    values: dict[str, Any] = {}
     paper = {"donor": "", **paper}  # what began with a trained network elsewhere is a recipe of its own
-    for name, parameter in space.parameters.items():
-        if parameter.when is not None and not parameter.when.holds(values):
-            continue
-        fits = name in paper and parameter.contains(paper[name])
-        values[name] = paper[name] if fits else parameter.sample(rng)
-    return {"method": method, **values}
+
+    def choose(name: str, parameter: Parameter) -> Any:
+        return paper[name] if name in paper and parameter.contains(paper[name]) else parameter.sample(rng)
+
+    return {"method": method, **space.build(choose)}

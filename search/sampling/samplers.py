@@ -25,6 +25,7 @@ from search.sampling.budgets import ask_budgets
 from search.sampling.optuna_samplers import ask_nsga2, ask_tpe
 from search.sampling.view import Config, View, ask_random
 from spaces.scale import at, moved
+from spaces.space import Parameter
 
 
 def ask_qmc(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tuple[Config, str]:
@@ -44,10 +45,8 @@ def ask_qmc(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tu
     point = sequence.random(1)[0].tolist()
     names = list(view.spaces)
     method = names[min(int(point[0] * len(names)), len(names) - 1)]
-    values: Config = {}
-    for unit, (name, parameter) in zip(point[1:], view.spaces[method].parameters.items(), strict=False):
-        if parameter.when is None or parameter.when.holds(values):
-            values[name] = at(parameter, unit)
+    units = dict(zip(view.spaces[method], point[1:], strict=False))
+    values = view.spaces[method].build(lambda name, parameter: at(parameter, units[name]))
     return {"method": method, **values}, f"point {view.asked} of a Sobol sequence"
 
 
@@ -61,17 +60,16 @@ def ask_evolution(view: View, seed: int, given: Mapping[str, Any] | None = None)
     if view.starting or not owners or rng.random() < 1 / 6:
         return ask_random(view, seed, given)
     parent = rng.choice(owners)
-    space, values = view.spaces[parent.method], {}
-    for name, parameter in space.parameters.items():
-        if parameter.when is not None and not parameter.when.holds(values):
-            continue
+
+    def choose(name: str, parameter: Parameter) -> Any:
         if given and name in given:
-            values[name] = given[name]
-        elif name not in parent.config:
-            values[name] = parameter.sample(rng)
-        else:
-            old = parent.config[name]
-            values[name] = moved(parameter, old, rng) if rng.random() < 0.5 else old
+            return given[name]
+        if name not in parent.config:
+            return parameter.sample(rng)
+        old = parent.config[name]
+        return moved(parameter, old, rng) if rng.random() < 0.5 else old
+
+    values = view.spaces[parent.method].build(choose)
     return {"method": parent.method, **values}, f"a child of {parent.id}, which is on the front"
 
 

@@ -213,14 +213,8 @@ def corners(space: Space, limit: int = 64) -> list[dict[str, Any]]:
                 lists[name] = list(parameter.options)
             case Fixed():
                 lists[name] = [parameter.value]
-    found = []
-    for i in range(min(limit, max(map(len, lists.values()), default=1))):
-        values: dict[str, Any] = {}
-        for name, parameter in space.parameters.items():
-            if parameter.when is None or parameter.when.holds(values):
-                values[name] = lists[name][min(i, len(lists[name]) - 1)]
-        found.append(values)
-    return found
+    count = min(limit, max(map(len, lists.values()), default=1))
+    return [space.build(lambda name, _, i=i: lists[name][min(i, len(lists[name]) - 1)]) for i in range(count)]
 
 
 def _first(error: ValidationError) -> str:
