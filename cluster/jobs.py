@@ -1,4 +1,4 @@
-"""Ray Jobs: a driver that runs on the cluster itself, so that whoever submitted it may go away.
+"""Ray Jobs: the driver runs on the cluster itself, so that the machine that submitted it may be switched off.
 
 The REST interface of a cluster's dashboard takes a command and the files that it reads; the token of a guarded
 cluster comes from RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) with RAY_AUTH_MODE=token, as for every Ray client.

@@ -1,4 +1,4 @@
-"""What a batch script asks about the nodes of its cluster.
+"""Questions of the rendered batch scripts about the nodes of their cluster.
 
 ``python -m cluster.nodes here PEER`` prints this host's address on the way to another;
 ``python -m cluster.nodes wait ADDRESS COUNT`` comes back when the nodes have joined.

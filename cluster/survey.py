@@ -1,4 +1,4 @@
-"""What is looked at on every node before the first trial: the study's folder, the images, the clock."""
+"""Checks of every node before the first trial: whether it sees the study's folder and the images; its clock."""
 
 from __future__ import annotations
 

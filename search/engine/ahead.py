@@ -1,4 +1,4 @@
-"""Proposals that are computed before a worker asks for them, each from a fixed moment of the study.
+"""Proposals computed ahead of a worker's request. Each sees the study at a fixed event, so that replays agree.
 
 Ask n + `sampler.ahead` is proposed from the state right behind ask n, whoever waits for what: the same
 events give the same proposals, after a restart too. How far a proposal is behind is thus bounded by

@@ -1,4 +1,4 @@
-"""The one process that writes a study: the engine, and what follows from its events in the study's folder."""
+"""The driver, the one process that writes a study: the engine with the study's folder (points, checkpoints)."""
 
 from __future__ import annotations
 

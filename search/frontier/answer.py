@@ -1,4 +1,4 @@
-"""The answer to a question: a front with its confidence, beside it the fronts of single methods.
+"""Answers a query: the front, how sure each of its points is, and on demand the front of every method.
 
 >>> from search import Study
 >>> from search.frontier.answer import ask

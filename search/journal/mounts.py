@@ -1,4 +1,4 @@
-"""What kind of file system a path lies on, as the kernel tells (Linux; elsewhere nothing is known)."""
+"""The kind of file system that a path lies on, as Linux tells; elsewhere unknown."""
 
 from __future__ import annotations
 

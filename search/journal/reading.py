@@ -1,4 +1,4 @@
-"""How the database of a journal is opened by who only reads: nothing of it is written, and no permission to is needed.
+"""Opens the database of a journal for reading: nothing is written, and no permission to write is needed.
 
 SQLite's readers keep a file of shared memory beside the database. Where the folder cannot be written, such as another
 user's or a mount that is read-only, they get by without it.

@@ -1,4 +1,4 @@
-"""Which methods a study takes that names none: those that can be trained on its images in its epochs."""
+"""Methods of a study that names none: all that can be trained on its images in its epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise: configurations on the front trained again, in full, on new seeds, and what their seeds say together."""
+"""Repeats: configurations on the front are trained again in full with new seeds; their figures over all seeds."""
 
 from __future__ import annotations
 

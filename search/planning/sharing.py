@@ -1,4 +1,4 @@
-"""What a study's trials need and how many share a device: measured here, then reckoned for a cluster.
+"""Measures here what a study's trials need (memory, time); computes how many share a device of a cluster.
 
 Three networks of the study's space are trained for a moment, alone and several at once: one that costs
 little, one in the middle, one of the largest. Where the cluster has GPUs and this machine has none, the

@@ -1,4 +1,4 @@
-"""What a new study is told of earlier ones (``warm_start``, ``search --fork``).
+"""Warm starts: what a new study learns from earlier ones (``warm_start``, ``search --fork``).
 
 Configurations that stand on an earlier study's front run first, as far as the new space allows them.
 Where both studies have the same images and the same length of a full training, the sampler is told

@@ -1,4 +1,4 @@
-"""A point on its way into the registry: its network, its gates, and the evidence of both."""
+"""A candidate for promotion: an operating point with its network, the gates it passed, and their evidence."""
 
 from __future__ import annotations
 

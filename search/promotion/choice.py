@@ -1,4 +1,4 @@
-"""Which operating point is promoted: under a budget, above an accuracy, by name, or one for every budget."""
+"""Chooses the operating point to promote: under a budget, above an accuracy, by its id, or one for every budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an alias of the model registry pointed before, and the way back."""
+"""History and rollback of an alias in the model registry."""
 
 from __future__ import annotations
 

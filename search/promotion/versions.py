@@ -1,4 +1,4 @@
-"""Making a model version out of an operating point: what is stored, and what is said of it."""
+"""Makes a model version of an operating point: the stored files, and the tags that describe it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page knows: one JSON document with every operating point, its trial, and the figures.
+"""The data of a report's page: one JSON document with every operating point, its trial, and the figures.
 
 The document stands in the page as data, never as code: every `<`, `>` and `&` of it is written as an
 escape, so that no name can end the element that holds it. Points are columns of numbers with indices into

@@ -1,4 +1,4 @@
-"""What a report is drawn from: one plain record."""
+"""The record that a report is drawn from."""
 
 from __future__ import annotations
 

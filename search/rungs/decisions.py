@@ -1,4 +1,4 @@
-"""Whether a trial goes on: multi-objective asynchronous successive halving over curves.
+"""Decides whether a trial goes on: multi-objective asynchronous successive halving over curves.
 
 At a rung a trial's whole curve is compared with the curves that other trials had at the same
 epoch: by the best front layer that any of its points reaches among all their points, then by the

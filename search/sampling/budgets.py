@@ -1,4 +1,4 @@
-"""The sampler of this project: a frontier is searched as a family of ordinary problems, one a compute budget.
+"""The default sampler: a frontier is searched as a family of single-objective problems, one a compute budget.
 
 The hypervolume of a front of (error, log MACs) is the integral over log MACs of the reference error minus the
 least error within so many MACs. So every ask draws a budget from that integral's range and proposes what

@@ -1,4 +1,4 @@
-"""What the trials of a study teach, told honestly about fidelity: one score per trial.
+"""Scores of trials for samplers: one number a trial, comparable although trials trained different numbers of epochs.
 
 The score is the standing of a trial's curve among the curves of the highest rung that it has shown one
 at, in [0, 1], plus the number of rungs below: a trial that was stopped at 3 epochs teaches what 3

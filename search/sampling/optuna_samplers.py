@@ -1,4 +1,4 @@
-"""Samplers that are Optuna's: TPE and NSGA-II, told the trials of a view anew at every ask."""
+"""Optuna's TPE and NSGA-II as samplers of ours; they are told all trials anew at every ask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An Optuna study over trials that are given: what a sampler is told at one ask.
+"""An Optuna storage that holds given trials: Optuna's samplers are told them anew at every ask.
 
 Optuna's own storages copy every trial that is added and every one that is asked for; a study that is
 told a few hundred trials anew at every ask needs neither.

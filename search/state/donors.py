@@ -1,4 +1,4 @@
-"""The networks of a study itself that its trials may begin with (`trainables.training.donors`).
+"""Donors within a study: its own trained networks that trials may begin with (`trainables.training.donors`).
 
 ``donor = "study"`` is another trial of the study: of all trials that are over, that began with no donor themselves
 and whose body is the one asked for, the best: finished before stopped, then by the accuracy that its curves show on

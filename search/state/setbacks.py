@@ -1,4 +1,4 @@
-"""What takes a trial's worker away without being the trial's result, and how Ray's errors are read.
+"""Setbacks: a trial loses its worker through no fault of its own. Kinds, limits, and reading Ray's errors.
 
 ======== ===================================================================== =============
 kind     what happened                                                         counted

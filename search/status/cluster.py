@@ -1,4 +1,4 @@
-"""What a running study looks like from outside: nodes and what runs on them, queue, stragglers, setbacks, cost.
+"""The cluster of a running study: nodes and what runs on them, queue, stragglers, setbacks, cost.
 
 All of it is folded from the journal, so that it can be read on any machine.
 """

@@ -1,4 +1,4 @@
-"""The live display of a study at work: a table in a terminal, a line now and then elsewhere."""
+"""The live display of a running study: a table in a terminal, a line every 15 seconds elsewhere."""
 
 from __future__ import annotations
 

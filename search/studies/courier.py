@@ -1,4 +1,4 @@
-"""A driver's copies of a study's files in object storage, made in a thread of their own.
+"""Copies a study's files to object storage, in a thread of the driver.
 
 Workers push and pull checkpoints themselves (`trainables.worker.shelf`).
 """

@@ -1,4 +1,4 @@
-"""A study's journal, followed: the state, and when each trial was at work.
+"""Follows a growing journal: keeps the state up to date, and records when each trial was at work.
 
 Time is the study's own, seconds of work: what lies between two sessions does not count.
 """

@@ -1,4 +1,4 @@
-"""A marker in object storage by which nodes are asked whether they see a study."""
+"""A marker file in object storage: nodes that find it see the study's storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who runs the uploader: a process of its own beside a driver (`main`), or the command that rebuilds records.
+"""Runs the uploader, as a process of its own beside a driver (`main`) or within `routefront track`.
 
 One uploader works at an address at a time; the lock is the kernel's and goes with its process.
 """

@@ -1,4 +1,4 @@
-"""Trials to MLflow, never in the way of training: the driver's side of the uploader.
+"""The driver's side of tracking: it starts the uploader's process and tells it of new events; training never waits.
 
 The journal is the spool; `Tracker` starts a process (`search.tracking.process`) that reads it and brings it to
 MLflow, and starts another where that one dies. So what MLflow costs, its import, its calls, a server that

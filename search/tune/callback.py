@@ -1,4 +1,4 @@
-"""What Tune tells the driver besides results: starts, and a moment at every step of its loop."""
+"""The Tune callback: tells the driver that a trial has started, and lets it work once per step of Tune's loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pictures of networks with exits are drawn from: the tree of exits, curves, ranks. Draws nothing.
+"""Data behind the pictures of networks with exits: the tree of exits, curves, ranks. Draws nothing.
 
 Shape legend: K exits, n images, m of them whose confidences were stored, E epochs.
 """

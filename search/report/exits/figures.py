@@ -1,4 +1,4 @@
-"""The interactive pictures of networks with exits: who leaves where, how right they are, how that came about."""
+"""Interactive pictures of networks with exits: images by exit, accuracy of each exit, both over the training."""
 
 from __future__ import annotations
 
