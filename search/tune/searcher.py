@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 
 from search.engine.engine import engine_at
 from search.spec.study import StudySpec
+from trainables.worker.order import Order
 
 
 def threads_of(spec: StudySpec, workers: int, cpus: float) -> int:
@@ -58,18 +59,22 @@ class CurveSearcher(Searcher):
             return Searcher.FINISHED if engine.exhausted else None
         memory = self._constants["memory"]
         share = engine.alone.give(trial.id) if trial.alone else 1
-        return {
+        told = {
             **self._constants,
             **engine.orders(trial, self._constants["evaluate_at"]),
             "memory": memory and memory * share,
-            "share": share,
-            "attempt": engine.attempt(trial.id),
-            "trial": trial.id,
-            "method": trial.method,
-            "config": engine.values(trial),
-            "seed": trial.seed,
-            "checkpoints": str(Path(self._folder) / "checkpoints"),
         }
+        order = Order(
+            trial=trial.id,
+            method=trial.method,
+            config=engine.values(trial),
+            seed=trial.seed,
+            checkpoints=str(Path(self._folder) / "checkpoints"),
+            share=share,
+            attempt=engine.attempt(trial.id),
+            **told,
+        )
+        return order.record()
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Known already: the scheduler recorded it."""

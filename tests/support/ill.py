@@ -16,12 +16,12 @@ class IllTrainable(RoutedTrainable):
     """A trial that may be made to misbehave."""
 
     def _step(self) -> dict[str, Any]:
-        folder = Path(self._trial["checkpoints"]).parent
+        folder = Path(self._order.checkpoints).parent
         ills = json.loads((folder / "ill.json").read_text()) if (folder / "ill.json").exists() else {}
-        what, epoch = ills.get(self._trial["trial"], ills.get("*", ("", 0)))
+        what, epoch = ills.get(self._order.trial, ills.get("*", ("", 0)))
         done = 0 if self._training is None else self._training.epoch
         if what and done >= epoch:
-            getattr(self, f"ill_{what}")(folder / f"{self._trial['trial']}.ill")
+            getattr(self, f"ill_{what}")(folder / f"{self._order.trial}.ill")
         return super()._step()
 
     def ill_slow(self, mark: Path) -> None:

@@ -37,6 +37,7 @@ from trainables.training.partial import Interrupted
 from trainables.training.training import Training
 from trainables.worker.guard import Guard, end_children, leave
 from trainables.worker.machine import Meter, own_memory
+from trainables.worker.order import Order
 from trainables.worker.remote import StorageError
 from trainables.worker.shelf import Shelf
 
@@ -47,13 +48,7 @@ _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE
 
 
 class RoutedTrainable(tune.Trainable):
-    """One trial. `config`: trial, method, config, seed, epochs, evaluate_at, checkpoints, threads, device.
-
-    Also `storage`, the address of checkpoints that lie in no folder of all nodes; `donor`, the name of the checkpoint
-    whose weights it begins with (`trainables.training.donors`); `diagnostics`, whether its last epoch measures its
-    paths; `latency`, whether curves measure theirs; `stage`, the key of a first stage to begin behind, and `publish`,
-    whether to store its own; `memory`, bytes that the trial may have for itself.
-    """
+    """One trial. Its `config` is the record of a `trainables.worker.order.Order`."""
 
     _fresh: int | None = None
 
@@ -72,17 +67,17 @@ class RoutedTrainable(tune.Trainable):
         gc.collect()
         held = own_memory()
         RoutedTrainable._fresh = RoutedTrainable._fresh or held  # behind the first trial: libraries, workspaces
-        if held > RoutedTrainable._fresh + min(_LEAK, (new_config.get("memory") or math.inf) / 2):
+        if held > RoutedTrainable._fresh + min(_LEAK, (self._order.memory or math.inf) / 2):
             self._leak = f"the process still held {held / 1e6:.0f} MB of earlier trials"
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._trial = config
+        self._order = order = Order.of(config)
         self._training: Training | None = None
-        self._shelf = Shelf(config["checkpoints"], config["trial"], config.get("storage"))
+        self._shelf = Shelf(order.checkpoints, order.trial, order.storage)
         self._lost = ""
         self._meter = Meter()
-        self._guard.watch(self._shelf.note, config.get("memory"))
+        self._guard.watch(self._shelf.note, order.memory)
 
     def step(self) -> dict[str, Any]:
         """One epoch's report; an exception becomes a report with `error`, which costs no retry.
@@ -100,7 +95,7 @@ class RoutedTrainable(tune.Trainable):
         if self._leak:
             leave(self._shelf.note, "leak", self._leak)
         if self._training is None:
-            torch.set_num_threads(int(self._trial.get("threads", 1)))
+            torch.set_num_threads(self._order.threads)
             self._training = self._build()
             self._training.leaving = self._shelf.leaving
             known = self._shelf.newest()
@@ -108,9 +103,9 @@ class RoutedTrainable(tune.Trainable):
                 self._training.restore(known)
                 if self._training.partial is None:
                     return self._result(self._training.last_report or {}, known)
-            elif self._trial.get("stage"):
-                self._begin_behind(self._trial["stage"])
-        donor = self._trial.get("donor") if self._training.epoch == 0 and self._training.partial is None else None
+            elif self._order.stage:
+                self._begin_behind(self._order.stage)
+        donor = self._order.donor if self._training.epoch == 0 and self._training.partial is None else None
         if donor:
             self._shelf.bring(donor)
         try:
@@ -128,22 +123,23 @@ class RoutedTrainable(tune.Trainable):
         folder = checkpoints.epoch_folder(self._shelf.folder, report["epoch"])
         self._shelf.keep(self._training, folder)
         # the driver decides on checkpoints whose curves may stand on a front
-        self._shelf.drop_before(report["epoch"], kept=report["epoch"] - 1 in set(self._trial["evaluate_at"]))
+        self._shelf.drop_before(report["epoch"], kept=report["epoch"] - 1 in set(self._order.evaluate_at))
         return self._result(report, folder)
 
     def _build(self) -> Training:
-        method = get_method(self._trial["method"])
+        order = self._order
+        method = get_method(order.method)
         return Training(
             method,
-            method.configure(self._trial["config"]),
+            method.configure(order.config),
             self._data,
-            epochs=self._trial["epochs"],
-            seed=self._trial["seed"],
-            evaluate_at=self._trial["evaluate_at"],
-            device=self._trial.get("device", "cpu"),
-            diagnostics=self._trial.get("diagnostics", False),
-            latency=self._trial.get("latency", False),
-            donor=self._shelf.at(self._trial["donor"]) if self._trial.get("donor") else None,
+            epochs=order.epochs,
+            seed=order.seed,
+            evaluate_at=order.evaluate_at,
+            device=order.device,
+            diagnostics=order.diagnostics,
+            latency=order.latency,
+            donor=self._shelf.at(order.donor) if order.donor else None,
         )
 
     def _begin_behind(self, stage: str) -> None:
@@ -159,7 +155,7 @@ class RoutedTrainable(tune.Trainable):
         assert self._training is not None
         network = self._training.network
         more: dict[str, Any] = {"stage_lost": self._lost} if self._lost else {}
-        if self._trial.get("publish") and stages.ends(self._training):
+        if self._order.publish and stages.ends(self._training):
             more["stage"] = self._shelf.publish(self._training)
         return {
             **report,

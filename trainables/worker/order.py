@@ -1,0 +1,49 @@
+"""The order of a trial: what the driver tells the worker that trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One trial for one worker. It travels as the flat dictionary that Tune wants for a trial's configuration.
+
+    `config`: values of the method's configuration. `epochs`: of a full training; `evaluate_at`: after which of them a
+    curve is measured. `checkpoints`: the study's folder of them, `storage` its address where it lies in no folder of
+    all nodes. `threads` and `device` ("cpu" or "cuda") are the worker's; `memory`: bytes that the trial may have.
+    `diagnostics`: whether its last epoch measures its paths, `latency`: whether curves measure theirs.
+    `stage`: the key of a first stage to begin behind, `publish`: whether to store its own. `donor`: the name of the
+    checkpoint whose weights it begins with (`trainables.training.donors`). For the driver alone: `share`, of how many
+    trials' resources it takes, and `attempt`, how often it was handed out before.
+    """
+
+    trial: str
+    method: str
+    config: Mapping[str, Any]
+    seed: int
+    epochs: int
+    evaluate_at: Sequence[int]
+    checkpoints: str
+    storage: str | None = None
+    threads: int = 1
+    device: str = "cpu"
+    memory: float | None = None
+    diagnostics: bool = False
+    latency: bool = False
+    stage: str | None = None
+    publish: bool = False
+    donor: str | None = None
+    share: float = 1
+    attempt: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """What `record` made plain values of. Raises `TypeError` for an unknown or a missing name."""
+        return cls(**record)
