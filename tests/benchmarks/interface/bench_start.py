@@ -45,6 +45,7 @@ def tell(root: Path) -> None:
     from search.spec.toml import to_toml
     from search.studies.folder import StudyFolder, write_spec
     from search.studies.stored import journal_address
+    from search.study import Study
     from tests.support.story import Story
 
     story = Story()
@@ -66,6 +67,8 @@ def tell(root: Path) -> None:
         journal.append(event.kind, event.payload, event.trial)
     journal.release()
     journal.close()
+    with Study.load("told", root=root).driving():
+        pass  # whoever wrote to a study keeps what `list` tells of it
 
 
 def environment(root: Path) -> dict[str, str]:
