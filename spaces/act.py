@@ -1,4 +1,4 @@
-"""What may vary in adaptive computation time, for whole images."""
+"""The search space of adaptive computation time, for whole images (ACT)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may vary in ConvNet-AIG."""
+"""The search space of ConvNet-AIG."""
 
 from __future__ import annotations
 

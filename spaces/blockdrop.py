@@ -1,4 +1,4 @@
-"""What may vary in BlockDrop: the policy's exploration and rewards, in its two stages behind the trained network."""
+"""The search space of BlockDrop: the policy's exploration and rewards, in its two stages behind the trained network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may vary in CoDiNet."""
+"""The search space of CoDiNet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may vary in actor and critic networks: the price of computation, how routers learn, how far they explore."""
+"""The search space of actor and critic networks: the price of computation, how routers learn, how far they explore."""
 
 from __future__ import annotations
 

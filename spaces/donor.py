@@ -1,4 +1,4 @@
-"""What varies in trials that may begin with a trained network: which one, and a learning rate of their own."""
+"""The search space of donors: which trained network a trial begins with, and its own learning rate behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may vary in ensembles of networks that are trained by themselves."""
+"""The search space of ensembles of networks that are trained by themselves."""
 
 from __future__ import annotations
 

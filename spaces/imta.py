@@ -1,4 +1,4 @@
-"""What may vary in MSDNets whose exits are trained together, and help one another in a second phase."""
+"""The search space of MSDNets whose exits are trained together, and help one another in a second phase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may vary in multi-path networks: how many paths, how and where they are routed."""
+"""The search space of multi-path networks: how many paths, how and where they are routed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may vary in spatially adaptive computation time."""
+"""The search space of spatially adaptive computation time (SACT)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may vary in stochastic depth: how often blocks are dropped, and whether at inference too."""
+"""The search space of stochastic depth: how often blocks are dropped, and whether at inference too."""
 
 from __future__ import annotations
 

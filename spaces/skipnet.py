@@ -1,4 +1,4 @@
-"""What may vary in SkipNet: its gates, and the rewards of its second stage."""
+"""The search space of SkipNet: its gates, and the rewards of its second stage."""
 
 from __future__ import annotations
 

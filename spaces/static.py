@@ -1,4 +1,4 @@
-"""What may vary in static networks: the baselines, without routing."""
+"""The search space of static networks: the baselines, without routing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What configurations that earlier code wrote down mean today.
+"""Configurations that earlier releases wrote down, completed by what later fields mean for them.
 
 A checkpoint holds every value of its network's configuration, and so does a study, with the defaults of its
 methods. A field of a method's `Config` that is missing there did not exist when it was written. It then has the value

@@ -1,4 +1,4 @@
-"""SGD and Adam that do not load PyTorch's compiler, which takes a process longer than all else that it imports.
+"""SGD and Adam without PyTorch's compiler, whose import would take longer than everything else a worker imports.
 
 PyTorch's optimisers import `torch._dynamo` in their first call, to keep themselves out of graphs that are
 being compiled. Here only regions of networks are compiled (`compiled` of a configuration), never an

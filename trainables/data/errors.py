@@ -1,4 +1,4 @@
-"""What is wrong with data."""
+"""Errors of data sets: missing files, damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What soft routing does with images: gates and sizes of the tensors they weigh, weights of parallel layers.
+"""Diagnostics of soft routing: gates, the sizes of the tensors that they weigh, weights of parallel layers.
 
 The figures 8 to 11 of D. Tissera et al., "End-to-end data-dependent routing in multi-path neural networks",
 arXiv 2107.02450, are drawn from this, by `search.report.gates.figures`. Measured with `trainables.diagnostics.measure`,

@@ -1,4 +1,4 @@
-"""What a trained network does with its images: paths, skipped blocks, consistency, exits.
+"""Diagnostics of a trained network on its images: paths, skipped blocks, consistency, exits.
 
 Measured once, at the end of a training, by the hard pass over the validation split (never the test
 split) at one setting: the papers' rule, P(run) >= 1/2, where the method sweeps a threshold, else the

@@ -1,4 +1,4 @@
-"""What diagnostics keep of a sample of the images, for pictures: confidences of exits, halting maps.
+"""Diagnostics of a sample of the images, kept for pictures: confidences of exits, halting maps.
 
 Shape legend: n images, m of them drawn, C classes, K exits.
 """

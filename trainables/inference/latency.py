@@ -1,4 +1,4 @@
-"""How long an image takes: the one measurement behind curves, queries and promotion."""
+"""Latency of an image in milliseconds: the one measurement for curves, queries and promotion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far an epoch came where it was interrupted."""
+"""Epochs that were interrupted: how many steps are done, and the state to go on from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What arithmetic a device computes quickly."""
+"""Whether a device computes bfloat16 quickly."""
 
 from __future__ import annotations
 

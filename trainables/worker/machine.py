@@ -1,4 +1,4 @@
-"""What an epoch costs a machine: processor time, memory of the process and the GPU."""
+"""Machine metrics of an epoch: processor time, memory of the process and of the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides where a group of residual units stops: halting scores and their arithmetic.
+"""Halting heads: the scores that decide after which unit a residual group stops, and their arithmetic.
 
 See `trainables.networks.halting.network` for the equations.
 
