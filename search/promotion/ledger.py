@@ -101,7 +101,8 @@ class Lock:
                 self._client.create_registered_model(self._name, description=self._mine)
                 return
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                # of a name that is given back just now, MLflow says that it does not exist
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" and not not_found(error):
                     raise
             holder = self.holder()
             if holder != seen:

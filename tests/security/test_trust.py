@@ -235,9 +235,9 @@ def test_a_study_that_may_not_be_read_hides_no_other(cli: Run, story: type, tmp_
     received(story, tmp_path, JOURNAL, "postgresql+psycopg://db.evil/x")
     keep(story(), tmp_path, "mine")
     code, out, said = cli("list", "--studies", tmp_path)
-    assert code == 0 and "mine" in out and "received: the folder of study" in said
+    assert code == 0 and "mine" in out and "received is left out: the folder of study" in said
     code, out, said = cli("gc", "--dry-run", "--studies", tmp_path)
-    assert code == 0 and "mine: 0 folders" in out and "received: its journal is elsewhere" in said
+    assert code == 0 and "mine: 0 folders" in out and "received is left out: its journal is elsewhere" in said
 
 
 def test_an_address_that_was_given_is_called_and_remembered(

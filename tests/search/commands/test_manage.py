@@ -20,6 +20,7 @@ from search.sampling.optuna_export import to_optuna
 from search.sampling.proposals import Proposer, papers_of
 from search.spec.study import StudySpec
 from search.state.state import StudyState
+from search.studies.summary import NAME
 from search.study import Study
 from tests.support.command import Run
 from tests.support.story import Story
@@ -80,6 +81,7 @@ def test_a_command_folds_a_study_once(
     tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     study = _told(tmp_path)
+    (study.folder.path / NAME).unlink(missing_ok=True)  # else `list` folds nothing
     folded, apply = [], StudyState.apply
 
     def counted(self: StudyState, event: Event) -> None:

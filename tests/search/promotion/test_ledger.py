@@ -103,7 +103,7 @@ def test_one_at_a_time_and_the_dead_are_not_waited_for(registry: str, tiny: Stud
         thread.join(0.5)
         order.append("first")
         lock.check()
-    thread.join(30)
+    thread.join(300)
     assert order == ["first", "second"]
     dead = json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1, "nonce": "x"})
     registered.create_registered_model("m" + LOCK, description=dead)
