@@ -1,4 +1,4 @@
-"""The record of one paper, the method: what a trial builds, minimises and may vary."""
+"""A routing method as one record: its search space, network, training phases, objective and inference settings."""
 
 from __future__ import annotations
 
@@ -44,15 +44,23 @@ def one_view(config: Any) -> int:
 class Method:
     """One paper's way of routing.
 
-    `published` is the paper's own setting as a configuration of `space` (it runs first in a
-    search). `settings` lists what a sweep asks for; where `calibrate` is given, a setting is
-    turned into concrete knobs from all exits' logits (K, n, C) on the calibration images, else
-    the setting is the knobs. `begin` may change the network when a phase begins;
-    `adjust_gradients` may change gradients between backward and step. `features` makes the
-    `training.features.FeatureCache` of phases that train on features. `usual` is the setting that diagnostics
-    are taken at, where it is not threshold 1/2 or the middle of the curve. `donor`: what the configuration
-    of a trained network must say whose weights the method may begin with (`trainables.training.donors`), among them
-    ``method``, several values in a tuple; None: it begins with nobody's. `donor_rate`: whether `donor_lr` has a say.
+    - `name`: of the command line and the study file; `title` and `paper`: for people. `variants`, `networks`: the words
+      that a configuration's `variant` and `network` take. `knobs`: by name what each inference setting does.
+    - `space`: the search space. `Config`: the dataclass of its values with their defaults. `published`: the paper's own
+      setting as values of the space; it runs first in a search.
+    - `build(config, task)`: the network. `phases(config)`: the phases of its training, in order.
+      `objective(network, batch, phase)`: the terms of the loss by name, which are summed. `views(config)`: how many
+      augmented copies of an image are in a batch.
+    - `begin(network, phase)`: may change the network when a phase begins. `adjust_gradients(network, batch)`: may change
+      gradients between backward and step. `features`: makes the `trainables.training.features.FeatureCache` of phases
+      that train on features.
+    - `settings(config)`: the settings of the curve. `calibrate(setting, logits)`: turns a setting into knobs by the logits
+      (K, n, C) of all exits on the validation images; None: the settings are the knobs themselves. `usual`: the setting
+      at which diagnostics are taken, where it is not threshold 1/2 or the middle of the curve.
+    - `paper_cost(network)`: the cost in the paper's own unit, for `routefront describe`.
+    - `donor(config, task)`: what the configuration of a trained network must say whose weights a trial may begin with
+      (`trainables.training.donors`): values by field, several in a tuple, among them ``method``; None: no donors.
+      `donor_rate`: whether such a trial takes its learning rate from `donor_lr`.
     """
 
     name: str
