@@ -51,12 +51,12 @@ class Method:
     - `build(config, task)`: the network. `phases(config)`: the phases of its training, in order.
       `objective(network, batch, phase)`: the terms of the loss by name, which are summed. `views(config)`: how many
       augmented copies of an image are in a batch.
-    - `begin(network, phase)`: may change the network when a phase begins. `adjust_gradients(network, batch)`: may change
-      gradients between backward and step. `features`: makes the `trainables.training.features.FeatureCache` of phases
-      that train on features.
-    - `settings(config)`: the settings of the curve. `calibrate(setting, logits)`: turns a setting into knobs by the logits
-      (K, n, C) of all exits on the validation images; None: the settings are the knobs themselves. `usual`: the setting
-      at which diagnostics are taken, where it is not threshold 1/2 or the middle of the curve.
+    - `begin(network, phase)`: may change the network when a phase begins. `adjust_gradients(network, batch)`: may
+      change gradients between backward and step. `features`: makes the `trainables.training.features.FeatureCache` of
+      phases that train on features.
+    - `settings(config)`: the settings of the curve. `calibrate(setting, logits)`: turns a setting into knobs by the
+      logits (K, n, C) of all exits on the validation images; None: the settings are the knobs themselves. `usual`: the
+      setting at which diagnostics are taken, where it is not threshold 1/2 or the middle of the curve.
     - `paper_cost(network)`: the cost in the paper's own unit, for `routefront describe`.
     - `donor(config, task)`: what the configuration of a trained network must say whose weights a trial may begin with
       (`trainables.training.donors`): values by field, several in a tuple, among them ``method``; None: no donors.

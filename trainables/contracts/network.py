@@ -111,9 +111,9 @@ class RoutedNetwork(nn.Module, ABC):
     """A network whose path depends on the image.
 
     A subclass builds its modules and then calls `describe_units`. `config` is the method's configuration, `task` the
-    task. `relaxation`: how decisions are made soft in the present phase; `trainables.training.training.Training` sets it
-    when a phase begins, and the empty word means the method's own way. `routing`: beginnings of the names of the parts
-    that a trained static network of the same body does not have (`trainables.training.donors`).
+    task. `relaxation`: how decisions are made soft in the present phase; the training loop sets it when a phase begins,
+    and the empty word means the method's own way. `routing`: beginnings of the names of the parts that a trained static
+    network of the same body does not have (`trainables.training.donors`).
     """
 
     routing: tuple[str, ...] = ()
