@@ -42,12 +42,14 @@ HEAD_SECONDS = 45.0
 def prepare_environment(*, local: bool) -> None:
     """Set what Ray reads when it is imported; values that the user set stay.
 
-    A local Ray is guarded by a token that lives in this process's environment and nowhere else
-    (Ray's own default writes one to the home folder, readable by everybody). The mode is left to
-    Ray, which turns it on for a Ray it starts, also where it had been imported before.
+    A local Ray collects no metrics, unless its variable is set, and is guarded by a token that lives in this
+    process's environment and nowhere else (Ray's own default writes one to the home folder, readable by everybody).
+    The mode is left to Ray, which turns it on for a Ray it starts, also where it had been imported before.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if local:
+        os.environ.setdefault("RAY_enable_metrics_collection", "0")
     if local and "RAY_AUTH_MODE" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
