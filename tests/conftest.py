@@ -58,7 +58,9 @@ HEAVY_FILES = (
     "tests/search/engine/test_donors.py", "tests/search/engine/test_shared_stages.py", "tests/search/simulation",
     "tests/trainables/networks", "tests/trainables/training", "tests/trainables/worker", "tests/trainables/inference",
     "tests/trainables/methods", "tests/trainables/execution", "tests/trainables/diagnostics", "tests/test_packaging.py",
-    "tests/trainables/test_conformance.py",
+    "tests/trainables/test_conformance.py", "tests/security/test_local_ray.py", "tests/security/test_models.py",
+    "tests/security/test_secrets.py", "tests/security/test_hostile.py", "tests/search/test_strange_paths.py",
+    "tests/search/commands/test_streams.py", "tests/security/test_images.py", "tests/security/test_neighbours.py",
 )  # fmt: skip
 
 
