@@ -66,7 +66,7 @@ _begun: _Beginning | None = None  # Ray itself is one for the process
 
 
 def begin(cpus: int | None) -> None:
-    """Start to start Ray with so many CPUs (None: all of the machine), unless it runs or is on its way.
+    """Let Ray start in a thread, with so many CPUs (None: all of the machine), unless it runs or starts already.
 
     `cluster.connect.prepare_environment` comes first, since Ray reads its settings when it is imported.
     """

@@ -100,7 +100,6 @@ def search(
     from search.studies.roots import studies_root
     from search.tracking.server import check_server
 
-    known = (studies_root(studies) / str(values.get("name")) / "study.toml").exists()
     spec = Study.spec_of(values, str(path), root=studies)
     check_server(_tracking_uri(spec.tracking.uri, studies))
     with progress(f"reading {spec.data.name}", as_json):

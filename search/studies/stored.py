@@ -63,8 +63,6 @@ class StoredStudy:
             known = sorted({p.parent.name for p in base.glob("*/study.toml")} | set(stored_names(base)))
             hint = nearest(str(name), known) if known else "; there is no study yet (routefront search starts one)"
             raise InputError(f"no study {str(name)!r} in {shown(base)}{hint}")
-        if not folder.spec.is_file():
-            raise InputError(f"{folder.spec} is no regular file")
         found = cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec), trusted=True), folder, foreign=True)
         if trust:
             found.agree()

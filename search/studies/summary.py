@@ -60,11 +60,11 @@ def keep(study: StoredStudy, state: StudyState) -> None:
     if study.spec.journal is not None or folder.storage is not None:
         return
     state.rest()
-    record = record_of(study, state)
     part = folder.path / f".summary-{os.getpid()}.part"
-    if record["state"] == "running":  # somebody took it over
-        return
     with contextlib.suppress(OSError, ValueError):
+        record = record_of(study, state)
+        if record["state"] == "running":  # somebody took it over
+            return
         text = json.dumps({"of": _of(folder.path), "record": {name: record[name] for name in _FIELDS}})
         part.write_text(text, encoding="utf-8")
         part.replace(folder.path / NAME)
