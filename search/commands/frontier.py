@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.commands.consent import Trust, opened
+from search.commands.start import without_pandas
 from search.commands.terminal import Json, Names, Studies, out, print_json, progress
 from search.errors import InputError
 from search.units import parse_count
@@ -68,6 +69,7 @@ def frontier(
     routefront frontier night morning --by-method --plot both.png
     routefront frontier digits --latency --axis latency --layers 2
     """  # fmt: skip
+    without_pandas()
     from search.frontier.answer import ask
 
     found = [opened(name, studies, trust) for name in study]
