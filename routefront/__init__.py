@@ -16,6 +16,7 @@
 `Range`, `LogRange`   a number between two bounds, drawn uniformly, or uniformly in its logarithm
 `Choice`, `Fixed`     one of several values; one value that does not vary
 `When`                the condition under which a parameter exists
+`SurrogateSampler`    the search's own sampler for `optuna.create_study`, for studies that routefront knows nothing of
 `RoutedNetwork`       the base class of networks whose path depends on the image
 `Task`                what a network is built for: number of classes, size and channels of images
 `InputError`          raised where something given is wrong: one line with the value and what would be right
@@ -37,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what `__getattr__` imports, for editors and type checkers
     from routefront.promoted import PromotedModel, load, predict
     from search.errors import InputError
+    from search.sampling.optuna_surrogate import SurrogateSampler
     from search.spec.study import StudySpec
     from search.study import Study
     from spaces.space import Choice, Fixed, LogRange, Range, Space, When
@@ -56,6 +58,7 @@ __all__ = [
     "Space",
     "Study",
     "StudySpec",
+    "SurrogateSampler",
     "Task",
     "When",
     "__version__",
@@ -75,6 +78,7 @@ _PLACES = {
     "Space": "spaces.space",
     "Study": "search.study",
     "StudySpec": "search.spec.study",
+    "SurrogateSampler": "search.sampling.optuna_surrogate",
     "Task": "trainables.contracts.network",
     "When": "spaces.space",
     "__version__": "trainables.version:VERSION",

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from search.rungs.brackets import bracket_of
+from search.rungs.brackets import bracket_of, immune
 from search.sampling.first_stages import propose_again
 from search.sampling.proposals import Proposer, seed_of
 from search.state.state import StudyState
@@ -60,19 +60,24 @@ class Ahead:
     def _work(self, number: int, share: bool = True) -> Callable[[], Payload]:
         proposer, state, spec = self._proposer, self._state, self._proposer.spec
         view, seen, trials = proposer.view(state), state.seq, state.trials
+        spared = immune(spec, state, seed_of(spec.seed, number, "immune"))
         again = propose_again(proposer, state, view, number) if share else None
 
         def work() -> Payload:
             found = again() if again else None
-            config, why = found[:2] if found else proposer.propose(view, number)
+            config, why, model = found[0] if found else proposer.propose(view, number)
             seed = seed_of(spec.seed, number, "training")
             payload: Payload = {"number": number, "config": config, "seed": seed, "why": why, "seen": seen}
             bracket = bracket_of(spec, seed_of(spec.seed, number, "bracket"))
             if bracket:
                 payload["bracket"] = bracket
+            if spared:
+                payload |= {"immune": True, "why": f"{why}; trained in full whatever its rungs show"}
+            if model:
+                payload["model"] = model
             if found:
-                trainer = trials[found[2].trial]
-                payload |= {"seed": trainer.seed, "stage": asdict(found[2])}
+                trainer = trials[found[1].trial]
+                payload |= {"seed": trainer.seed, "stage": asdict(found[1])}
                 if trainer.donor:
                     payload["donor"] = asdict(trainer.donor)
             return payload

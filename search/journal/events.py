@@ -11,8 +11,9 @@ known      study, trials: what an earlier study showed: id, config, curves {epoc
 (`search.planning.warm_start`) plan       trials that are to be asked for before others: a list of {config, seed, why,
 repeats} ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
            the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds};
-           bracket (rungs that it passes unseen), planned (it was), repeats (of which trial);
-           donor {trial, epoch, checkpoint}: the trial of this study whose network it begins with
+           bracket (rungs that it passes unseen), immune (it passes all), planned (it was), repeats (of which trial);
+           donor {trial, epoch, checkpoint}: the trial of this study whose network it begins with;
+           model {method, ...}: hyperparameters that the sampler fitted for it, and begins with from here on
 start      node: a worker took the trial up
 setback    kind, why, epoch, node: a trial lost its worker and is tried again (`search.state.setbacks`)
 nodes      nodes {id, host, cpus, gpus, memory, state}, workers: the cluster is another one from here on

@@ -12,6 +12,7 @@ from search.errors import InputError
 from search.journal.database import Journal
 from search.planning.donors import Fetch, named, store
 from search.planning.warm_start import taught
+from search.sampling.samplers import sampler_of
 from search.spec.study import StudySpec, corners
 from search.spec.toml import to_toml
 from search.state.constraints import Constraints
@@ -36,11 +37,12 @@ _DRAWS = 64
 def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None, fetch: Fetch | None = None) -> None:
     """Write a new study: its journal with what it begins with, then its study file.
 
-    The study file comes last: a folder without one is no study, and what a killed creation left of a
-    journal in it is removed. `fetch` reads registered models (`search.planning.donors.Fetch`). Raises `InputError`
-    where data are missing, a network does not fit its images, a donor is missing or of another body, a method's phases
-    not the epochs, a constraint can be met by nothing, or the folder cannot be written.
+    The study file comes last: a folder without one is no study, and what a killed creation left of a journal in it
+    is removed. `fetch` reads registered models (`search.planning.donors.Fetch`). Raises `InputError` where the
+    sampler or data are missing, a network does not fit its images, a donor is missing or of another body, a
+    method's phases not the epochs, a constraint can be met by nothing, or the folder cannot be written.
     """
+    sampler_of(spec.sampler)
     phases_fit(spec)
     images_fit(spec, data)
     begun = named(spec, data.task, fetch)

@@ -1,4 +1,4 @@
-"""Brackets of rungs: which one a trial belongs to, and how many epochs trials still train on average."""
+"""Which trials pass rungs unseen: brackets and immunity; and how many epochs trials still train on average."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 from search.spec.study import StudySpec
 from search.state.state import StudyState
 
+FIRST_TRAININGS = 10
 PRIOR_TRIALS = 8
 """Of so many trials what is expected of a rung counts for, beside those that came to it."""
 
@@ -40,3 +41,13 @@ def bracket_of(spec: StudySpec, seed: int) -> int:
         mean = steps[0] + sum((b - a) / spec.rungs.reduction ** (i + 1) for i, (a, b) in enumerate(later))
         weights.append(1 / mean)
     return random.Random(seed).choices(range(count), weights)[0]
+
+
+def immune(spec: StudySpec, state: StudyState, seed: int) -> bool:
+    """Whether a trial is trained in full whatever its rungs show: one in ``1 / rungs.immune``, drawn by `seed`.
+
+    Rungs that stop what learns slowly never see how it ends; immune trials show it. The first `FIRST_TRAININGS` full
+    trainings' worth of epochs are better spent on many trials.
+    """
+    early = state.cost_epochs < FIRST_TRAININGS * spec.budget.epochs
+    return bool(spec.rung_epochs) and not early and random.Random(seed).random() < spec.rungs.immune

@@ -9,7 +9,8 @@ the rung, and at its first rung the first `grace` trials of every method.
 With ``rungs.pause`` a trial that is not among the best waits instead, and goes on when it is among the
 best of those that have come since (`promotable`): the promotions of Li et al. (ASHA, MLSys 2020), where
 stopping is the variant of Ray. With ``rungs.brackets`` a share of the trials passes the first rungs unseen
-(Hyperband: Li et al., JMLR 2018); every bracket is compared within itself and gets about as many epochs.
+(Hyperband: Li et al., JMLR 2018); every bracket is compared within itself and gets about as many epochs. A share of
+``rungs.immune`` is trained in full whatever its rungs show, and is compared with like the others.
 """
 
 from __future__ import annotations
@@ -52,7 +53,12 @@ def decide(spec: StudySpec, state: StudyState, trial: Trial, epoch: int, spent: 
         return Decision("finish", "trained in full")
     if spent:
         return Decision("stop", f"the study's {spent} was over at epoch {epoch}")
-    if trial.repeats or epoch not in spec.rung_epochs[trial.bracket :] or not trial.comparable.get(epoch):
+    if (
+        trial.repeats
+        or trial.immune
+        or epoch not in spec.rung_epochs[trial.bracket :]
+        or not trial.comparable.get(epoch)
+    ):
         return Decision("continue")
     rivals = rivals_of(spec, state, trial, epoch)
     place, best = _place(spec, state, rivals, trial, epoch)

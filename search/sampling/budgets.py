@@ -1,4 +1,4 @@
-"""The default sampler: a frontier is searched as a family of single-objective problems, one a compute budget.
+"""A sampler of densities: a frontier is searched as a family of single-objective problems, one a compute budget.
 
 The hypervolume of a front of (error, log MACs) is the integral over log MACs of the reference error minus the
 least error within so many MACs. So every ask draws a budget from that integral's range and proposes what
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from search.sampling.density import favoured
-from search.sampling.view import Config, View, ask_random
+from search.sampling.view import Proposal, View, ask_random
 from search.state.trial import Trial
 
 _UNIFORM = 0.1  # share of uniform proposals
@@ -41,17 +41,22 @@ _MISSES = 1e3  # the value of a curve without a point that counts; how much it m
 _SHRINK = 3.0  # a method's gain behind a rung weighs as the mean of all until so many trials showed it
 
 
-def ask_budgets(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tuple[Config, str]:
+def ask_budgets(view: View, seed: int, given: Mapping[str, Any] | None = None) -> Proposal:
     """What should be the most accurate within a compute budget drawn for this ask."""
     rng = random.Random(seed)
-    shown = _shown(view)
+    shown = shown_trials(view)
     if view.starting or not shown or rng.random() < _UNIFORM:
         return ask_random(view, seed, given)
-    budget = math.exp(rng.uniform(*_range(shown)))
-    values = foretold(shown, budget)
-    ranked = sorted((trial for trials in shown.values() for trial in trials), key=lambda trial: trial.number)
-    ranked = sorted(dict.fromkeys(ranked), key=lambda trial: values[trial.id])
-    method = given["method"] if given else _method(view, ranked, rng)
+    return by_densities(view, shown, rng, seed, given)
+
+
+def by_densities(
+    view: View, shown: Mapping[int, list[Trial]], rng: random.Random, seed: int, given: Mapping[str, Any] | None
+) -> Proposal:
+    """What two densities of a method propose; while few of its trials are there, its uniform draw by `seed`."""
+    budget = math.exp(rng.uniform(*macs_range(shown)))
+    ranked, values = ranking(shown, budget)
+    method = given["method"] if given else voted_method(view, ranked, rng)
     own = [trial for trial in ranked if trial.method == method]
     if len(own) < _TRIALS_LEAST:
         return ask_random(view, seed, given or {"method": method})
@@ -61,10 +66,17 @@ def ask_budgets(view: View, seed: int, given: Mapping[str, Any] | None = None) -
     good, bad = [trial.config for trial in own[:count]], [trial.config for trial in worse]
     config = favoured(view.spaces[method], good, bad, rng, given, view.rows.setdefault(method, {}))
     why = f"the best of {len(own)} {method} trials within {budget / 1e6:.3g} M MACs"
-    return {"method": method, **config}, why
+    return Proposal({"method": method, **config}, why)
 
 
-def _shown(view: View) -> dict[int, list[Trial]]:
+def ranking(shown: Mapping[int, list[Trial]], budget: float) -> tuple[list[Trial], dict[str, float]]:
+    """The trials within a budget, the best first, and what is foretold of each (`foretold`)."""
+    values = foretold(shown, budget)
+    ranked = sorted((trial for trials in shown.values() for trial in trials), key=lambda trial: trial.number)
+    return sorted(dict.fromkeys(ranked), key=lambda trial: values[trial.id]), values
+
+
+def shown_trials(view: View) -> dict[int, list[Trial]]:
     """By epoch the trials with a comparable curve: the latest, and those on the front."""
     found: dict[int, list[Trial]] = {}
     for epoch, trials in view.rungs.items():
@@ -75,7 +87,7 @@ def _shown(view: View) -> dict[int, list[Trial]]:
     return found
 
 
-def _range(shown: Mapping[int, list[Trial]]) -> tuple[float, float]:
+def macs_range(shown: Mapping[int, list[Trial]]) -> tuple[float, float]:
     """The logarithms of the least and the most MACs of points that count, of all points where none does."""
     curves = [trial.arrays(epoch) for epoch, trials in shown.items() for trial in trials]
     error, macs = (np.concatenate(column) for column in zip(*curves, strict=True))
@@ -97,12 +109,12 @@ def foretold(shown: Mapping[int, list[Trial]], budget: float) -> dict[str, float
     values = dict(seen[epochs[0]])
     for epoch, later in itertools.pairwise(epochs):
         both = sorted(seen[later].keys() & seen[epoch])
-        gain = _gains([(methods[name], seen[later][name] - seen[epoch][name]) for name in both])
+        gain = gains([(methods[name], seen[later][name] - seen[epoch][name]) for name in both])
         values = {name: value + gain(methods[name]) for name, value in values.items()} | seen[later]
     return values
 
 
-def _gains(steps: Sequence[tuple[str, float]]) -> Callable[[str], float]:
+def gains(steps: Sequence[tuple[str, float]]) -> Callable[[str], float]:
     """By method the mean change of the value from one rung to the next."""
     steps = [step for step in steps if abs(step[1]) < _MISSES / 2]  # others began or ceased to meet the constraints
     mean = sum(step for _, step in steps) / len(steps) if steps else 0.0
@@ -123,7 +135,7 @@ def _value(trial: Trial, epoch: int, budget: float) -> float:
     return 0.5 * math.log(macs[0] / budget)
 
 
-def _method(view: View, ranked: list[Trial], rng: random.Random) -> str:
+def voted_method(view: View, ranked: list[Trial], rng: random.Random) -> str:
     """A method: any, or of one of the best trials, or of one of the best among equally many first trials a method."""
     draw = rng.random()
     if draw < _ALIKE:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from search.sampling.proposals import Proposer, seed_of
-from search.sampling.view import View
+from search.sampling.view import Proposal, View
 from search.spec.study import StudySpec
 from search.state.state import StudyState
 from search.state.trial import Stage
@@ -75,13 +75,13 @@ def candidates(proposer: Proposer, state: StudyState) -> list[Stage]:
     return [stage for _, _, stage in sorted(found, key=lambda entry: entry[:2])][: spec.stages.keep]
 
 
-Again = tuple[dict[str, Any], str, Stage]
+Again = tuple[Proposal, Stage]
 
 
 def propose_again(proposer: Proposer, state: StudyState, view: View, number: int) -> Callable[[], Again | None] | None:
     """Now and then (`stages.share`) the first stage of an earlier trial with later stages drawn anew.
 
-    Returns what computes, from the view, (configuration, why, stage), or None where none is found; None
+    Returns what computes, from the view, (proposal, stage), or None where none is found; None
     at once where ask `number` is an ordinary one. Of two stages drawn among the candidates the better one
     is taken. The trial has the seed of the stage's trainer, for the stage is that seed's; a pair of
     configuration and seed that was asked for already is never proposed, so repeats of a configuration are
@@ -105,13 +105,14 @@ def propose_again(proposer: Proposer, state: StudyState, view: View, number: int
             trainer = trainers[stage.key]
             space = spaces[trainer.method]
             kept = {n: v for n, v in trainer.config.items() if n == "method" or space[n].stage == 1}
-            drawn, how = proposer.asked(view, seed_of(spec.seed, number, "later stages", draw), kept)
-            config = {**drawn, **kept}
+            found = proposer.asked(view, seed_of(spec.seed, number, "later stages", draw), kept)
+            config = {**found.config, **kept}
             if any(trial.seed == trainer.seed and trial.config == config for trial in known):
                 continue
             if stage_key(spec, state, config, trainer.seed, state.donor_of(trainer)) != stage.key:
                 continue  # a parameter that is marked as of a later stage and is none
-            return config, f"behind the first {stage.epoch} epochs of {trainer.id}; the rest {how}", stage
+            why = f"behind the first {stage.epoch} epochs of {trainer.id}; the rest {found.why}"
+            return found._replace(config=config, why=why), stage
         return None
 
     return compute

@@ -15,8 +15,8 @@ from typing import Any
 
 from search.sampling.density import Rows
 from search.sampling.observations import Observations
-from search.sampling.samplers import SAMPLERS
-from search.sampling.view import View
+from search.sampling.samplers import sampler_of
+from search.sampling.view import Proposal, View
 from search.spec.study import StudySpec
 from search.state.state import StudyState
 from spaces.space import Parameter, Space
@@ -36,12 +36,16 @@ def papers_of(names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
 
 
 class Proposer:
-    """Proposes configurations of a study; `papers` are the methods' published settings."""
+    """Proposes configurations of a study; `papers` are the methods' published settings.
+
+    Raises `InputError` where the study names a sampler that is not there or refuses its arguments.
+    """
 
     def __init__(self, spec: StudySpec, spaces: Mapping[str, Space], papers: Papers | None = None) -> None:
         self.spec, self.spaces = spec, spaces
         self.papers = papers_of(spaces) if papers is None else papers
         self.observations = Observations()
+        self._ask = sampler_of(spec.sampler)
         self._frozen: dict[tuple[str, int], Any] = {}
         self._rows: dict[str, Rows] = {}
         self._one_at_a_time = threading.Lock()
@@ -50,20 +54,20 @@ class Proposer:
         """What there is to see of a state now."""
         return View.of(self.spec, self.spaces, state, self.observations, self._frozen, self._rows)
 
-    def propose(self, view: View, number: int) -> tuple[dict[str, Any], str]:
+    def propose(self, view: View, number: int) -> Proposal:
         """The configuration of ask `number` (0 is the first) and why it was proposed."""
         seed = seed_of(self.spec.seed, number)
         methods = list(self.spaces)
         if self.spec.sampler.published and number < len(methods):
             name = methods[number]
             config = published(name, self.spaces[name], self.papers[name], random.Random(seed))
-            return config, "the paper's own setting, as far as the space allows it"
+            return Proposal(config, "the paper's own setting, as far as the space allows it")
         return self.asked(view, seed)
 
-    def asked(self, view: View, seed: int, given: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], str]:
+    def asked(self, view: View, seed: int, given: Mapping[str, Any] | None = None) -> Proposal:
         """What the sampler proposes, and why; `given` holds the method and parameters that are not drawn."""
         with self._one_at_a_time:
-            return SAMPLERS[self.spec.sampler.name](view, seed, given)
+            return self._ask(view, seed, given)
 
 
 def published(method: str, space: Space, paper: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Every sampler is a pure function of a `View` of the study and a seed. Optuna's a
 anew at every ask (`search.sampling.optuna_storage`), so nothing of theirs can be lost.
 
 ========= ======================================================================================
-budgets   a TPE for a compute budget drawn anew at every ask (`search.sampling.budgets`)
+surrogate Gaussian processes within a compute budget drawn anew at every ask (`search.sampling.surrogate`); the default
+budgets   a TPE within such a budget (`search.sampling.budgets`)
 tpe       Optuna's multivariate TPE over one score a trial (`search.sampling.observations`)
 nsga2     Optuna's NSGA-II over error and log10 MACs of the points that trials ended with
 evolution a trial on the front, some of its parameters drawn anew or moved a little
@@ -12,7 +13,7 @@ qmc       scrambled Sobol points over all methods' parameters together
 random    uniform draws
 ========= ======================================================================================
 
-Those of Optuna are in `search.sampling.optuna_samplers`.
+Those of Optuna are in `search.sampling.optuna_samplers`, which also takes any other by the name of its class.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from search.sampling.budgets import ask_budgets
-from search.sampling.optuna_samplers import ask_nsga2, ask_tpe
-from search.sampling.view import Config, View, ask_random
+from search.sampling.surrogate import ask_surrogate
+from search.sampling.view import Proposal, View, ask_random
+from search.spec.tables import SamplerSpec
 from spaces.scale import at, moved
 from spaces.space import Parameter
 
 
-def ask_qmc(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tuple[Config, str]:
+def ask_qmc(view: View, seed: int, given: Mapping[str, Any] | None = None) -> Proposal:
     """The point of a scrambled Sobol sequence whose number is that of the ask (Owen, 1998).
 
     Its first coordinate is the method, the others are parameters by their place in a space. The sequence
@@ -47,10 +49,10 @@ def ask_qmc(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tu
     method = names[min(int(point[0] * len(names)), len(names) - 1)]
     units = dict(zip(view.spaces[method], point[1:], strict=False))
     values = view.spaces[method].build(lambda name, parameter: at(parameter, units[name]))
-    return {"method": method, **values}, f"point {view.asked} of a Sobol sequence"
+    return Proposal({"method": method, **values}, f"point {view.asked} of a Sobol sequence")
 
 
-def ask_evolution(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tuple[Config, str]:
+def ask_evolution(view: View, seed: int, given: Mapping[str, Any] | None = None) -> Proposal:
     """A child of a trial on the front, which is drawn by its share of the front's members.
 
     Each parameter is moved with the chance 1/2; one in six children has another method's random ones.
@@ -70,16 +72,39 @@ def ask_evolution(view: View, seed: int, given: Mapping[str, Any] | None = None)
         return moved(parameter, old, rng) if rng.random() < 0.5 else old
 
     values = view.spaces[parent.method].build(choose)
-    return {"method": parent.method, **values}, f"a child of {parent.id}, which is on the front"
+    return Proposal({"method": parent.method, **values}, f"a child of {parent.id}, which is on the front")
 
 
-Ask = Callable[[View, int, Mapping[str, Any] | None], tuple[Config, str]]
+Ask = Callable[[View, int, Mapping[str, Any] | None], Proposal]
+
+
+def _optunas(name: str) -> Ask:
+    """A function of `search.sampling.optuna_samplers`, which is imported at the first ask: Optuna takes a while."""
+
+    def ask(view: View, seed: int, given: Mapping[str, Any] | None = None) -> Proposal:
+        from search.sampling import optuna_samplers
+
+        return getattr(optuna_samplers, name)(view, seed, given)
+
+    return ask
+
 
 SAMPLERS: dict[str, Ask] = {
+    "surrogate": ask_surrogate,
     "budgets": ask_budgets,
-    "tpe": ask_tpe,
-    "nsga2": ask_nsga2,
+    "tpe": _optunas("ask_tpe"),
+    "nsga2": _optunas("ask_nsga2"),
     "evolution": ask_evolution,
     "qmc": ask_qmc,
     "random": ask_random,
 }
+
+
+def sampler_of(spec: SamplerSpec) -> Ask:
+    """The sampler that a study file names. Raises `InputError` where a class is none, or refuses its arguments."""
+    if spec.name in SAMPLERS:
+        return SAMPLERS[spec.name]
+    from search.sampling.optuna_samplers import ask_named, made
+
+    made(spec.name, spec.arguments, 0)
+    return ask_named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from search.sampling.density import Rows
 from search.sampling.observations import Observations
@@ -15,6 +15,18 @@ from search.state.trial import Trial
 from spaces.space import Space, drawn
 
 Config = dict[str, Any]
+
+
+class Proposal(NamedTuple):
+    """What a sampler proposes, and why; `model`: hyperparameters that it fitted for it, kept with the ask.
+
+    A model that is kept has its method's name under "method" and is found again in `View.models`.
+    """
+
+    config: Config
+    why: str
+    model: dict[str, Any] | None = None
+
 
 BEST, LATEST = 100, 200
 """So many of the best and of the latest other trials are told to a model."""
@@ -27,7 +39,8 @@ class View:
     Nothing in it changes when the study goes on, so that a proposal may be computed later, or in another
     thread. `asked`: how many trials were asked for; `scored`: how many showed something; `scores` of those
     that are not forgotten; `silent`: running ones without a score; `owners`: of the front's points;
-    `rungs`: by epoch the trials that had a comparable curve there. `frozen` keeps Optuna's form of
+    `rungs`: by epoch the trials that had a comparable curve there; `failed`: the latest that failed. `models`: by
+    method the hyperparameters that were fitted last, as their ask's event has them. `frozen` keeps Optuna's form of
     trials between asks, `rows` by method what `search.sampling.density` found out about their configurations.
     """
 
@@ -40,6 +53,8 @@ class View:
     silent: Sequence[Trial]
     owners: Sequence[Trial]
     rungs: Mapping[int, Sequence[Trial]]
+    failed: Sequence[Trial] = ()
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     frozen: dict[tuple[str, int], Any] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
 
@@ -66,6 +81,8 @@ class View:
             silent=[trial for trial in state.live if trial.id not in scores][-LATEST:],
             owners=[state.trials[name] for name, _, _ in state.front()],
             rungs={epoch: _at_rung(state, epoch) for epoch in sorted({*state.rung_epochs(), *known})},
+            failed=state.failed[-LATEST:],
+            models=dict(state.models),
             frozen={} if frozen is None else frozen,
             rows={} if rows is None else rows,
         )
@@ -96,8 +113,8 @@ def chosen_method(view: View, rng: random.Random, given: Mapping[str, Any] | Non
     return given["method"] if given else rng.choice(list(view.spaces))
 
 
-def ask_random(view: View, seed: int, given: Mapping[str, Any] | None = None) -> tuple[Config, str]:
+def ask_random(view: View, seed: int, given: Mapping[str, Any] | None = None) -> Proposal:
     """A method and then its parameters, each uniformly."""
     rng = random.Random(seed)
     method = chosen_method(view, rng, given)
-    return {"method": method, **drawn(view.spaces[method], rng, given or {})}, "random"
+    return Proposal({"method": method, **drawn(view.spaces[method], rng, given or {})}, "random")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -11,7 +12,8 @@ from search.units import parse_bytes, parse_count, parse_seconds, show_bytes
 from spaces.space import nearest
 
 _LEAST_MEMORY = 200e6
-SAMPLERS = ("budgets", "tpe", "nsga2", "evolution", "qmc", "random")
+SAMPLERS = ("surrogate", "budgets", "tpe", "nsga2", "evolution", "qmc", "random")
+_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Part(BaseModel):
@@ -62,7 +64,8 @@ class RungSpec(Part):
 
     A trial is compared with the latest `window` that came to its rung before it. `pause`: who is not
     among the best waits, and goes on when it is by then. `brackets`: how many there are, each passing
-    one rung more unseen than the one before (`search.rungs.decisions`).
+    one rung more unseen than the one before (`search.rungs.decisions`). `immune`: the share of trials that are trained
+    in full whatever their rungs show, once as many epochs are spent as ten full trainings have.
     """
 
     epochs: list[int] | None = None
@@ -70,6 +73,7 @@ class RungSpec(Part):
     grace: int = Field(default=1, ge=0)
     window: int = Field(default=60, ge=2)
     brackets: int = Field(default=1, ge=1)
+    immune: float = Field(default=0.08, ge=0, le=1)
     pause: bool = False
     enabled: bool = True
 
@@ -86,11 +90,15 @@ class RungSpec(Part):
 class SamplerSpec(Part):
     """Which sampler proposes, after how many random ones, and whether the papers' settings run first.
 
-    `ahead`: a proposal is computed while so many trials that were asked for before it are started, from
-    what was known then, so that no worker waits for it; 0 computes it when it is asked for.
+    `name`: one of `SAMPLERS`, or an installed sampler of Optuna's kind as ``module:Class``, which is made with
+    `arguments` and told error and log10 MACs of operating points, or one score a trial with `objectives` = 1
+    (`search.sampling.optuna_samplers`). `ahead`: a proposal is computed while so many trials that were asked for before
+    it are started, from what was known then, so that no worker waits for it; 0 computes it when it is asked for.
     """
 
-    name: str = "budgets"
+    name: str = "surrogate"
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    objectives: Literal[1, 2] = 2
     startup: int = Field(default=8, ge=1)
     published: bool = True
     ahead: int = Field(default=1, ge=0)
@@ -98,9 +106,17 @@ class SamplerSpec(Part):
     @field_validator("name")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in SAMPLERS:
-            raise ValueError(f"unknown sampler {value!r}{nearest(value, SAMPLERS)}")
+        if value not in SAMPLERS and not _CLASS.fullmatch(value):
+            known = nearest(value, SAMPLERS)
+            raise ValueError(f"unknown sampler {value!r}{known}; a sampler of Optuna's kind is named module:Class")
         return value
+
+    @model_validator(mode="after")
+    def _of_a_class(self) -> Self:
+        if self.name in SAMPLERS and (self.arguments or self.objectives == 1):
+            given = "arguments" if self.arguments else "objectives"
+            raise ValueError(f"sampler {self.name!r} takes no {given}; they are for a sampler named as module:Class")
+        return self
 
 
 class ConstraintSpec(Part):

@@ -8,7 +8,7 @@ so that a search is led to where points begin to count.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,10 @@ class Constraints:
             if self.max_latency is not None:
                 total[index] += _over(point.get("latency_ms", 2 * self.max_latency), self.max_latency)
         return total + _over(params, self.max_params) + _over(seconds, self.max_seconds)
+
+    def besides_accuracy(self) -> Constraints:
+        """The same limits without that of the accuracy."""
+        return replace(self, min_accuracy=None)
 
     def refuses(self, network: RoutedNetwork) -> str:
         """Why a network that is not trained yet can meet them in no setting; empty where it may."""

@@ -44,10 +44,11 @@ class StudyState:
     """Trials, rung records, the front so far and the budget spent. `apply` folds one event in.
 
     `known`: trials of earlier studies. `planned`: what is asked for before anything new. `proposed`: how many
-    trials repeat none. `failed`: failed trials in the order in which they failed. `over`: how many trials
-    nothing more will come of. `scored`: how many showed a comparable curve or failed. `cost_epochs`: epochs of training
-    spent, views counted; `work_seconds`: seconds that trials worked. `nodes`: the cluster as it was last. A fold
-    costs the same however long the study is. `lost_donors`: checkpoints that no trial can begin with any more.
+    trials repeat none. `models`: by method the hyperparameters that its sampler fitted last. `failed`: failed
+    trials in the order in which they failed. `over`: how many trials nothing more will come of. `scored`: how many
+    showed a comparable curve or failed. `cost_epochs`: epochs of training spent, views counted; `work_seconds`:
+    seconds that trials worked. `nodes`: the cluster as it was last. A fold costs the same however long the study
+    is. `lost_donors`: checkpoints that no trial can begin with any more.
     """
 
     def __init__(self) -> None:
@@ -69,6 +70,7 @@ class StudyState:
         self.known: list[Trial] = []
         self.planned: deque[dict[str, Any]] = deque()
         self.proposed = 0
+        self.models: dict[str, dict[str, Any]] = {}
         self.failed: list[Trial] = []
         self.over = 0
         self.scored = 0
@@ -133,7 +135,7 @@ class StudyState:
         p = event.payload
         assert event.trial is not None
         trial = Trial(event.trial, p["number"], p["config"], p["seed"], p["why"], event.time)
-        trial.bracket, trial.repeats = p.get("bracket", 0), p.get("repeats")
+        trial.bracket, trial.repeats, trial.immune = p.get("bracket", 0), p.get("repeats"), bool(p.get("immune"))
         if p.get("planned"):
             self.planned.popleft()
         self.proposed += trial.repeats is None
@@ -142,6 +144,8 @@ class StudyState:
             trial.behind = Stage(**p["stage"])
         if p.get("donor"):
             trial.donor = Donor(**p["donor"])
+        if p.get("model"):
+            self.models[p["model"]["method"]] = p["model"]
 
     def _on_known(self, event: Event) -> None:
         for told in event.payload["trials"]:
@@ -193,7 +197,7 @@ class StudyState:
             trial.shown[epoch] = {
                 name: getattr(trial, name) for name in ("cost_epochs", "seconds", "params", "macs_full")
             }
-            trial.take_curve(epoch, p["curve"]["points"], self._misses(trial, epoch, p["curve"]["points"]))
+            trial.take_curve(epoch, p["curve"]["points"], *self._misses(trial, epoch, p["curve"]["points"]))
             if p["comparable"] and not trial.repeats:
                 self.scored += not any(trial.comparable.values())
                 self._rungs.setdefault(epoch, []).append(trial)
@@ -205,12 +209,16 @@ class StudyState:
             self.stages[p["stage"]] = Stage(p["stage"], trial.id, epoch, trial.cost_epochs, trial.seconds)
         self._log()
 
-    def _misses(self, trial: Trial, epoch: int, points: list[dict[str, Any]]) -> np.ndarray | None:
+    def _misses(
+        self, trial: Trial, epoch: int, points: list[dict[str, Any]]
+    ) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
+        """How far points are from all that is asked, and from what is asked besides an accuracy."""
         if not self.constraints:
-            return None
+            return ()
         begun = trial.behind.epoch if trial.shared and trial.behind else 0
         whole = trial.seconds / max(1, epoch - begun) * self.created["spec"]["budget"]["epochs"]
-        return self.constraints.misses(points, trial.params, whole)
+        besides = self.constraints.besides_accuracy()
+        return self.constraints.misses(points, trial.params, whole), besides.misses(points, trial.params, whole)
 
     def _extend_front(self, trial: Trial, epoch: int) -> None:
         assert self.archive is not None
@@ -349,5 +357,6 @@ class StudyState:
         trials = {name: trial.record() for name, trial in sorted(self.trials.items())}
         stages = {key: asdict(stage) for key, stage in sorted(self.stages.items())}
         content = {"trials": trials, "stages": stages, "front": self.front(), "created": self.created}
+        content["models"] = self.models
         content["planned"], content["lost_donors"] = list(self.planned), sorted(self.lost_donors)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -35,11 +35,12 @@ class Donor:
 class Trial:
     """One training as the journal tells it. `curves` by epoch; `state` asked, running, paused or over.
 
-    `behind` is the first stage that it was proposed to begin behind; with `stage_lost` it trains
-    that stage itself. `shared` says that it did begin behind it: its `epoch` counts the stage's
-    epochs, its `cost_epochs` and `seconds` do not. `bracket` counts the rungs that it passes unseen,
-    `repeats` names the trial whose configuration it trains once more, on another seed. `donor` is the trial
-    of the study whose network it begins with (`search.state.donors`), where its configuration asks for one.
+    `behind` is the first stage that it was proposed to begin behind; with `stage_lost` it trains that stage itself.
+    `shared` says that it did begin behind it: its `epoch` counts the stage's epochs, its `cost_epochs` and
+    `seconds` do not. `bracket` counts the rungs that it passes unseen; it is `immune` where it passes all of them
+    (`search.rungs.brackets.immune`). `repeats` names the trial whose configuration it trains once more, on another
+    seed. `donor` is the trial of the study whose network it begins with (`search.state.donors`), where its
+    configuration asks for one.
     `shown` says by the epoch of a curve what the trial had cost by then (``cost_epochs``, ``seconds``) and how large
     its network was (``params``, ``macs_full``), which may change with the phase.
     `missed` says by epoch how far its nearest point was from what the constraints ask (0: it has one).
@@ -74,6 +75,7 @@ class Trial:
     stage_lost: bool = False
     shared: bool = False
     bracket: int = 0
+    immune: bool = False
     repeats: str | None = None
     missed: dict[int, float] = field(default_factory=dict)
     node: str = ""
@@ -83,6 +85,7 @@ class Trial:
     heard: float = 0.0
     diagnostics: dict[str, Any] | None = None
     _arrays: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+    _learning: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
     _steps: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -100,8 +103,17 @@ class Trial:
         """Whether nothing more will come of it."""
         return self.state in OVER
 
-    def take_curve(self, epoch: int, points: list[dict[str, Any]], misses: np.ndarray | None = None) -> None:
-        """The curve shown at an epoch, and how far each point is from what is asked (0: it counts)."""
+    def take_curve(
+        self,
+        epoch: int,
+        points: list[dict[str, Any]],
+        misses: np.ndarray | None = None,
+        besides: np.ndarray | None = None,
+    ) -> None:
+        """The curve shown at an epoch, and how far each point is from what is asked (0: it counts).
+
+        `besides`: how far it is from what is asked besides an accuracy.
+        """
         right, work = [p["accuracy"] for p in points], [float(p["macs"]) for p in points]
         # lists, since arrays of a few points take longer to begin; a sum with NaN or infinity in it is below nothing
         if points and not (min(right) >= 0 and max(right) <= 1 and min(work) > 0 and sum(right) + sum(work) < math.inf):
@@ -111,6 +123,8 @@ class Trial:
         if misses is not None:
             error[misses > 0] = np.nan
             self.missed[epoch] = float(misses.min(initial=np.inf))
+        if besides is not None:
+            self._learning[epoch] = np.where(besides > 0, np.nan, 1.0 - np.array(right))
         self._arrays[epoch] = error, macs
 
     def take_arrays(self, epoch: int, error: np.ndarray, macs: np.ndarray) -> None:
@@ -124,11 +138,14 @@ class Trial:
     def steps(self, epoch: int) -> tuple[list[float], list[float]]:
         """(MACs in ascending order, least error within so many) of the points of that curve that count."""
         if epoch not in self._steps:
-            error, macs = self._arrays[epoch]
-            counts = np.flatnonzero(~np.isnan(error))
-            order = counts[np.argsort(macs[counts], kind="stable")]
-            self._steps[epoch] = macs[order].tolist(), np.minimum.accumulate(error[order]).tolist()
+            self._steps[epoch] = _steps(*self._arrays[epoch])
         return self._steps[epoch]
+
+    def learning(self, epoch: int) -> tuple[list[float], list[float]]:
+        """As `steps`, of the points that miss no constraint but one on the accuracy, which more training may meet."""
+        if epoch not in self._learning:
+            return self.steps(epoch)
+        return _steps(self._learning[epoch], self._arrays[epoch][1])
 
     def ends(self, epoch: int) -> tuple[float, float]:
         """(least error, least MACs) of the points of that curve that count; infinite where none does."""
@@ -140,6 +157,12 @@ class Trial:
         values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
         values |= {"behind": None if self.behind is None else asdict(self.behind)}
         return values | {"donor": None if self.donor is None else asdict(self.donor)}
+
+
+def _steps(error: np.ndarray, macs: np.ndarray) -> tuple[list[float], list[float]]:
+    counts = np.flatnonzero(~np.isnan(error))
+    order = counts[np.argsort(macs[counts], kind="stable")]
+    return macs[order].tolist(), np.minimum.accumulate(error[order]).tolist()
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -19,6 +19,8 @@ import optuna
 from search.pareto.front import Archive
 from search.sampling.budgets import foretold
 from search.sampling.optuna_space import suggest
+from search.sampling.surrogate import Observation, observations
+from search.sampling.view import View
 from search.simulation.cluster import Cluster, Job, Result
 from search.simulation.simulation import Problem, Simulation, study_spec
 from search.spec.tables import SAMPLERS, SamplerSpec
@@ -182,7 +184,20 @@ def as_finished(shown: Mapping[int, list[Any]], budget: float) -> dict[str, floa
 
 
 def _dishonest(problem: Any, seed: int, epochs: float) -> list[Seen]:
-    with patch("search.sampling.budgets.foretold", as_finished):
+    def at_the_end(view: View, shown: Mapping[int, Any], method: str, budget: float) -> list[Observation]:
+        found = observations(view, {epoch: shown[epoch] for epoch in shown}, method, budget)
+        latest = {each.trial.id: each for each in found}
+        return [replace(each, rung=len(shown) - 1, value=each.value - each.gained) for each in latest.values()]
+
+    with (
+        patch("search.sampling.budgets.foretold", as_finished),
+        patch("search.sampling.surrogate.observations", at_the_end),
+    ):
+        return ours(problem, seed, epochs)
+
+
+def _without_densities(problem: Any, seed: int, epochs: float) -> list[Seen]:
+    with patch("search.sampling.surrogate.DENSITIES", 0.0):
         return ours(problem, seed, epochs)
 
 
@@ -190,6 +205,10 @@ ABLATIONS: dict[str, Callable[[Any, int, float], list[Seen]]] = {
     "ours, no curves": lambda p, s, e: ours(OnePoint(p), s, e),
     "ours, stopped as finished": _dishonest,
     "ours, no rungs": lambda p, s, e: ours(p, s, e, rungs={"enabled": False}),
+    "ours, no densities": _without_densities,
+    "ours, no immunity": lambda p, s, e: ours(p, s, e, rungs={"immune": 0.0}),
+    "ours, reduction 2": lambda p, s, e: ours(p, s, e, rungs={"reduction": 2.0}),
+    "ours, pause": lambda p, s, e: ours(p, s, e, rungs={"pause": True}),
     **{
         f"ours, {name}": lambda p, s, e, name=name: ours(p, s, e, sampler={"name": name})
         for name in SAMPLERS

@@ -28,7 +28,7 @@ def _grown(story: Callable[..., Any], sampler: str = "tpe") -> Any:
     )
     spaces = s.spec.spaces()
     for number in range(14):
-        config, _ = propose(s.spec, spaces, s.state, number)
+        config = propose(s.spec, spaces, s.state, number).config
         values = {k: v for k, v in config.items() if k != "method"}
         name = s.ask(number, config["method"], **values)
         s.report(name, 1, [(0.5 + number / 50, 1e7 - number * 1e5), (0.4, 5e6)])
@@ -40,6 +40,7 @@ def _grown(story: Callable[..., Any], sampler: str = "tpe") -> Any:
 
 
 WHY = {
+    "surrogate": "",
     "budgets": "the best of",
     "tpe": "tpe after",
     "nsga2": "nsga2 after",
@@ -57,7 +58,7 @@ def test_the_same_seed_and_state_give_the_same_proposal(story: Callable[..., Any
     first = proposer.propose(view, 14)
     assert first == proposer.propose(view, 14) == propose(s.spec, spaces, s.state, 14)
     assert name == "qmc" or first != proposer.propose(view, 15)
-    config, why = first
+    config, why, _ = first
     spaces[config["method"]].check({k: v for k, v in config.items() if k != "method"})
     assert why.startswith(WHY[name])
 
@@ -70,10 +71,10 @@ def test_samplers_respect_bounds_conditions_and_what_is_given(story: Callable[..
     proposer = Proposer(s.spec, spaces)
     view = proposer.view(s.state)
     for number in range(15, 35):
-        config, _ = proposer.propose(view, number)
+        config = proposer.propose(view, number).config
         spaces[config["method"]].check({k: v for k, v in config.items() if k != "method"})
         given = {"method": "skipnet", "lr": 0.0625, "network": "resnet-14"}
-        config, _ = proposer.asked(view, number, given)
+        config = proposer.asked(view, number, given).config
         spaces["skipnet"].check({k: v for k, v in config.items() if k != "method"})
         assert {**config, **given} == config
 

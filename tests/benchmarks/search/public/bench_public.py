@@ -1,12 +1,12 @@
-"""Searches on public problems that nobody of this project made: ours, its prototypes, and the best rivals.
+"""Searches on public problems that nobody of this project made: ours, with parts left out, and the best rivals.
 
     python tests/benchmarks/search/public/bench_public.py --data LCBENCH --out FOLDER [--problems lcbench:167152 ...]
-        [--contenders ours random "proto gp mix=0.4 immune=0.08" ...] [--seeds 5] [--first 0] [--trainings 150]
+        [--contenders ours random "ours no rungs" ...] [--seeds 5] [--first 0] [--trainings 150]
     python tests/benchmarks/search/public/bench_public.py --out FOLDER --report [--base "Optuna TPE"]
 
 Problems: `public_problems.py`; LCBENCH is YAHPO Gym's folder of that name (``model.onnx``, ``encoding.json``), and
 onnxruntime has to be importable (``pip install --target PLACE onnxruntime``, PYTHONPATH=PLACE). Contenders: `ours.py`,
-`peers.py` (those but Optuna's in an environment of their own), and prototypes by words (`proto/variants.py`).
+`peers.py` (those but Optuna's in an environment of their own).
 
 A run leaves ``FOLDER/problem-seed-contender.json`` and is not repeated; runs are interleaved seed by seed. Prints a
 line a run: regret of hypervolume against the best known front (``fronts/``) after 10, 30, 100 and 150 full trainings
@@ -51,13 +51,7 @@ def run_one(problem: Public, name: str, seed: int, trainings: int) -> tuple[list
     from tests.benchmarks.search.public import ours  # the project, which an environment of rivals lacks
 
     epochs = trainings * problem.epochs
-    if name in ours.CONTENDERS:
-        segments, trials = ours.run(problem, seed, epochs, **ours.CONTENDERS[name])
-    else:
-        from tests.benchmarks.search.public.proto import variants
-
-        with variants.applied(name) as parts:
-            segments, trials = ours.run(problem, seed, epochs, **parts)
+    segments, trials = ours.CONTENDERS[name](problem, seed, epochs)
     return segments, {"trials": trials}
 
 
@@ -67,17 +61,9 @@ def check_names(names: Sequence[str]) -> None:
         if name in PEERS:
             continue
         from tests.benchmarks.search.public import ours
-        from tests.benchmarks.search.public.proto import variants
 
-        if name in ours.CONTENDERS:
-            continue
-        if name.split()[0] != "proto":
-            known = ", ".join([*ours.CONTENDERS, *PEERS])
-            raise Unavailable(f"contender {name!r}: must be one of {known}, or proto and its words")
-        try:
-            variants.parsed(name)
-        except ValueError as error:
-            raise Unavailable(str(error)) from None
+        if name not in ours.CONTENDERS:
+            raise Unavailable(f"contender {name!r}: must be one of {', '.join([*ours.CONTENDERS, *PEERS])}")
 
 
 def run_all(arguments: argparse.Namespace) -> int:

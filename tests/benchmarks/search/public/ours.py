@@ -6,8 +6,9 @@ between), and every epoch counts as an operating point afterwards, as for every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from unittest.mock import patch
 
 from search.journal.events import Event
 from search.simulation.cluster import Result
@@ -17,19 +18,6 @@ from spaces.space import Choice, LogRange, Range, Space
 from tests.benchmarks.search.public.public_problems import Parameter, Public, Segment
 
 WORKERS = 4
-
-CONTENDERS: dict[str, dict[str, Any]] = {
-    "ours": {},
-    "ours no rungs": {"rungs": {"enabled": False}},
-    "ours random+rungs": {"sampler": {"name": "random"}},
-    "ours random no rungs": {"sampler": {"name": "random"}, "rungs": {"enabled": False}},
-    "ours tpe": {"sampler": {"name": "tpe"}},
-    "ours evolution": {"sampler": {"name": "evolution"}},
-    "ours brackets 2": {"rungs": {"brackets": 2}},
-    "ours pause": {"rungs": {"pause": True}},
-    "ours reduction 2": {"rungs": {"reduction": 2.0}},
-}
-"""Parts of a study file by the contender's name."""
 
 
 def _parameter(each: Parameter) -> Choice | Range:
@@ -97,3 +85,32 @@ def run(problem: Public, seed: int, epochs: float, **parts: Any) -> tuple[list[S
     simulation.engine.listeners.append(listen)
     state = simulation.run(lambda engine: engine.state.cost_epochs >= epochs + WORKERS * problem.epochs)
     return segments, len(state.trials)
+
+
+Run = Callable[[Public, int, float], tuple[list[Segment], int]]
+
+
+def _with(**parts: Any) -> Run:
+    return lambda problem, seed, epochs: run(problem, seed, epochs, **parts)
+
+
+def _without_densities(problem: Public, seed: int, epochs: float) -> tuple[list[Segment], int]:
+    with patch("search.sampling.surrogate.DENSITIES", 0.0):
+        return run(problem, seed, epochs)
+
+
+CONTENDERS: dict[str, Run] = {
+    "ours": _with(),
+    "ours densities": _with(sampler={"name": "budgets"}),
+    "ours no densities": _without_densities,
+    "ours no immunity": _with(rungs={"immune": 0.0}),
+    "ours no rungs": _with(rungs={"enabled": False}),
+    "ours random+rungs": _with(sampler={"name": "random"}),
+    "ours random no rungs": _with(sampler={"name": "random"}, rungs={"enabled": False}),
+    "ours tpe": _with(sampler={"name": "tpe"}),
+    "ours evolution": _with(sampler={"name": "evolution"}),
+    "ours brackets 2": _with(rungs={"brackets": 2}),
+    "ours pause": _with(rungs={"pause": True}),
+    "ours reduction 2": _with(rungs={"reduction": 2.0}),
+}
+"""Our search with parts of a study file, or with parts left out, by the contender's name."""

@@ -1,0 +1,214 @@
+"""What the surrogate sampler makes of curves."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.journal.events import Event
+from search.sampling import surrogate
+from search.sampling.surrogate import Model, ask_surrogate, improvement, observations
+from search.sampling.view import View
+from search.simulation.simulation import Simulation, study_spec
+from search.spec.study import StudySpec
+from search.state.state import StudyState
+from search.state.trial import Trial
+from spaces.space import Choice, Fixed, LogRange, Range, Space, When
+from tests.benchmarks.search.problems import Analytic
+
+SPACE = Space(
+    {
+        "lr": LogRange(1e-3, 1.0),
+        "width": Range(0.1, 1.0),
+        "router": Choice(("linear", "rnn")),
+        "margin": Range(0.0, 1.0, when=When("router", ("rnn",))),
+        "body": Fixed("resnet-8"),
+    }
+)
+SPEC = StudySpec.parse({"name": "x", "methods": {"m": {}}, "sampler": {"startup": 1}}, trusted=True)
+
+
+def error_of(config: dict[str, Any]) -> float:
+    """Best at lr = 0.03, and with an rnn of margin 0.7; smaller with width."""
+    away = abs(math.log10(config["lr"]) + 1.5) + (0.3 * abs(config["margin"] - 0.7) if "margin" in config else 0.4)
+    return 0.1 + 0.3 * away + 0.2 * (1 - config["width"])
+
+
+def macs_of(config: dict[str, Any]) -> float:
+    return 10e6 * config["width"] ** 2
+
+
+def trials(count: int, seed: int = 0, rungs: Sequence[int] = (1, 3)) -> list[Trial]:
+    """Half of them stop at the first rung, where errors are larger by a fifth."""
+    rng, found = random.Random(seed), []
+    for number in range(count):
+        config = {"method": "m", **SPACE.sample(rng)}
+        trial = Trial(f"t{number:04d}", number, config, 0, "", 0.0)
+        for rung in rungs[: 1 + number % len(rungs)]:
+            error = min(1.0, error_of(config) * (1.2 if rung == rungs[0] else 1.0))
+            trial.take_arrays(rung, np.array([error + 0.1, error]), np.array([0.5, 1.0]) * macs_of(config))
+        found.append(trial)
+    return found
+
+
+def view(known: Sequence[Trial], **parts: Any) -> View:
+    rungs: dict[int, list[Trial]] = {}
+    for trial in known:
+        for epoch in trial.comparable:
+            rungs.setdefault(epoch, []).append(trial)
+    given: dict[str, Any] = {
+        "spec": SPEC, "spaces": {"m": SPACE}, "asked": len(known), "scored": len(known), "scores": {},
+        "trials": {}, "silent": [], "owners": [], "rungs": rungs,
+    }  # fmt: skip
+    return View(**{**given, **parts})
+
+
+def model(seen: View, budget: float) -> Model:
+    shown = {epoch: list(each) for epoch, each in seen.rungs.items()}
+    return Model(seen, "m", observations(seen, shown, "m", budget), budget, rungs=len(shown))
+
+
+@pytest.fixture
+def only_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surrogate, "UNIFORM", 0.0)
+    monkeypatch.setattr(surrogate, "DENSITIES", 0.0)
+
+
+def test_proposals_are_better_than_the_trials_that_they_learn_from(only_the_model: None) -> None:
+    seen = view(trials(40))
+    known = [error_of(trial.config) for trial in seen.rungs[1]]
+    asked = [ask_surrogate(seen, seed).config for seed in range(24)]
+    assert np.median([error_of(config) for config in asked]) < np.median(known) - 0.1
+    made = model(seen, 20e6)
+    best = [error_of(made.codec.decode(made.search(np.random.default_rng(seed)))) for seed in range(8)]
+    assert np.median(best) < min(known)
+    assert sum(config["router"] == "rnn" for config in asked) >= 18
+
+
+def test_what_does_not_fit_the_budget_is_not_proposed() -> None:
+    """MACs rise with the width alone: the second process finds out, and halves it for a quarter of the budget."""
+    for budget in (1e6, 4e6):
+        made = model(view(trials(60)), budget)
+        rows = [made.search(np.random.default_rng(seed)) for seed in range(12)]
+        least = [0.5 * macs_of(made.codec.decode(row)) for row in rows]
+        assert np.mean([each <= 1.15 * budget for each in least]) >= 0.8
+    wide = made.codec.features(made.codec.encode([{"width": 1.0, "lr": 0.1}]))
+    fits = [float(model(view(trials(60)), budget)._fits(wide)[0]) for budget in (1e6, 5.5e6)]
+    assert fits[0] < 0.1 and fits[1] > 0.6
+
+
+def test_foretold_at_the_last_rung() -> None:
+    made, fresh = model(view(trials(80)), 20e6), trials(60, seed=9)
+    mean, deviation = made._foretold(made.codec.features(made.codec.encode([trial.config for trial in fresh])))
+    truth = np.log([error_of(trial.config) for trial in fresh])
+    assert np.corrcoef(mean, truth)[0, 1] > 0.9
+    good = truth < np.median(truth)  # the bad ones are cut off
+    assert np.mean(np.abs(mean - truth)[good] < 2.5 * np.sqrt(deviation**2 + 0.01)[good]) > 0.8
+
+
+def test_running_trials_are_taken_to_show_what_is_expected() -> None:
+    known = trials(40)
+    alone = model(view(known), 20e6)
+    first = alone.codec.decode(alone.search(np.random.default_rng(0)))
+    running = Trial("t0040", 40, {"method": "m", **first}, 0, "", 0.0)
+    beside = model(view(known, silent=[running]), 20e6)
+    at = beside.codec.encode([first])
+    assert beside.score(at)[0] < 0.5 * alone.score(at)[0]
+
+
+def test_what_fails_or_misses_a_constraint_is_avoided() -> None:
+    def unusable(config: dict[str, Any]) -> bool:
+        return config["router"] == "rnn" and config["lr"] > 0.01
+
+    known, failed = trials(60), []
+    for trial in list(known):
+        if unusable(trial.config):
+            known.remove(trial)
+            bare = Trial(trial.id, trial.number, trial.config, 0, "", 0.0)
+            if trial.number % 2:
+                failed.append(bare)
+            else:
+                bare.take_arrays(1, np.array([math.nan]), np.array([macs_of(trial.config)]))
+                known.append(bare)
+    made = model(view(known, failed=failed), 20e6)
+    found = [made.codec.decode(made.search(np.random.default_rng(seed))) for seed in range(12)]
+    assert sum(unusable(config) for config in found) <= 3
+
+
+def test_hyperparameters_come_from_the_journal_until_a_third_more_is_known() -> None:
+    known = trials(40)
+    first = model(view(known), 20e6).fitted
+    assert first is not None
+    kept = {"m": json.loads(json.dumps(first))}
+    again = model(view(known, models=kept), 20e6)
+    assert again.fitted is None and again._error.theta.tolist() == first["error"]
+    assert model(view(trials(44), models=kept), 20e6).fitted is None
+    assert model(view(trials(60), models=kept), 20e6).fitted is not None
+    assert model(view(known, models=kept, asked=90), 20e6).fitted is not None  # a method that hardly grows
+    other = {"m": {**first, "error": [*first["error"], 0.0]}}
+    assert model(view(known, models=other), 20e6).fitted is not None  # of another space
+    assert model(view(known, models={"m": {**first, "observations": "?"}}), 20e6).fitted is not None
+
+
+def test_a_process_is_told_a_bounded_number_of_trials() -> None:
+    seen = view(trials(400))
+    made = model(seen, 20e6)
+    assert made._trials == surrogate.CAP
+    best = sorted(seen.rungs[3], key=lambda trial: error_of(trial.config))[:20]
+    told = {tuple(row) for row in made.codec.encode([trial.config for trial in best]).round(9)}
+    known = observations(seen, {e: list(t) for e, t in seen.rungs.items()}, "m", 20e6)
+    kept = {tuple(row) for row in made.codec.encode([o.trial.config for o in made._told(known)]).round(9)}
+    nan_free = {tuple(-9.0 if math.isnan(v) else v for v in row) for row in kept}
+    assert sum(tuple(-9.0 if math.isnan(v) else v for v in row) in nan_free for row in told) >= 18
+
+
+def test_a_method_of_few_trials_or_without_a_choice_is_drawn_from(only_the_model: None) -> None:
+    assert ask_surrogate(view(trials(5)), 3).why.startswith("the best of 5 m trials")
+    assert ask_surrogate(view(trials(3)), 3).why == "random"
+    fixed = Space({"lr": Fixed(0.1), "width": Fixed(1.0), "router": Fixed("linear")})
+    assert ask_surrogate(view(trials(30), spaces={"m": fixed}), 3).config == {
+        "method": "m", "lr": 0.1, "width": 1.0, "router": "linear",
+    }  # fmt: skip
+
+
+def test_equal_figures_of_all_trials_are_no_error(only_the_model: None) -> None:
+    known = trials(20)
+    for trial in known:
+        trial.take_arrays(1, np.array([0.5]), np.array([1e6]))
+        trial.take_arrays(3, np.array([0.5]), np.array([1e6]))
+    for seed in range(5):
+        SPACE.check({k: v for k, v in ask_surrogate(view(known), seed).config.items() if k != "method"})
+
+
+def test_expected_improvement_is_the_mean_of_what_draws_improve() -> None:
+    rng = np.random.default_rng(0)
+    for mean, deviation, best in ((0.0, 1.0, 0.0), (1.0, 0.5, 0.4), (-0.3, 0.2, 0.1)):
+        draws = rng.normal(mean, deviation, 400_000)
+        (found,) = improvement(np.array([mean]), np.array([deviation]), best)
+        assert found == pytest.approx(np.maximum(best - draws, 0).mean(), rel=0.03)
+
+
+def test_a_study_replays_to_the_proposals_that_it_would_have_made(story: Callable[..., Any]) -> None:
+    """After every ask, an engine that only reads the journal has the same prepared proposal, model and state."""
+    problem = Analytic("smooth", 5)
+    spec = study_spec(problem, budget={"trials": 60}, sampler={"startup": 4}, rungs={"epochs": [1, 3, 9]})
+    simulation, checked = Simulation(problem, spec, workers=3), []
+
+    def listen(event: Event, state: StudyState) -> None:
+        if event.kind == "ask" and state.proposed % 9 == 0:
+            checked.append(simulation.again().digest() == simulation.engine.digest())
+
+    simulation.engine.listeners.append(listen)
+    simulation.run()
+    assert len(checked) >= 6 and all(checked)
+    asks = [event.payload for event in simulation.journal.events if event.kind == "ask"]
+    fitted = [payload["model"] for payload in asks if "model" in payload]
+    assert 3 <= len(fitted) < len(asks) / 2
+    assert simulation.engine.state.models == {each["method"]: each for each in fitted}
+    assert any("expected" in payload["why"] and "within" in payload["why"] for payload in asks)
