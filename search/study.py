@@ -135,18 +135,25 @@ class Study(StoredStudy):
         return why
 
     def frontier(
-        self, *others: Study, method: str | None = None, latency: bool = False, sure: bool = False, **wishes: Any
+        self,
+        *others: Study,
+        method: str | None = None,
+        latency: bool = False,
+        sure: bool = False,
+        expected: bool = False,
+        **wishes: Any,
     ) -> list[FrontPoint]:
         """The non-dominated operating points, cheapest first (accuracy on the validation split).
 
         `others`: studies of the same images, whose points take part. `wishes` are those of
         `search.frontier.query.Query`: max_macs, max_params, min_accuracy, methods, variants, networks, knobs, layers.
-        `sure` adds the probability of each to be on the front, `latency` milliseconds per image measured here.
+        `sure` adds the probability of each to be on the front, `expected` the accuracy to be expected of each on other
+        images, `latency` milliseconds per image measured here.
         """
         from search.frontier.answer import ask
 
         asked = {**wishes, "methods": [*wishes.get("methods", ()), *([method] if method else [])]}
-        points = list(ask([self, *others], sure=sure, **asked).points)
+        points = list(ask([self, *others], sure=sure, expected=expected, **asked).points)
         if latency and points:
             from search.frontier.latency import measured
 

@@ -46,6 +46,9 @@ def frontier(
         list[str] | None, typer.Option(help="threshold=0.5 or threshold=0.3..0.6; may be repeated.")
     ] = None,
     by_method: Annotated[bool, typer.Option("--by-method", help="Each method's own front, too.")] = False,
+    expected: Annotated[
+        bool, typer.Option("--expected", help="The accuracy to expect on other images, and the front by it, too.")
+    ] = False,
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure the points on this machine, alone and by 64.")
     ] = False,
@@ -90,7 +93,9 @@ def frontier(
         "knobs": dict(_knob(text) for text in knob or ()),
         "layers": layers,
     }
-    front = ask(found, by_method=by_method or plot is not None or as_json, sure=True, seed=seed, **wishes)
+    front = ask(
+        found, by_method=by_method or plot is not None or as_json, sure=True, expected=expected, seed=seed, **wishes
+    )
     points = _chosen(found, front, axis, latency, max_latency, as_json)
     if points and (best or cheapest or knee):
         points = [_one(points, axis, best, cheapest)]
@@ -179,6 +184,7 @@ def _print_front(front: Front, points: Sequence[FrontPoint], papers: bool) -> No
 
 def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: bool) -> None:
     from search.commands.frontier_tables import front_table, published_table
+    from search.frontier.expected import LEAST
     from search.units import dataset_name, printable
 
     wide = out.width >= 110
@@ -188,6 +194,14 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
     if any(p.membership is not None and p.evidence == "counts" for p in points):
         out.print(
             "* from the number of right images alone: the checkpoint with each image's result is gone", style="dim"
+        )
+    if any(p.expected is not None for p in front.expected):
+        out.print()
+        out.print("the front by the accuracy to expect on other images, by what neighbours in the space reached")
+        out.print(front_table(front, front.expected, wide))
+    elif front.expected:
+        out.print(
+            f"what to expect on other images: no method on the front has the {LEAST} trials that it takes to tell"
         )
     if by_method:
         for name, own in front.methods.items():

@@ -20,6 +20,7 @@ def front_table(front: Front, points: Sequence[FrontPoint], wide: bool = True) -
     shown = [
         ("accuracy", "right", True, lambda p: show_share(p.accuracy)),
         ("95 %", "left", any(p.interval for p in points), _interval),
+        ("expected", "right", any(p.expected is not None for p in points), _expected),
         ("P(front)", "right", any(p.membership is not None for p in points), _membership),
         ("MACs", "right", True, lambda p: show_count(p.macs)),
         ("of full", "right", wide, lambda p: f"{100 * p.macs / p.macs_full:.0f} %" if p.macs_full else "-"),
@@ -42,6 +43,12 @@ def front_table(front: Front, points: Sequence[FrontPoint], wide: bool = True) -
 
 def _interval(point: FrontPoint) -> str:
     return "-" if point.interval is None else f"{100 * point.interval[0]:.1f}-{100 * point.interval[1]:.1f}"
+
+
+def _expected(point: FrontPoint) -> str:
+    if point.expected is None or point.expected_low is None or point.expected_high is None:
+        return "-"
+    return f"{show_share(point.expected)} ({100 * point.expected_low:.1f}-{100 * point.expected_high:.1f})"
 
 
 def _membership(point: FrontPoint) -> str:

@@ -17,10 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from search.frontier.neighbours import expected as with_expected
+from search.frontier.neighbours import front_by_expected
 from search.frontier.point import FrontPoint
 from search.frontier.pool import StudyPoints, opened
 from search.frontier.published import Published, published_for
 from search.frontier.query import Pool, Query, details, front_rows, in_budget, points_of, pool_of, unmet
+from search.frontier.stored_bits import bits_of, stored_bits
 from search.pareto import confidence
 from search.pareto import front as pareto
 from search.points.canonical import canonical_text
@@ -33,13 +36,17 @@ _WIDE = (
 )  # fmt: skip
 
 
+_MOST_EXPECTED = 400  # candidates of the front by expected accuracy, those nearest to the front
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
     """A front and what it is measured against.
 
     `points`: the members that were asked for, layer by layer, cheapest first. `whole`: the points of
     the first layer before any budget. `methods`: the fronts of single methods, where they were asked
-    for. `reference`: (error, MACs); `hypervolume` in error times decades of MACs, `hypervolumes` by
+    for. `expected`: the front by expected accuracy (`search.frontier.expected`), where it was asked for.
+    `reference`: (error, MACs); `hypervolume` in error times decades of MACs, `hypervolumes` by
     method. `published`: what papers printed for this data set; no member of any front.
     """
 
@@ -51,6 +58,7 @@ class Front:
     points: Sequence[FrontPoint]
     methods: Mapping[str, Sequence[FrontPoint]] = field(default_factory=dict)
     hypervolumes: Mapping[str, float] = field(default_factory=dict)
+    expected: Sequence[FrontPoint] = ()
     published: Sequence[Published] = ()
     empty: str = ""
 
@@ -66,6 +74,8 @@ class Front:
             "hypervolume": self.hypervolume,
             "points": [point.record() for point in self.points],
         }
+        if self.expected:
+            found["expected"] = [point.record() for point in self.expected]
         if self.methods:
             found["methods"] = {
                 name: {"hypervolume": self.hypervolumes[name], "points": [p.record() for p in points]}
@@ -79,6 +89,7 @@ def ask(
     *,
     by_method: bool = False,
     sure: bool = False,
+    expected: bool = False,
     draws: int = confidence.DRAWS,
     seed: int = 0,
     **wishes: Any,
@@ -86,11 +97,14 @@ def ask(
     """The front of some studies together; `wishes` are those of `search.frontier.query.Query`.
 
     `by_method` adds the fronts of single methods, `sure` the probability of every member to be on the
-    front (`search.pareto.confidence`, with `draws` and `seed`). Raises `InputError` where studies have
+    front (`search.pareto.confidence`, with `draws` and `seed`), `expected` what every member should show on other
+    images, and the front by that (`search.frontier.expected`). Raises `InputError` where studies have
     different images, a name is unknown, or files are damaged or of another version; where nothing
     meets a budget the front is empty and `Front.empty` says what there is.
     """
-    return answer(opened(studies), Query(**wishes), by_method=by_method, sure=sure, draws=draws, seed=seed)
+    return answer(
+        opened(studies), Query(**wishes), by_method=by_method, sure=sure, expected=expected, draws=draws, seed=seed
+    )
 
 
 def answer(
@@ -99,12 +113,14 @@ def answer(
     *,
     by_method: bool = False,
     sure: bool = False,
+    expected: bool = False,
     draws: int = confidence.DRAWS,
     seed: int = 0,
 ) -> Front:
     """`ask` of studies whose points were opened before."""
-    columns = [*(["method"] if by_method else []), *(["count"] if sure else [])]
+    columns = [*(["method"] if by_method else []), *(["count"] if sure or expected else [])]
     pool = pool_of(sources, query, columns=columns)
+    by_expected: Sequence[FrontPoint] = ()
     fronts = front_rows(pool.error, pool.macs, query.layers)
     first = fronts[0] if fronts else np.zeros(0, dtype=np.intp)
     layers = [in_budget(pool, rows) for rows in fronts]
@@ -114,6 +130,9 @@ def answer(
         empty = unmet(pool) if len(pool.table) else ""
     elif sure:
         points = with_confidence(pool, points, draws=draws, seed=seed)
+    if points and expected:
+        points = with_expected(sources, points)
+        by_expected = expected_front(pool, first)
     methods = _by_method(pool) if by_method else {}
     data = sources[0].created["data"]
     return Front(
@@ -125,6 +144,7 @@ def answer(
         points=points,
         methods={name: found for name, (found, _) in methods.items()},
         hypervolumes={name: volume for name, (_, volume) in methods.items()},
+        expected=by_expected,
         published=published_for(data["name"]),
         empty=empty,
     )
@@ -142,6 +162,16 @@ def _by_method(pool: Pool) -> dict[str, tuple[list[FrontPoint], float]]:
         # a point of another method may have the same figures and have come first
         found[name] = ([replace(p, layer=0) for p in points if p.method == name], volume)
     return dict(sorted(found.items(), key=lambda entry: -entry[1][1]))
+
+
+def expected_front(pool: Pool, first: np.ndarray) -> list[FrontPoint]:
+    """The front by expected accuracy among the members (rows `first`) and what is near them, within the budget."""
+    count = np.nan_to_num(pool.table["count"].to_numpy().astype(float), nan=1.0)
+    near = in_budget(pool, confidence.near_front(pool.error, pool.macs, count, first))
+    if len(near) > _MOST_EXPECTED:
+        stairs = np.clip(np.searchsorted(pool.macs[first], pool.macs[near], side="right") - 1, 0, None)
+        near = near[np.argsort(pool.error[near] - pool.error[first][stairs], kind="stable")[:_MOST_EXPECTED]]
+    return front_by_expected(with_expected(pool.sources, points_of(pool, [np.sort(near)])))
 
 
 # -- confidence ------------------------------------------------------------------------------------
@@ -217,28 +247,9 @@ def _bits(pool: Pool, table: pa.Table) -> list[np.ndarray | None]:
     names = ("source", "checkpoint", "point_id", "correct", "count")
     found: list[np.ndarray | None] = []
     for source, checkpoint, point, correct, count in zip(*(table[name].to_pylist() for name in names), strict=True):
-        key = (source, checkpoint or "")
+        key, study = (source, checkpoint or ""), pool.sources[source].study
         if key not in cache:
-            cache[key] = _stored_bits(pool.sources[source].study, checkpoint or "")
+            cache[key] = stored_bits(study, checkpoint or "")
         packed, index = cache[key], int(point.rsplit("-", 1)[1])
-        bits = None
-        if packed is not None and index < len(packed) and packed.shape[1] == -(-count // 8):
-            bits = np.unpackbits(packed[index], count=count).astype(bool)
-            # the checkpoint of another evaluation would say something else
-            bits = bits if int(bits.sum()) == correct else None
-        found.append(bits)
+        found.append(None if packed is None else bits_of(study, checkpoint, index, correct, count, packed))
     return found
-
-
-def _stored_bits(study: StoredStudy, checkpoint: str) -> np.ndarray | None:
-    """`correct_bits` (settings, bytes) of a checkpoint, without reading its weights; None where it is gone."""
-    from safetensors import SafetensorError, safe_open
-
-    path = study.folder.checkpoint(checkpoint) / "training.safetensors"
-    if not checkpoint or ".." in path.parts or not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.get_tensor("correct_bits") if "correct_bits" in file.keys() else None
-    except (SafetensorError, OSError):
-        return None

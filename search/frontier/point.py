@@ -18,7 +18,9 @@ class FrontPoint:
 
     `layer` 0 is the front, 1 the front of the rest. `seeds`: how many seeds its configuration was trained
     with to this epoch. `membership`: the probability to be on the front (`search.pareto.confidence`), `evidence`
-    what that was drawn from ("images" or "counts"). `latency_ms`, `latency_ms_64`: milliseconds per image
+    what that was drawn from ("images" or "counts"). `expected`: the accuracy to be expected on other images, with its
+    95 % interval `expected_low` to `expected_high` (`search.frontier.expected`); None where too little is known or
+    nobody asked. `latency_ms`, `latency_ms_64`: milliseconds per image
     where they were measured, alone and in batches of 64 (`search.frontier.latency`).
     """
 
@@ -46,6 +48,9 @@ class FrontPoint:
     seeds: int = 1
     membership: float | None = None
     evidence: str = ""
+    expected: float | None = None
+    expected_low: float | None = None
+    expected_high: float | None = None
     latency_ms: float | None = None
     latency_ms_64: float | None = None
 

@@ -184,10 +184,10 @@ def in_budget(pool: Pool, rows: np.ndarray) -> np.ndarray:
     return rows[keep]
 
 
-def best_row(pool: Pool, rows: np.ndarray, *, cheapest: bool) -> int:
-    """The most accurate of some rows, of equals the cheapest; or the cheapest, of equals the most accurate."""
+def best_rows(pool: Pool, rows: np.ndarray, *, cheapest: bool) -> np.ndarray:
+    """Some rows, the most accurate first, of equals the cheapest; or the cheapest, of equals the most accurate."""
     error, macs = pool.error[rows], pool.macs[rows]
-    return int(rows[np.lexsort((error, macs) if cheapest else (macs, error))[0]])
+    return rows[np.lexsort((error, macs) if cheapest else (macs, error))]
 
 
 def details(pool: Pool, rows: np.ndarray) -> pa.Table:

@@ -100,6 +100,9 @@ def candidate_of(
         seeds(state, point, measured["count"]),
     ]
     validation = {**figures, **{f"measured_{k}": measured[k] for k in ("accuracy", "macs")}, "count": measured["count"]}
+    if point.expected is not None and own is None:
+        told = {"expected": point.expected, "expected_low": point.expected_low, "expected_high": point.expected_high}
+        validation |= told
     evidence = Evidence(
         created=state.created,
         identity=identity,

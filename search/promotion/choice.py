@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from search.errors import InputError
+from search.frontier.neighbours import expected, shown_accuracy
 from search.frontier.point import FrontPoint, front_point, point_of
 from search.frontier.pool import StudyPoints
-from search.frontier.query import TOLD, Query, best_row, front_rows, in_budget, pool_of, unmet
+from search.frontier.query import TOLD, Query, best_rows, front_rows, in_budget, pool_of, unmet
 from search.state.state import StudyState
 from search.units import parse_count
 from spaces.space import nearest
+
+_CANDIDATES = 64  # points of the highest measured accuracy that are compared by what is expected of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,13 @@ class Target:
 def choose(
     source: StudyPoints, *, max_macs: float | None = None, min_accuracy: float | None = None, method: str | None = None
 ) -> FrontPoint:
-    """The most accurate point under the budget whose checkpoint exists; of equals the cheapest.
+    """The point under the budget of the highest expected accuracy whose checkpoint exists; of equals the cheapest.
 
-    With `min_accuracy` alone the cheapest point that has it. All operating points count that miss none
-    of the study's constraints, so that the second best stands in where the checkpoint of the best is gone.
-    Raises `InputError` naming the cheapest and the most accurate there is where none fits.
+    What is expected of a point is not what was measured of it: the best of many measurements are partly the luckiest
+    (`search.frontier.expected`; with few trials of a method its measurements stand). With `min_accuracy` alone it is
+    the cheapest point of which at least that is expected, or measured, where it is expected of none. All operating
+    points count that miss none of the study's constraints, so that the second best stands in where the checkpoint of
+    the best is gone. Raises `InputError` naming the cheapest and the most accurate there is where none fits.
     """
     query = Query(max_macs=max_macs, min_accuracy=min_accuracy, methods=[method] if method else [])
     pool = pool_of([source], query, columns=TOLD)
@@ -62,8 +67,13 @@ def choose(
             f" checkpoint in {folder.stored_checkpoints or folder.checkpoints} (kept are those of the study's first two"
             " fronts and of each method's own)"
         )
-    row = best_row(pool, fitting[there], cheapest=Budget(max_macs, min_accuracy).cheapest)
-    return point_of(pool.table.slice(row, 1).to_pylist()[0])
+    cheapest = Budget(max_macs, min_accuracy).cheapest
+    rows = best_rows(pool, fitting[there], cheapest=cheapest)[:_CANDIDATES]
+    candidates = expected([source], [point_of(pool.table.slice(int(row), 1).to_pylist()[0]) for row in rows])
+    if cheapest:
+        assert min_accuracy is not None
+        return next((point for point in candidates if shown_accuracy(point) >= min_accuracy), candidates[0])
+    return min(candidates, key=lambda point: (-shown_accuracy(point), point.macs))
 
 
 def find(state: StudyState, point_id: str) -> FrontPoint:

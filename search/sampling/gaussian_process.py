@@ -56,17 +56,22 @@ class Process:
         self.theta = found.clip(low, high)
         return True
 
-    def fit(self, features: Sequence[Array], rung: Array, y: Array) -> None:
-        """Maximise the posterior of the hyperparameters, beginning where they are."""
+    def fit(self, features: Sequence[Array], rung: Array, y: Array, known: Array | float = 0.0) -> None:
+        """Maximise the posterior of the hyperparameters, beginning where they are.
+
+        `known` (n,): the variance of each observation's own error, where one is known; the noise is what comes on top.
+        """
         gap = np.abs(rung[:, None] - rung[None]).astype(float)
-        given = _squares(features), gap, y
+        given = _squares(features), gap, y, known
         found = minimize(
             self._loss, self.theta, given, "L-BFGS-B", jac=True, bounds=self._bounds, options={"maxiter": _STEPS}
         )
         if np.isfinite(found.fun) and found.fun < _IMPOSSIBLE:
             self.theta = found.x
 
-    def _loss(self, theta: Array, squares: Array, gap: Array, y: Array) -> tuple[float, Array]:
+    def _loss(
+        self, theta: Array, squares: Array, gap: Array, y: Array, known: Array | float = 0.0
+    ) -> tuple[float, Array]:
         """The negative logarithm of the posterior, up to a constant, and its gradient (equations 5.8 and 5.9)."""
         g, count = self.groups, len(y)
         weights = np.exp(-2 * theta[:g])
@@ -78,7 +83,7 @@ class Process:
         plain = signal * (1 + _SQRT5 * r + 5 / 3 * total) * fall
         covariance = plain * between
         noisy = covariance.copy()
-        noisy[np.diag_indices(count)] += noise + _JITTER
+        noisy[np.diag_indices(count)] += noise + known + _JITTER
         try:
             root = cholesky(noisy, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
@@ -97,12 +102,13 @@ class Process:
         gradient[g + 2] = -0.5 * of_rho if self.rungs > 1 else 0.0
         return float(loss), gradient + z / self._deviation
 
-    def condition(self, features: Sequence[Array], rung: Array, y: Array) -> None:
-        """Condition the process on observations `y` (n,)."""
+    def condition(self, features: Sequence[Array], rung: Array, y: Array, known: Array | float = 0.0) -> None:
+        """Condition the process on observations `y` (n,), whose own errors have the variances `known` (n,)."""
         self._rung, self._known = rung, self._stretched(features)
         self._rho = _logistic(self.theta[self.groups + 2])
         covariance = self._covariance(self._known, self._known) * self._rho ** np.abs(rung[:, None] - rung[None])
-        covariance[np.diag_indices(len(y))] += math.exp(self.theta[self.groups + 1]) + _JITTER
+        covariance[np.diag_indices(len(y))] += math.exp(self.theta[self.groups + 1]) + known + _JITTER
+        self._y, self._own = y, np.broadcast_to(np.asarray(known, dtype=float), y.shape)
         self._root = cholesky(covariance, lower=True, check_finite=False)
         self._alpha = cho_solve((self._root, True), y, check_finite=False)
 
@@ -113,6 +119,16 @@ class Process:
         solved = solve_triangular(self._root, covariance.T, lower=True, check_finite=False)
         variance = math.exp(self.theta[self.groups]) - (solved**2).sum(0)
         return covariance @ self._alpha, np.sqrt(np.maximum(variance, 1e-9))
+
+    def without_errors(self) -> tuple[Array, Array]:
+        r"""Mean and deviation (n,) of what the observations would be without their own errors.
+
+        With the covariance A of the observations and D the diagonal of `known`, y - D A^-1 y and the diagonal of
+        D - D A^-1 D (equations 2.25 and 2.26, for f + noise at the places of the observations).
+        """
+        inverse = cho_solve((self._root, True), np.eye(len(self._y)), check_finite=False)
+        variance = self._own - self._own**2 * np.diag(inverse)
+        return self._y - self._own * self._alpha, np.sqrt(np.maximum(variance, 0.0))
 
     def _stretched(self, features: Sequence[Array]) -> Array:
         """All features side by side, in units of their length scales."""
