@@ -61,6 +61,9 @@ HEAVY_FILES = (
     "tests/trainables/test_conformance.py", "tests/security/test_local_ray.py", "tests/security/test_models.py",
     "tests/security/test_secrets.py", "tests/security/test_hostile.py", "tests/search/test_strange_paths.py",
     "tests/search/commands/test_streams.py", "tests/security/test_images.py", "tests/security/test_neighbours.py",
+    "tests/security/test_limits.py", "tests/security/test_not_ours.py", "tests/trainables/data/test_hybrid.py",
+    "tests/trainables/data/test_clutter.py", "tests/trainables/test_plug_ins.py", "tests/search/planning",
+    "tests/search/sampling/test_optuna_surrogate.py",
 )  # fmt: skip
 
 

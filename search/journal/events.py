@@ -8,6 +8,7 @@ created    spec, reference {error, macs}, data {name, hash, classes, task, ...},
            the name in the study file what trials may begin with {checkpoint, digest, from} (`search.state.donors`)
 session    host, pid, workers: a driver began to work
 known      study, trials: what an earlier study showed: id, config, curves {epoch: [errors, MACs]}
+elsewhere  study, trials: what an earlier study of other images showed: id, config, curve [errors, MACs]
 (`search.planning.warm_start`) plan       trials that are to be asked for before others: a list of {config, seed, why,
 repeats} ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
            the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds};

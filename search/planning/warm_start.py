@@ -3,7 +3,8 @@
 Configurations that stand on an earlier study's front run first, as far as the new space allows them.
 Where both studies have the same images and the same length of a full training, the sampler is told
 what the earlier trials showed at the epochs that are rungs here as well, as if it had been seen here;
-rungs compare nobody with them.
+rungs compare nobody with them. Of other images, or at another length, it is told what they showed last: how
+configurations compare there is where a model of theirs begins here (`search.sampling.transfer`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from search.state.trial import Trial
     from search.studies.stored import StoredStudy
 
+ELSEWHERE = 80
+"""Trials of a method that a study on other images learns from."""
+
 Told = list[tuple[str, dict[str, Any]]]
 
 
@@ -36,9 +40,9 @@ def taught(spec: StudySpec, data_hash: str, root: Path | None) -> Told:
         study = StoredStudy.load(name, root=root)
         state = study.state()
         same = state.created["data"]["hash"] == data_hash and study.spec.budget.epochs == spec.budget.epochs
-        seen = known(study, state, spec) if same else []
+        seen = known(study, state, spec) if same else elsewhere(study, state, spec)
         if seen:
-            told.append(("known", {"study": study.spec.name, "trials": seen}))
+            told.append(("known" if same else "elsewhere", {"study": study.spec.name, "trials": seen}))
         first += leaders(study, state, spec)
     planned: list[dict[str, Any]] = []
     for plan in first:
@@ -66,6 +70,29 @@ def known(study: StoredStudy, state: StudyState, spec: StudySpec) -> list[dict[s
             values = _values(state, trial)
             active = {name: values[name] for name in spaces[trial.method].active(values) if name in values}
             found.append({"id": f"{study.spec.name}/{trial.id}", "config": active | trial.config, "curves": shown})
+    return found
+
+
+def elsewhere(study: StoredStudy, state: StudyState, spec: StudySpec) -> list[dict[str, Any]]:
+    """The last comparable curve of trials on other images: of every method the `ELSEWHERE` of the highest score.
+
+    The score grows with the rung that a trial reached and with its standing there (`search.sampling.observations`).
+    """
+    spaces, scores = spec.spaces(), Observations().scores(state)
+    by_method: dict[str, list[tuple[float, int, Trial, int]]] = {}
+    for trial in state.trials.values():
+        epochs = [epoch for epoch, comparable in trial.comparable.items() if comparable]
+        if epochs and trial.method in spaces:
+            entry = (-scores.get(trial.id, 0.0), trial.number, trial, max(epochs))
+            by_method.setdefault(trial.method, []).append(entry)
+    found = []
+    for entries in by_method.values():
+        for _, _, trial, epoch in sorted(entries, key=lambda entry: entry[:2])[:ELSEWHERE]:
+            error, macs = trial.arrays(epoch)
+            values = _values(state, trial)
+            active = {name: values[name] for name in spaces[trial.method].active(values) if name in values}
+            curve = [error.tolist(), macs.tolist()]
+            found.append({"id": f"{study.spec.name}/{trial.id}", "config": active | trial.config, "curve": curve})
     return found
 
 

@@ -48,11 +48,12 @@ class Proposer:
         self._ask = sampler_of(spec.sampler)
         self._frozen: dict[tuple[str, int], Any] = {}
         self._rows: dict[str, Rows] = {}
+        self._transfers: dict[str, Any] = {}
         self._one_at_a_time = threading.Lock()
 
     def view(self, state: StudyState) -> View:
         """What there is to see of a state now."""
-        return View.of(self.spec, self.spaces, state, self.observations, self._frozen, self._rows)
+        return View.of(self.spec, self.spaces, state, self.observations, self._frozen, self._rows, self._transfers)
 
     def propose(self, view: View, number: int) -> Proposal:
         """The configuration of ask `number` (0 is the first) and why it was proposed."""

@@ -37,6 +37,7 @@ from scipy.special import ndtr
 from search.sampling.budgets import by_densities, gains, macs_range, ranking, shown_trials, voted_method
 from search.sampling.codec import Codec
 from search.sampling.gaussian_process import Process
+from search.sampling.transfer import Transfer, belief
 from search.sampling.view import Proposal, View, ask_random
 from search.state.trial import Trial
 from search.units import show_count, show_share
@@ -75,9 +76,12 @@ def ask_surrogate(view: View, seed: int, given: Mapping[str, Any] | None = None)
     method = given["method"] if given else voted_method(view, ranking(shown, budget)[0], rng)
     observed = observations(view, shown, method, budget)
     free = any(not isinstance(parameter, Fixed) for parameter in view.spaces[method].parameters.values())
-    if not free or len({each.trial.id for each in observed if each.counts}) < LEAST:
+    least = LEAST if not view.elsewhere or Transfer.of(view, method, Codec(view.spaces[method])) is None else 2
+    if not free or len({each.trial.id for each in observed if each.counts}) < least:
         return by_densities(view, shown, rng, rng.getrandbits(32), given or {"method": method})
-    model = Model(view, method, observed, budget, rungs=len(shown))
+    low, high = macs_range(shown)
+    place = (math.log(budget) - low) / (high - low) if high > low else 0.5
+    model = Model(view, method, observed, budget, place=place, rungs=len(shown))
     row = model.search(np.random.default_rng(rng.getrandbits(32)), given)
     return Proposal({"method": method, **model.codec.decode(row, given)}, model.why(row), model.fitted)
 
@@ -142,14 +146,27 @@ def _later_gains(shown: Mapping[int, Sequence[Trial]], budget: float) -> Callabl
 class Model:
     """The two processes of a method within a budget, conditioned on its trials.
 
+    `place`: where the logarithm of the budget lies in the range of MACs, in [0, 1]; trials elsewhere are asked there.
+
     `fitted`: hyperparameters that were fitted anew, for the journal; None where those that it holds were taken.
     """
 
-    def __init__(self, view: View, method: str, observed: Sequence[Observation], budget: float, *, rungs: int) -> None:
+    def __init__(
+        self,
+        view: View,
+        method: str,
+        observed: Sequence[Observation],
+        budget: float,
+        *,
+        place: float = 0.5,
+        rungs: int,
+    ) -> None:
         self.method, self.codec = method, Codec(view.spaces[method])
         self._budget, self._last = math.log(budget), rungs - 1
         told = self._told(observed)
         self._trials = len({each.trial.id for each in told})
+        transfer = Transfer.of(view, method, self.codec) if view.elsewhere else None
+        self._elsewhere = None if transfer is None else transfer.within(place)
         kept = view.models.get(method, {})
         self._error = Process(len(self.codec.groups), rungs, _NOISE)
         self._cost = Process(len(self.codec.groups), 1, _COST_NOISE)
@@ -183,6 +200,11 @@ class Model:
         values = np.where(np.isnan(values), cut, np.minimum(values, cut))
         self._mean, self._deviation = float(values.mean()), max(float(values.std()), 1e-3)
         y, features = (values - self._mean) / self._deviation, self.codec.features(rows)
+        self._belief = 0.0
+        if self._elsewhere is not None:
+            z = self._elsewhere(features)
+            self._belief = belief(z, y)
+            y = y - self._belief * z
         if fit:
             self._error.fit(features, rung, y)
             self._error.begin([round(each, _DIGITS) for each in self._error.theta.tolist()])  # as the journal has them
@@ -224,6 +246,8 @@ class Model:
             fitting += [*expected[self._fits(self._running) >= 0.5]]
         self._best = float(min(fitting)) if fitting else None
         self._parents = rows[at][np.lexsort((mean, over))][:PARENTS]
+        if self._elsewhere is not None and self._belief > 0:
+            self._parents = np.concatenate([self._parents, self._elsewhere.best[: PARENTS // 2]])
 
     def _kept(self, count: int, asked: int) -> dict[str, Any]:
         error, cost = self._error.theta.tolist(), self._cost.theta.tolist()
@@ -232,6 +256,8 @@ class Model:
     def _foretold(self, features: Sequence[Array]) -> tuple[Array, Array]:
         """Mean and deviation (m,) of values at the last rung."""
         mean, deviation = self._error.predict(features, self._last)
+        if self._elsewhere is not None:
+            mean = mean + self._belief * self._elsewhere(features)
         return mean * self._deviation + self._mean, deviation * self._deviation
 
     def _fits(self, features: Sequence[Array]) -> Array:
@@ -270,9 +296,10 @@ class Model:
         (mean,), (deviation,) = self._foretold(features)
         error, low, high = (min(1.0, math.exp(mean + sign * deviation)) for sign in (0, -1, 1))
         within, fits = show_count(math.exp(self._budget)), float(self._fits(features)[0])
+        begun = "" if self._elsewhere is None else f"; other images count {self._belief:.2f}"
         return (
             f"{show_share(1 - error)} expected ({show_share(1 - high)} to {show_share(1 - low)}) within {within} MACs,"
-            f" which it keeps with {fits:.0%}, after {self._trials} {self.method} trials"
+            f" which it keeps with {fits:.0%}, after {self._trials} {self.method} trials{begun}"
         )
 
 

@@ -36,12 +36,13 @@ BEST, LATEST = 100, 200
 class View:
     """What a sampler sees: spec, spaces, and what the trials had taught at one moment (`View.of`).
 
-    Nothing in it changes when the study goes on, so that a proposal may be computed later, or in another
-    thread. `asked`: how many trials were asked for; `scored`: how many showed something; `scores` of those
-    that are not forgotten; `silent`: running ones without a score; `owners`: of the front's points;
-    `rungs`: by epoch the trials that had a comparable curve there; `failed`: the latest that failed. `models`: by
-    method the hyperparameters that were fitted last, as their ask's event has them. `frozen` keeps Optuna's form of
-    trials between asks, `rows` by method what `search.sampling.density` found out about their configurations.
+    Nothing in it changes when the study goes on, so that a proposal may be computed later, or in another thread.
+    `asked`: how many trials were asked for; `scored`: how many showed something; `scores` of those that are not
+    forgotten; `silent`: running ones without a score; `owners`: of the front's points; `rungs`: by epoch the trials
+    that had a comparable curve there; `elsewhere`: trials of other images; `failed`: the latest that failed.
+    `models`: by method the hyperparameters that were fitted last, as their ask's event has them. `transfers` keeps
+    by method what `search.sampling.transfer` made of the trials elsewhere, `frozen` keeps Optuna's form of trials
+    between asks, `rows` by method what `search.sampling.density` found out about their configurations.
     """
 
     spec: StudySpec
@@ -54,7 +55,9 @@ class View:
     owners: Sequence[Trial]
     rungs: Mapping[int, Sequence[Trial]]
     failed: Sequence[Trial] = ()
+    elsewhere: Sequence[Trial] = ()
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    transfers: dict[str, Any] = field(default_factory=dict)
     frozen: dict[tuple[str, int], Any] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
 
@@ -67,6 +70,7 @@ class View:
         observations: Observations,
         frozen: dict[tuple[str, int], Any] | None = None,
         rows: dict[str, Rows] | None = None,
+        transfers: dict[str, Any] | None = None,
     ) -> View:
         """The view of a state as it is now."""
         scores = observations.scores(state)
@@ -82,7 +86,9 @@ class View:
             owners=[state.trials[name] for name, _, _ in state.front()],
             rungs={epoch: _at_rung(state, epoch) for epoch in sorted({*state.rung_epochs(), *known})},
             failed=state.failed[-LATEST:],
+            elsewhere=state.elsewhere,
             models=dict(state.models),
+            transfers={} if transfers is None else transfers,
             frozen={} if frozen is None else frozen,
             rows={} if rows is None else rows,
         )

@@ -43,12 +43,13 @@ def _counted(report: dict[str, Any]) -> int:
 class StudyState:
     """Trials, rung records, the front so far and the budget spent. `apply` folds one event in.
 
-    `known`: trials of earlier studies. `planned`: what is asked for before anything new. `proposed`: how many
-    trials repeat none. `models`: by method the hyperparameters that its sampler fitted last. `failed`: failed
-    trials in the order in which they failed. `over`: how many trials nothing more will come of. `scored`: how many
-    showed a comparable curve or failed. `cost_epochs`: epochs of training spent, views counted; `work_seconds`:
-    seconds that trials worked. `nodes`: the cluster as it was last. A fold costs the same however long the study
-    is. `lost_donors`: checkpoints that no trial can begin with any more.
+    `known`: trials of earlier studies; `elsewhere`: those of other images, each with its last curve as that of
+    epoch 0. `planned`: what is asked for before anything new. `proposed`: how many trials repeat none. `models`: by
+    method the hyperparameters that its sampler fitted last. `failed`: failed trials in the order in which they
+    failed. `over`: how many trials nothing more will come of. `scored`: how many showed a comparable curve or
+    failed. `cost_epochs`: epochs of training spent, views counted; `work_seconds`: seconds that trials worked.
+    `nodes`: the cluster as it was last. A fold costs the same however long the study is. `lost_donors`: checkpoints
+    that no trial can begin with any more.
     """
 
     def __init__(self) -> None:
@@ -68,6 +69,7 @@ class StudyState:
         self.workers = 0
         self.constraints = Constraints()
         self.known: list[Trial] = []
+        self.elsewhere: list[Trial] = []
         self.planned: deque[dict[str, Any]] = deque()
         self.proposed = 0
         self.models: dict[str, dict[str, Any]] = {}
@@ -153,6 +155,12 @@ class StudyState:
             for epoch, (error, macs) in told["curves"].items():
                 trial.take_arrays(int(epoch), np.array(error), np.array(macs))
             self.known.append(trial)
+
+    def _on_elsewhere(self, event: Event) -> None:
+        for told in event.payload["trials"]:
+            trial = Trial(told["id"], -1 - len(self.elsewhere), told["config"], 0, "", event.time, state="finished")
+            trial.take_arrays(0, *(np.array(column, dtype=float) for column in told["curve"]))
+            self.elsewhere.append(trial)
 
     def _on_plan(self, event: Event) -> None:
         self.planned.extend(event.payload["trials"])

@@ -157,6 +157,22 @@ class Analytic:
         return _ideal(self.profile, self.seed)
 
 
+class Elsewhere(Analytic):
+    """The problem of a seed on other images: optima a little aside, other floors, four times the MACs, more noise."""
+
+    reference = (CHANCE, 4 * LARGEST)
+
+    def __init__(self, profile: str = "smooth", seed: int = 0) -> None:
+        super().__init__(profile, seed)
+        rng = random.Random(f"elsewhere {profile} {seed}")
+        for method in self._methods.values():
+            method["best"] = {n: min(0.95, max(0.05, u + rng.gauss(0, 0.1))) for n, u in method["best"].items()}
+            method["floor"] += rng.uniform(0.0, 0.1)
+            method["gain"] *= rng.uniform(0.7, 1.4)
+            method["macs"] *= 4
+        self.noise *= 1.5
+
+
 class Minutes(Analytic):
     """The analytic problem with trainings of 2 to 200 minutes, by the size of the network."""
 
