@@ -2,7 +2,8 @@
 
 At a rung a trial's whole curve is compared with the curves that other trials had at the same
 epoch: by the best front layer that any of its points reaches among all their points, then by the
-hypervolume that only this curve covers (`search.pareto.front.standings`). One of `reduction` goes on.
+hypervolume that only this curve covers (`search.pareto.front.standings`). One of `reduction` goes on, or more where
+the rung has foretold badly how trials end (`search.rungs.foretelling`).
 Protected from stopping: the trial with the cheapest and the one with the most accurate point of
 the rung, and at its first rung the first `grace` trials of every method.
 
@@ -19,6 +20,7 @@ import math
 from dataclasses import dataclass
 
 from search.pareto.front import place_among, standings
+from search.rungs.foretelling import reduction_at
 from search.spec.study import StudySpec
 from search.state.state import StudyState
 from search.state.trial import Trial
@@ -80,12 +82,12 @@ def _place(spec: StudySpec, state: StudyState, rivals: list[Trial], trial: Trial
     missed = [rival.missed.get(epoch, 0.0) for rival in rivals]
     own = next(i for i, rival in enumerate(rivals) if rival is trial)
     place = place_among(curves, own, (reference["error"], reference["macs"]), missed)
-    return place, room(spec, len(rivals))
+    return place, room(spec, state, epoch, len(rivals))
 
 
-def room(spec: StudySpec, rivals: int) -> int:
+def room(spec: StudySpec, state: StudyState, epoch: int, rivals: int) -> int:
     """How many of so many rivals go on behind a rung."""
-    return max(1, math.ceil(rivals / spec.rungs.reduction))
+    return max(1, math.ceil(rivals / reduction_at(spec, state, epoch)))
 
 
 def _protection(spec: StudySpec, rivals: list[Trial], trial: Trial, epoch: int) -> str:
@@ -123,7 +125,7 @@ def promotable(spec: StudySpec, state: StudyState) -> tuple[Trial, str] | None:
             missed = [rival.missed.get(epoch, 0.0) for rival in rivals]
             curves = [rival.arrays(epoch) for rival in rivals]
             stands = standings(curves, (reference["error"], reference["macs"]), missed)
-            best = room(spec, len(rivals))
+            best = room(spec, state, epoch, len(rivals))
             for rival, standing in zip(rivals, stands, strict=True):
                 place = 1 + int((stands > standing).sum())
                 if rival.state == "paused" and rival.epoch == epoch and place <= best:

@@ -65,7 +65,8 @@ class RungSpec(Part):
     A trial is compared with the latest `window` that came to its rung before it. `pause`: who is not
     among the best waits, and goes on when it is by then. `brackets`: how many there are, each passing
     one rung more unseen than the one before (`search.rungs.decisions`). `immune`: the share of trials that are trained
-    in full whatever their rungs show, once as many epochs are spent as ten full trainings have.
+    in full whatever their rungs show, once as many epochs are spent as ten full trainings have. `adapt`: more than one
+    of `reduction` go on behind a rung that has foretold badly how those end (`search.rungs.foretelling`).
     """
 
     epochs: list[int] | None = None
@@ -74,6 +75,7 @@ class RungSpec(Part):
     window: int = Field(default=60, ge=2)
     brackets: int = Field(default=1, ge=1)
     immune: float = Field(default=0.08, ge=0, le=1)
+    adapt: bool = True
     pause: bool = False
     enabled: bool = True
 

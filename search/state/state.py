@@ -49,7 +49,7 @@ class StudyState:
     failed. `over`: how many trials nothing more will come of. `scored`: how many showed a comparable curve or
     failed. `cost_epochs`: epochs of training spent, views counted; `work_seconds`: seconds that trials worked.
     `nodes`: the cluster as it was last. A fold costs the same however long the study is. `lost_donors`: checkpoints
-    that no trial can begin with any more.
+    that no trial can begin with any more. `agreements` keeps what `search.rungs.foretelling` computed, by epoch.
     """
 
     def __init__(self) -> None:
@@ -73,6 +73,7 @@ class StudyState:
         self.planned: deque[dict[str, Any]] = deque()
         self.proposed = 0
         self.models: dict[str, dict[str, Any]] = {}
+        self.agreements: dict[int, tuple[int, float | None]] = {}
         self.failed: list[Trial] = []
         self.over = 0
         self.scored = 0

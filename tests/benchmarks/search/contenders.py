@@ -207,6 +207,7 @@ ABLATIONS: dict[str, Callable[[Any, int, float], list[Seen]]] = {
     "ours, no rungs": lambda p, s, e: ours(p, s, e, rungs={"enabled": False}),
     "ours, no densities": _without_densities,
     "ours, no immunity": lambda p, s, e: ours(p, s, e, rungs={"immune": 0.0}),
+    "ours, fixed reduction": lambda p, s, e: ours(p, s, e, rungs={"adapt": False}),
     "ours, reduction 2": lambda p, s, e: ours(p, s, e, rungs={"reduction": 2.0}),
     "ours, pause": lambda p, s, e: ours(p, s, e, rungs={"pause": True}),
     **{
