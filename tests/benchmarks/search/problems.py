@@ -63,9 +63,9 @@ class Analytic:
         self.profile, self.seed = profile, seed
         rng = random.Random(f"{profile} {seed}")
         lr = LogRange(1e-3, 1.0)
-        self.spaces: dict[str, Space] = {name: _space(lr) for name in METHODS}
+        self.spaces: Mapping[str, Space] = {name: _space(lr) for name in METHODS}
         self._methods = {name: self._draw(rng) for name in METHODS}
-        self.papers: dict[str, Mapping[str, Any]] = {name: self._paper(rng, name) for name in METHODS}
+        self.papers: Mapping[str, Mapping[str, Any]] = {name: self._paper(rng, name) for name in METHODS}
         self.noise = 0.01 if profile == "rugged" else 0.005
         self.seed_noise = 0.003
 
