@@ -95,3 +95,14 @@ def misfit(nodes: Iterable[Node], cpus_per_trial: float, gpus_per_trial: float) 
     return (
         f"no trial fits: one needs {cpus_per_trial:g} CPU and {gpus_per_trial:g} GPU on one node; the nodes have {has}"
     )
+
+
+def amounts(cpus_per_trial: float, gpus_per_trial: float, share: float = 1) -> dict[str, float]:
+    """What Ray is asked for a trial that gets `share` trials' CPUs of a node: {"CPU": ..., "GPU": ...}, no zeros.
+
+    A trial uses one GPU. Where it gets more than its own CPUs, it is to be alone, and it gets a whole GPU: Ray refuses
+    amounts above one that are not whole, and what other trials leave of a GPU may be too little.
+    """
+    gpus = gpus_per_trial if share <= 1 else float(gpus_per_trial > 0)
+    bundle = {"CPU": cpus_per_trial * share, "GPU": min(gpus, 1.0)}
+    return {kind: amount for kind, amount in bundle.items() if amount}

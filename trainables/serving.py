@@ -10,6 +10,7 @@ import torch
 from trainables.checkpoints import NETWORK, CheckpointError, config_of, read_record, read_tensors
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork, Task
+from trainables.execution.arithmetic import ieee_float32
 from trainables.inference.prepare import prepared
 from trainables.registry import get_method
 
@@ -28,5 +29,12 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[Meth
 
 
 def load_prepared(folder: Path, device: torch.device | str = "cpu") -> RoutedNetwork:
-    """The network of a checkpoint as it is served: on its device, in eval mode, prepared for inference."""
-    return prepared(load_network(folder, device)[1])
+    """The network of a checkpoint as it is served: on its device, in eval mode, prepared for inference.
+
+    On a GPU its `infer` and `sweep` compute in IEEE float32, as its curve was measured.
+    """
+    network = prepared(load_network(folder, device)[1])
+    if torch.device(device).type == "cuda":
+        network.infer = ieee_float32()(network.infer)
+        network.sweep = ieee_float32()(network.sweep)
+    return network

@@ -173,16 +173,26 @@ class ResourceSpec(Part):
     whole node, and is infeasible then. `patience`: how long a trial may be silent before its worker is
     taken for hung (``"30m"``; where it is left out, ten minutes and twenty times the longest epoch so far).
     `retries`: how often a trial may lose its worker. `price` of an hour of a GPU, or of a CPU where trials
-    take no GPU, for ``budget.cost``.
+    take no GPU, for ``budget.cost``. `deterministic`: whether a GPU computes the same from the same, to the last bit.
     """
 
     workers: int = Field(default=0, ge=0)
     cpus_per_trial: float = Field(default=1.0, gt=0)
     gpus_per_trial: float = Field(default=0.0, ge=0)
+    deterministic: bool = False
     retries: int = Field(default=3, ge=0)
     memory: float | None = None
     patience: float | None = None
     price: float = Field(default=1.0, gt=0)
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _one_device(cls, value: float, info: ValidationInfo) -> float:
+        if value > 1 and not (info.context and info.context.get("trusted")):
+            raise ValueError(
+                f"resources.gpus_per_trial = {value:g}: a trial uses one GPU at most; take 1 or a share of it"
+            )
+        return min(value, 1.0)  # studies of earlier releases held GPUs that no trial used
 
     @field_validator("memory", mode="before")
     @classmethod

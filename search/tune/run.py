@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.connect import beginning, connect, unguarded, watched_head
 from cluster.processors import usable_cpus
-from cluster.resources import Node, misfit, nodes_of, room
+from cluster.resources import Node, amounts, misfit, nodes_of, room
 from cluster.survey import FolderMarker, Marker, Survey
 from search.engine.driver import Driver
 from search.errors import InputError, RunError
@@ -211,7 +211,6 @@ def _trainable(driver: Driver, data: Data, other: Any) -> Any:
     cpus, gpus = driver.spec.resources.cpus_per_trial, driver.spec.resources.gpus_per_trial
 
     def asked(config: dict[str, Any]) -> Any:
-        bundle = {"CPU": cpus * config["share"], "GPU": gpus * config["share"]}
-        return tune.PlacementGroupFactory([{kind: amount for kind, amount in bundle.items() if amount}])
+        return tune.PlacementGroupFactory([amounts(cpus, gpus, config["share"])])
 
     return tune.with_resources(tune.with_parameters(other or RoutedTrainable, data=data), asked)

@@ -30,6 +30,8 @@ def constants(spec: StudySpec, threads: int = 1) -> dict[str, Any]:
         "threads": max(threads, int(spec.resources.cpus_per_trial)),
         "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
         "diagnostics": spec.diagnostics,
+        "device_share": spec.resources.gpus_per_trial or 1.0,
+        "deterministic": spec.resources.deterministic,
         "latency": spec.constraints.max_latency is not None,
         "memory": spec.resources.memory,
     }
@@ -63,6 +65,7 @@ class CurveSearcher(Searcher):
             **self._constants,
             **engine.orders(trial, self._constants["evaluate_at"]),
             "memory": memory and memory * share,
+            **({"device_share": 1.0} if trial.alone else {}),
         }
         order = Order(
             trial=trial.id,

@@ -13,8 +13,11 @@ project:
 - launches: calls that are neither views nor allocations;
 - host waits: reads of values, ``nonzero`` and its like, boolean masks, copies from pageable memory.
 
+A generator of the device has states of its own size, as CUDA's have. What is told to PyTorch's reserve of memory is
+kept (`Log.emptied`, `Log.fraction`).
+
 What it does not simulate: kernels and their arithmetic (autocast to CUDA does nothing here), streams, graphs, the size
-of the device's memory, determinism, and the format of a CUDA generator's state. A factory that is told to make a CPU
+of the device's memory, and determinism. A factory that is told to make a CPU
 tensor from a CUDA one (``zeros_like(x, device="cpu")``) is taken for one that PyTorch itself calls for x's device. One
 simulated device at a time.
 """
@@ -27,6 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -88,13 +92,16 @@ def _line() -> str:
 class Log:
     """What was seen since the last `reset`, each by `Where`; `faults` are never reset.
 
-    `launches` by line alone. `doubles`: launches that touch float64, by (operation, line).
+    `launches` by line alone. `doubles`: launches that touch float64, by (operation, line). `emptied`: how often the
+    reserve of memory was given back; `fraction`: what it may be of the device's memory.
     """
 
     waits: Counter[Where] = field(default_factory=Counter)
     launches: Counter[str] = field(default_factory=Counter)
     doubles: Counter[Where] = field(default_factory=Counter)
     faults: Counter[Where] = field(default_factory=Counter)
+    emptied: int = 0
+    fraction: float = 1.0
 
     def wait(self, kind: str) -> None:
         """The host waits for the device."""
@@ -104,6 +111,14 @@ class Log:
     def fault(self, what: str) -> None:
         """On a real device this call would have raised."""
         self.faults[what, _line()] += 1
+
+    def limit(self, fraction: float) -> None:
+        """A process may reserve so much of the device's memory."""
+        self.fraction = fraction
+
+    def empty(self) -> None:
+        """The reserve is given back."""
+        self.emptied += 1
 
     def reset(self) -> None:
         """Forget waits and launches."""
@@ -289,6 +304,10 @@ _real: dict[str, Any] = {
 _real_tensor, _real_from_numpy, _RealGenerator = torch.tensor, torch.from_numpy, torch.Generator
 
 
+_LONGER = 16
+"""Bytes by which a state of the device's generator is longer than one of the CPU's: neither can be set for the other."""
+
+
 class _Generator(_RealGenerator):
     """A generator that says that it is on the device."""
 
@@ -306,9 +325,17 @@ class _Generator(_RealGenerator):
     def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._place
 
+    def get_state(self) -> Tensor:
+        state = super().get_state()
+        return torch.cat([state, state.new_zeros(_LONGER)]) if _is_cuda(self._place) else state
+
     def set_state(self, new_state: Tensor) -> _Generator:
         if _device.holds(new_state):
             _device.log.fault("Generator.set_state: takes a tensor of the cpu")
+        if _is_cuda(self._place):
+            if len(new_state) != len(self.get_state()):
+                raise RuntimeError("RNG state is wrong size")
+            new_state = new_state[:-_LONGER].clone()
         super().set_state(new_state)
         return self
 
@@ -445,6 +472,12 @@ def sim() -> Iterator[Log]:
         (storage, "clone", _cloning(storage.clone)),
         (torch.cuda, "_lazy_init", lambda: None),
         (torch.cuda, "is_available", lambda: True),
+        (torch.cuda, "is_initialized", lambda: True),
+        (torch.cuda, "empty_cache", log.empty),
+        (torch.cuda, "set_per_process_memory_fraction", lambda fraction, device=None: log.limit(fraction)),
+        (torch.cuda, "get_device_properties", lambda device=None: SimpleNamespace(total_memory=80 * 10**9)),
+        (torch.cuda, "max_memory_allocated", lambda device=None: 0),
+        (torch.cuda, "reset_peak_memory_stats", lambda device=None: None),
         (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
         (torch.cuda, "device_count", lambda: 1),
         (torch.cuda, "synchronize", lambda *_: log.wait("cuda.synchronize")),

@@ -137,7 +137,11 @@ class RoutedNetwork(nn.Module, ABC):
         self.units = tuple(units)
         self.exits = tuple(exits)
         self.fixed_macs, self.macs_full, self.macs_min = fixed, full, least
-        self.unit_macs = torch.tensor([u.macs for u in units], dtype=torch.float64)
+        self.unit_macs = self._macs_of_units()
+
+    def _macs_of_units(self) -> Tensor:
+        """MACs of every unit (U,) float64, where the network lies now."""
+        return torch.tensor([u.macs for u in self.units], dtype=torch.float64, device=self.unit_macs.device)
 
     def unit_groups(self) -> tuple[int, ...]:
         """The group of every unit, from 0: which units work at one resolution, where a network knows."""
@@ -150,7 +154,7 @@ class RoutedNetwork(nn.Module, ABC):
     def path_macs(self, path: Tensor) -> Tensor:
         """MACs per image, (B,) float64, of executed shares `path` (B, U)."""
         if self.unit_macs.dtype != torch.float64:  # the network was cast to another type, and its buffers with it
-            self.unit_macs = torch.tensor([u.macs for u in self.units], dtype=torch.float64)
+            self.unit_macs = self._macs_of_units()
         return self.fixed_macs + path.double() @ self.unit_macs.to(path.device)
 
     @abstractmethod

@@ -33,6 +33,7 @@ from trainables.data.splits import Data
 from trainables.diagnostics.copies import AUGMENTATIONS, agreement, copy_of, divergence
 from trainables.diagnostics.gates import measuring, routes
 from trainables.diagnostics.samples import log_odds, of_some
+from trainables.execution.arithmetic import ieee_float32
 from trainables.inference.evaluation import exit_logits
 
 ROUTED = ("block", "column", "path")
@@ -94,6 +95,7 @@ class _Seen:
 
 
 @torch.inference_mode()
+@ieee_float32()
 def diagnose(
     method: Method,
     network: RoutedNetwork,

@@ -17,6 +17,7 @@ from torch import Tensor
 from trainables.contracts.method import Method
 from trainables.contracts.network import Inference, Knobs, RoutedNetwork
 from trainables.data.encoded import Images
+from trainables.execution.arithmetic import ieee_float32
 from trainables.inference.prepare import prepared
 
 
@@ -84,6 +85,7 @@ def _batches(images: Images, size: int) -> Iterable[Tensor]:
 
 
 @torch.inference_mode()
+@ieee_float32()
 def exit_logits(network: RoutedNetwork, images: Images, batch_size: int = 256) -> Tensor:
     """All exits' logits (K, n, C) from one pass in eval mode."""
     network.eval()
@@ -92,6 +94,7 @@ def exit_logits(network: RoutedNetwork, images: Images, batch_size: int = 256) -
 
 
 @torch.inference_mode()
+@ieee_float32()
 def curve(
     method: Method,
     network: RoutedNetwork,
@@ -169,6 +172,7 @@ def _calibrated(
 
 
 @torch.inference_mode()
+@ieee_float32()
 def evaluate(
     network: RoutedNetwork, images: Images, labels: Tensor, knobs: Knobs, *, batch_size: int = 128, seed: int = 0
 ) -> Curve:

@@ -11,6 +11,7 @@ import torch
 
 from trainables.contracts.network import Knobs, RoutedNetwork
 from trainables.data.encoded import Images
+from trainables.execution.arithmetic import ieee_float32
 from trainables.inference.prepare import prepared
 
 PASSES = 30
@@ -20,6 +21,7 @@ LEAST = 5
 
 
 @torch.inference_mode()
+@ieee_float32()
 def milliseconds(
     network: RoutedNetwork, images: Images, knobs: Sequence[Knobs], size: int = 1, *, passes: int = PASSES
 ) -> list[float]:

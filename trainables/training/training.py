@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -19,6 +20,7 @@ from trainables.contracts.recipe import Batch, Phase, plan
 from trainables.data.augment import Place, batches, normalise, to_device
 from trainables.data.splits import Data
 from trainables.diagnostics.measure import Diagnostics, diagnose, usual_setting
+from trainables.execution.arithmetic import deterministic_on
 from trainables.execution.eager import eagerly
 from trainables.inference.evaluation import Curve, curve
 from trainables.inference.latency import milliseconds
@@ -27,7 +29,10 @@ from trainables.training import donors
 from trainables.training.partial import Interrupted, Partial
 from trainables.training.precision import computes_bfloat16
 
+_log = logging.getLogger(__name__)
 Report = dict[str, Any]
+COMPILATIONS = 64
+"""Shapes for which a training compiles one region of a network at most."""
 
 
 class Training:
@@ -37,7 +42,8 @@ class Training:
     epochs whose report carries a curve (the last one always does); with `diagnostics` the last
     report carries them too (`trainables.diagnostics.measure`), with `latency` every point the milliseconds that
     one image takes alone. The same seed, data and configuration give
-    the same reports on one thread of one machine.
+    the same reports on one thread of one machine, on a GPU with `deterministic`
+    (`trainables.execution.arithmetic.deterministic_on`).
 
     `leaving` is asked after every step: where it says yes, `step` raises `training.partial.Interrupted`, and `save`
     then keeps the part of the epoch that is done (`partial`); whoever restores it ends with the same weights.
@@ -60,6 +66,7 @@ class Training:
         diagnostics: bool = False,
         latency: bool = False,
         donor: Path | str | None = None,
+        deterministic: bool = False,
     ) -> None:
         if donor is not None and method.donor is None:
             raise ValueError(f"donor = {str(donor)!r}: {method.name} begins with no other network's weights")
@@ -69,7 +76,7 @@ class Training:
         self.donated: dict[str, Any] | None = None
         self.method, self.config, self.data, self.seed = method, config, data.for_config(config), seed
         self.diagnostics, self.latency = diagnostics, latency
-        self.device = torch.device(device)
+        self.device, self.deterministic = torch.device(device), deterministic
         auto = config.precision == "auto" and computes_bfloat16(self.device)
         self.bfloat16 = auto or config.precision == "bfloat16"
         self.plan = plan(method.phases(config), epochs)
@@ -85,7 +92,10 @@ class Training:
         if config.compiled:
             from torch import _dynamo as compiler  # late: it takes a process seconds
 
-            compiler.config.recompile_limit = 64  # blocks of all shapes share one compiled function
+            # blocks of all shapes share one compiled function; those of trainings before this one would count, too,
+            # and behind the limit everything silently runs as it is written
+            compiler.reset()
+            compiler.config.recompile_limit = COMPILATIONS
             for region in network.regions():
                 region.compile(dynamic=False)  # in place: names of parameters stay
         self.generator = torch.Generator(self.device).manual_seed(seed + 1)
@@ -139,6 +149,10 @@ class Training:
         Raises `FloatingPointError` naming the step and the term where a loss is not finite, `Interrupted` where
         `leaving` said so.
         """
+        with deterministic_on(self.device, self.deterministic):
+            return self._step()
+
+    def _step(self) -> Report:
         if self.done:
             raise RuntimeError(f"all {self.epochs} epochs are trained")
         started = time.perf_counter()
@@ -226,6 +240,7 @@ class Training:
             "cost_epochs": self.cost_epochs,
             "data": {"name": self.data.name, "hash": self.data.hash},
             "report": self.last_report,
+            "device": self.device.type,
             **({"donor": self.donated} if self.donated is not None else {}),
             **({"partial": self.partial.record()} if self.partial is not None else {}),
             **(extra or {}),
@@ -260,6 +275,9 @@ class Training:
         self.cost_epochs, self.last_report = record["cost_epochs"], record["report"]
         self.donated = record.get("donor")
         self.partial = Partial.taken(record.get("partial"), tensors)
+        drawn = tensors.pop("generator")
+        if len(drawn) != len(self.generator.get_state()):  # of another kind of device, whose states mean nothing here
+            drawn = self._drawn_anew(record.get("device", "another kind of device"))
         self.phase = None
         self._enter(self.epoch + (self.partial is not None))
         assert self.optimiser is not None
@@ -279,7 +297,30 @@ class Training:
             if name in known
         }
         self.optimiser.load_state_dict(state)
-        self.generator.set_state(tensors["generator"])
+        self.generator.set_state(drawn)
+
+    def _drawn_anew(self, device: str) -> Tensor:
+        """A state of the generator to go on with behind a checkpoint of another kind of device; it is said in the log.
+
+        It follows from seed and epoch. An epoch that was begun there has as many steps as any: what is left of it
+        trains on another shuffle's images, so that some come twice and some not at all.
+        """
+        fresh = torch.Generator(self.device)
+        states = [fresh.manual_seed(_seed_of(self.seed, self.epoch, draw)).get_state() for draw in range(2)]
+        if self.partial is not None:
+            self.partial = dataclasses.replace(self.partial, began=states[0], now=states[1])
+        _log.warning(
+            "epoch %d goes on on %s behind a checkpoint of %s: images and noise are drawn anew from here",
+            self.epoch + 1,
+            self.device.type,
+            device,
+        )
+        return states[1]
+
+
+def _seed_of(*numbers: int) -> int:
+    """A seed that several numbers make together."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def fit(

@@ -35,6 +35,23 @@ class Meter:
         return found
 
 
+DEVICE_CONTEXT = 0.6e9
+"""Bytes that CUDA and its libraries take of a GPU's memory for every process, beside PyTorch's own reserve."""
+
+
+def take_device_memory(share: float) -> None:
+    """Give back what PyTorch reserved on the GPU for trials before, and reserve at most `share` of it from here on.
+
+    A process that shares the GPU leaves room for its own `DEVICE_CONTEXT` within its share, but keeps half of it.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if share < 1:
+        total = torch.cuda.get_device_properties(0).total_memory
+        share = max(share - DEVICE_CONTEXT / total, share / 2)
+    torch.cuda.set_per_process_memory_fraction(share)
+
+
 _PAGES = Path("/proc/self/statm")
 
 

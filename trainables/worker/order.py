@@ -13,7 +13,9 @@ class Order:
 
     `config`: values of the method's configuration. `epochs`: of a full training; `evaluate_at`: after which of them a
     curve is measured. `checkpoints`: the study's folder of them, `storage` its address where it lies in no folder of
-    all nodes. `threads` and `device` ("cpu" or "cuda") are the worker's; `memory`: bytes that the trial may have.
+    all nodes. `threads` and `device` ("cpu" or "cuda") are the worker's; `device_share`: of the GPU's
+    memory that it may reserve; `deterministic`: whether a GPU adds in the same order every time
+    (`trainables.execution.arithmetic`). `memory`: bytes that the trial may have.
     `diagnostics`: whether its last epoch measures its paths, `latency`: whether curves measure theirs.
     `stage`: the key of a first stage to begin behind, `publish`: whether to store its own. `donor`: the name of the
     checkpoint whose weights it begins with (`trainables.training.donors`). For the driver alone: `share`, of how many
@@ -30,6 +32,8 @@ class Order:
     storage: str | None = None
     threads: int = 1
     device: str = "cpu"
+    device_share: float = 1.0
+    deterministic: bool = False
     memory: float | None = None
     diagnostics: bool = False
     latency: bool = False

@@ -9,9 +9,11 @@ A trial that was given a finished first stage begins behind it, and one that end
 stage stores it (`trainables.training.stages`); both only where the driver said so.
 
 A report of an error says whether memory ran out (`memory`: the trial is tried again when nothing else
-runs), the disk is full or the storage away (`full`, `away`: the study stops, nothing is lost). A process
-that takes more memory than a trial may have, or has not given that of its last trial back, ends itself
-(`trainables.worker.guard`); so does one whose node is leaving, in the middle of an epoch, behind a checkpoint of it.
+runs), the disk is full or the storage away (`full`, `away`: the study stops, nothing is lost). An error
+of the GPU itself (an illegal access, a failed assertion in a kernel) leaves a process that can use it no more:
+it ends itself, and the trial is tried again in another one. A process that takes more memory than a trial may
+have, or has not given that of its last trial back, ends itself (`trainables.worker.guard`); so does one whose
+node is leaving, in the middle of an epoch, behind a checkpoint of it.
 """
 
 from __future__ import annotations
@@ -36,14 +38,20 @@ from trainables.training import stages
 from trainables.training.partial import Interrupted
 from trainables.training.training import Training
 from trainables.worker.guard import Guard, end_children, leave
-from trainables.worker.machine import Meter, own_memory
+from trainables.worker.machine import Meter, own_memory, take_device_memory
 from trainables.worker.order import Order
 from trainables.worker.remote import StorageError
 from trainables.worker.shelf import Shelf
 
 _LEAK = 2e9
 """Bytes above those that a process held behind its first trial that it may keep: caches, fragments."""
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|CU\w+_STATUS_ALLOC_FAILED|DEVICE_ALLOCATION_FAILED"
+    r"|CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS asks for its workspace when it is first called
+    re.IGNORECASE,
+)
+_BROKEN = re.compile(r"\bCUDA (driver )?error\b|\bCU(BLAS|DNN|FFT|SPARSE|SOLVER)_STATUS_|\bNCCL error", re.IGNORECASE)
+_NO_DEVICE = re.compile(r"no CUDA-capable device|no kernel image|driver version|invalid device ordinal", re.IGNORECASE)
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)  # as safetensors says it
 
 
@@ -87,8 +95,10 @@ class RoutedTrainable(tune.Trainable):
         try:
             report = self._step()
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            report = {"error": reason, "traceback": traceback.format_exc(), **_trouble(error)}
+            reason, trouble = f"{type(error).__name__}: {error}".splitlines()[0], _trouble(error)
+            if not trouble and _broken(error):  # every later call on the device would fail with the same error
+                leave(self._shelf.note, "died", f"the GPU failed, and this process with it: {reason}")
+            report = {"error": reason, "traceback": traceback.format_exc(), **trouble}
         return {"report": json.dumps(report)}
 
     def _step(self) -> dict[str, Any]:
@@ -96,6 +106,8 @@ class RoutedTrainable(tune.Trainable):
             leave(self._shelf.note, "leak", self._leak)
         if self._training is None:
             torch.set_num_threads(self._order.threads)
+            if self._order.device == "cuda":
+                take_device_memory(self._order.device_share)
             self._training = self._build()
             self._training.leaving = self._shelf.leaving
             known = self._shelf.newest()
@@ -140,6 +152,7 @@ class RoutedTrainable(tune.Trainable):
             diagnostics=order.diagnostics,
             latency=order.latency,
             donor=self._shelf.at(order.donor) if order.donor else None,
+            deterministic=order.deterministic,
         )
 
     def _begin_behind(self, stage: str) -> None:
@@ -183,3 +196,12 @@ def _trouble(error: BaseException) -> dict[str, bool]:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(text):
         return {"full": True}
     return {}
+
+
+def _broken(error: BaseException) -> bool:
+    """Whether an error says that this process can use its GPU no more: CUDA's own, but for lack of memory.
+
+    Not one that says that there is none to use, which another process would meet, too.
+    """
+    text = f"{type(error).__name__}: {error}"
+    return bool(isinstance(error, torch.AcceleratorError) or _BROKEN.search(text)) and not _NO_DEVICE.search(text)

@@ -85,7 +85,7 @@ def test_what_is_worth_a_line_goes_to_stderr(cli: Run, tmp_path: Path) -> None:
         ({}, {}, (), "say which with --to (kuberay, ray-up, slurm, container), or where all go with --out FOLDER"),
         ({"workers__gpu__gpuss": 1}, {}, ("--to", "kuberay"), "unknown key 'workers.gpu.gpuss'; did you mean 'gpus'?"),
         ({"workers": {}, "slurm": ...}, {}, ("--to", "kuberay"), "zero workers"),
-        ({}, {"resources": {"gpus_per_trial": 2.0}}, ("--to", "kuberay"), "8 CPU and 1 GPU (1 GPU missing)"),
+        ({}, {"resources": {"gpus_per_trial": 2.0}}, ("--to", "kuberay"), "a trial uses one GPU at most"),
         ({}, {"resources": {"cpus_per_trial": 32.0}}, ("--to", "slurm"), "16 CPU and 4 GPU (16 CPU missing)"),
         ({"study": "none.toml"}, {}, ("--to", "kuberay"), "none.toml"),
         ({"study": ..., "preset": "digit"}, {}, ("--to", "kuberay"), "unknown preset 'digit'; did you mean 'digits'?"),

@@ -37,6 +37,10 @@ def _parse(**values: Any) -> StudySpec:
         ({"rungs": {"epochs": [3, 1]}}, "list rising epochs"),
         ({"rungs": {"epochs": [99]}}, "the last rung must come before"),
         ({"rungs": {"reduction": 1}}, "rungs.reduction = 1"),
+        (
+            {"resources": {"gpus_per_trial": 1.5}},
+            r"gpus_per_trial = 1.5: a trial uses one GPU at most; take 1 or a share",
+        ),
     ],
 )
 def test_bad_specs_get_one_line_with_the_value(values: dict[str, Any], message: str) -> None:
