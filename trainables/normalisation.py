@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.constants import constant
+
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
@@ -54,7 +56,7 @@ class Normalisation:
             mean, std = _of_each(pixels)
         else:
             mean, std = (
-                torch.tensor(values, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
+                constant(values, torch.float32, images.device).mul(255).view(1, -1, 1, 1)
                 for values in (self.mean, self.std)
             )
         return pixels.sub_(mean).div_(std)

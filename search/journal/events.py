@@ -43,6 +43,7 @@ from search.errors import InputError
 REPORT_KEYS = (
     "epoch", "phase", "comparable", "losses", "lr", "images", "cost_epochs", "seconds", "curve", "checkpoint",
     "params", "macs_full", "worker", "stage", "diagnostics", "machine", "precision", "donor",
+    "captured_steps", "uncaptured",
 )  # fmt: skip
 """What a `report` keeps of what a worker says."""
 

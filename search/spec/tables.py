@@ -174,12 +174,14 @@ class ResourceSpec(Part):
     taken for hung (``"30m"``; where it is left out, ten minutes and twenty times the longest epoch so far).
     `retries`: how often a trial may lose its worker. `price` of an hour of a GPU, or of a CPU where trials
     take no GPU, for ``budget.cost``. `deterministic`: whether a GPU computes the same from the same, to the last bit.
+    `capture`: whether it repeats training steps as CUDA graphs.
     """
 
     workers: int = Field(default=0, ge=0)
     cpus_per_trial: float = Field(default=1.0, gt=0)
     gpus_per_trial: float = Field(default=0.0, ge=0)
     deterministic: bool = False
+    capture: Literal["auto", "off"] = "auto"
     retries: int = Field(default=3, ge=0)
     memory: float | None = None
     patience: float | None = None

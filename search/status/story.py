@@ -54,6 +54,8 @@ def _says(kind: str, payload: dict[str, Any]) -> str:
         text = f"epoch {payload['epoch']} ({payload['phase']}, {payload['seconds']:.1f} s): {losses}"
         if payload.get("donor"):
             text += f"; began as {payload['donor']['from']}: {payload['donor']['tensors']} tensors"
+        if payload.get("uncaptured"):
+            text += f"; its steps are no longer captured: {payload['uncaptured']}"
         if payload.get("stage"):
             text += f"; first stage {payload['stage'][:12]} stored"
         if "curve" in payload:

@@ -32,6 +32,7 @@ def constants(spec: StudySpec, threads: int = 1) -> dict[str, Any]:
         "diagnostics": spec.diagnostics,
         "device_share": spec.resources.gpus_per_trial or 1.0,
         "deterministic": spec.resources.deterministic,
+        "capture": spec.resources.capture,
         "latency": spec.constraints.max_latency is not None,
         "memory": spec.resources.memory,
     }

@@ -36,4 +36,6 @@ def batch_of(count: int = 6, task: Task = SMALL, share: float = 0.0, steps: int 
 
 
 def terms_of(network: ColumnNetwork, batch: Batch) -> dict[str, Tensor]:
+    assert METHOD.anneal is not None
+    METHOD.anneal(network, batch.share, batch.steps)
     return METHOD.objective(network, batch, METHOD.phases(network.config)[0])

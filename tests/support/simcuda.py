@@ -16,8 +16,13 @@ project:
 A generator of the device has states of its own size, as CUDA's have. What is told to PyTorch's reserve of memory is
 kept (`Log.emptied`, `Log.fraction`).
 
-What it does not simulate: kernels and their arithmetic (autocast to CUDA does nothing here), streams, graphs, the size
-of the device's memory, and determinism. A factory that is told to make a CPU
+A CUDA graph (`torch.cuda.graph`) is recorded and replayed as on a device: capturing leaves every value as it was,
+refuses what a capture refuses (host waits, so reads of values and results whose size they decide; generators that are
+not registered, and their states), and replaying does the same operations on the same memory without Python, one launch
+in all.
+
+What it does not simulate: kernels and their arithmetic (autocast to CUDA does nothing here), streams, the size of the
+device's memory, and determinism. A factory that is told to make a CPU
 tensor from a CUDA one (``zeros_like(x, device="cpu")``) is taken for one that PyTorch itself calls for x's device. One
 simulated device at a time.
 """
@@ -38,8 +43,9 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from trainables import constants
 
 ROOT = Path(__file__).resolve().parents[2]
 _OURS = tuple(f"{ROOT}/{package}/" for package in ("cluster", "routefront", "search", "spaces", "trainables"))
@@ -104,7 +110,9 @@ class Log:
     fraction: float = 1.0
 
     def wait(self, kind: str) -> None:
-        """The host waits for the device."""
+        """The host waits for the device; within a capture a device refuses that."""
+        if _device.recording is not None:
+            raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {kind} at {_line()}")
         if not _device.quiet:
             self.waits[kind, _line()] += 1
 
@@ -132,6 +140,7 @@ class _Device:
     def __init__(self) -> None:
         self.log = Log()
         self.quiet = False  # inside what a device does in one copy
+        self.recording: _Graph | None = None
         self.calls: list[bool] = []  # of the Python calls that run: whether factories inside them take the device
         self._held: dict[int, StorageWeakRef] = {}
         self._since = 0
@@ -173,7 +182,16 @@ def _is_cuda(device: Any) -> bool:
 
 
 def _tensors(*given: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(given)[0] if isinstance(leaf, Tensor)]
+    """The tensors in arguments and results, which are nested lists, tuples and dictionaries at most."""
+    found: list[Tensor] = []
+    for each in given:
+        if isinstance(each, Tensor):
+            found.append(each)
+        elif isinstance(each, tuple | list):
+            found += _tensors(*each)
+        elif isinstance(each, dict):
+            found += _tensors(*each.values())
+    return found
 
 
 class _Calls(TorchFunctionMode):
@@ -188,6 +206,8 @@ class _Calls(TorchFunctionMode):
         some = any(map(_device.holds, _tensors(args, kwargs)))
         generator = kwargs.get("generator")  # below, PyTorch hands on another object
         if isinstance(generator, _RealGenerator):
+            if _device.recording is not None and generator not in _device.recording.generators:
+                raise RuntimeError("Attempt to increase offset for a CUDA generator not in capture mode.")
             wanted, found = (_is_cuda(asked) if asked is not None else some), _is_cuda(generator.device)
             if wanted != found:
                 kind = "a generator of cuda" if wanted else "a generator of the cpu"
@@ -231,12 +251,16 @@ class _Rules(TorchDispatchMode):
             device = _agreed(name, args, here, device)
         if there:
             _noted(func, name, args, tensors)
+        if _device.recording is not None and (there or device):
+            _device.recording.before(tensors)
         result = func(*args, **kwargs)
         known = {id(tensor) for tensor in tensors}
         storages = {_device.key(tensor) for tensor in tensors}
         for output in _tensors(result):
             if id(output) not in known and (_device.key(output) not in storages or name == "_to_copy"):
                 _device.put(output, device)  # else a view
+        if _device.recording is not None and (there or device):
+            _device.recording.record(func, args, kwargs, result)
         if device and not _device.quiet and name not in _NO_LAUNCH and name.rstrip("_") not in _NO_LAUNCH:
             _device.log.launches[_line()] += 1
         return result
@@ -305,15 +329,15 @@ _real_tensor, _real_from_numpy, _RealGenerator = torch.tensor, torch.from_numpy,
 
 
 _LONGER = 16
-"""Bytes by which a state of the device's generator is longer than one of the CPU's: neither can be set for the other."""
+"""Bytes by which a state of the device's generator is longer than one of the CPU's: none fits the other."""
 
 
-class _Generator(_RealGenerator):
+class Simulated(_RealGenerator):
     """A generator that says that it is on the device."""
 
     _place: torch.device
 
-    def __new__(cls, device: Any = "cpu") -> _Generator:
+    def __new__(cls, device: Any = "cpu") -> Simulated:
         made = _RealGenerator.__new__(cls)
         made._place = _CUDA if _is_cuda(device) else torch.device(device)
         return made
@@ -326,10 +350,24 @@ class _Generator(_RealGenerator):
         return self._place
 
     def get_state(self) -> Tensor:
+        self._refuse()
         state = super().get_state()
         return torch.cat([state, state.new_zeros(_LONGER)]) if _is_cuda(self._place) else state
 
-    def set_state(self, new_state: Tensor) -> _Generator:
+    def graphsafe_get_state(self) -> Simulated:
+        """As PyTorch's: a generator that stands for the state."""
+        return self
+
+    def graphsafe_set_state(self, state: Simulated) -> Simulated:
+        """As PyTorch's."""
+        return self.set_state(state.get_state())
+
+    def _refuse(self) -> None:
+        if _device.recording is not None:
+            raise RuntimeError("Cannot call the state of a CUDA generator during graph capture")
+
+    def set_state(self, new_state: Tensor) -> Simulated:
+        self._refuse()
         if _device.holds(new_state):
             _device.log.fault("Generator.set_state: takes a tensor of the cpu")
         if _is_cuda(self._place):
@@ -451,6 +489,92 @@ def _backward(real: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+class _Graph:
+    """A CUDA graph: what was done on the device within `_capture`, to be done again on the same memory."""
+
+    def __init__(self) -> None:
+        self.generators: list[Simulated] = []
+        self._calls: list[tuple[Any, Any, Any, Any]] = []
+        self._kept: list[Any] = []  # the graph's own memory: whatever it has made, as long as it lives
+        self._own: set[int | None] = set()
+        self._was: dict[int | None, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._states: list[Tensor] = []
+
+    def register_generator_state(self, generator: Simulated) -> None:
+        """Draws from this generator may be captured."""
+        self.generators.append(generator)
+
+    def begin(self) -> None:
+        """Capturing begins."""
+        self._states = [generator.get_state() for generator in self.generators]
+        _device.recording = self
+
+    def end(self) -> None:
+        """Capturing ends: nothing has been done so far."""
+        _device.recording = None
+        with _disable_current_modes():
+            for storage, was in self._was.values():
+                storage.copy_(was)
+        self._was.clear()
+        for generator, state in zip(self.generators, self._states, strict=True):
+            generator.set_state(state)
+
+    def before(self, tensors: Sequence[Tensor]) -> None:
+        """These tensors are about to be used: what is in memory that is not the graph's is kept until the end."""
+        for tensor in tensors:
+            key = _device.key(tensor)
+            if key is not None and key not in self._own and key not in self._was:
+                storage = tensor.untyped_storage()
+                copied = torch.UntypedStorage(storage.nbytes())
+                with _disable_current_modes():
+                    copied.copy_(storage)
+                self._was[key] = storage, copied
+
+    def record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """A call was made."""
+        before = {_device.key(tensor) for tensor in _tensors(args, kwargs)}
+        fresh = {_device.key(tensor) for tensor in _tensors(result)} - before
+        self._own |= fresh
+        self._kept.append((args, kwargs, result))
+        writes = any(argument.alias_info and argument.alias_info.is_write for argument in func._schema.arguments)
+        if fresh or writes:  # else a view
+            self._calls.append((func, args, kwargs, result))
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        """Do all of it again."""
+        _device.log.launches[_line()] += 1
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
+            for func, args, kwargs, result in self._calls:
+                given = {id(tensor) for tensor in _tensors(args, kwargs)}
+                again = func(*args, **kwargs)
+                for new, kept in zip(_tensors(again), _tensors(result), strict=True):
+                    if id(kept) not in given:
+                        if new.shape != kept.shape:
+                            raise RuntimeError(f"{func}: {tuple(kept.shape)} was captured, {tuple(new.shape)} came")
+                        kept.detach().copy_(new)
+
+
+class _capture:
+    """`torch.cuda.graph`."""
+
+    def __init__(self, graph: _Graph) -> None:
+        self._graph = graph
+
+    def __enter__(self) -> None:
+        self._graph.begin()
+
+    def __exit__(self, *_: object) -> None:
+        self._graph.end()
+
+
+class _Stream:
+    """One stream after another is all there is here."""
+
+    def wait_stream(self, other: _Stream) -> None:
+        """Nothing runs beside."""
+
+
 @contextlib.contextmanager
 def sim() -> Iterator[Log]:
     """A CUDA device for what runs inside; its log. Behind it PyTorch is as it was."""
@@ -468,7 +592,7 @@ def sim() -> Iterator[Log]:
         (Tensor, "is_cpu", property(lambda self: not _device.holds(self))),
         (torch, "tensor", _tensor),
         (torch, "from_numpy", _from_numpy),
-        (torch, "Generator", _Generator),
+        (torch, "Generator", Simulated),
         (storage, "clone", _cloning(storage.clone)),
         (torch.cuda, "_lazy_init", lambda: None),
         (torch.cuda, "is_available", lambda: True),
@@ -478,6 +602,11 @@ def sim() -> Iterator[Log]:
         (torch.cuda, "get_device_properties", lambda device=None: SimpleNamespace(total_memory=80 * 10**9)),
         (torch.cuda, "max_memory_allocated", lambda device=None: 0),
         (torch.cuda, "reset_peak_memory_stats", lambda device=None: None),
+        (torch.cuda, "CUDAGraph", _Graph),
+        (torch.cuda, "graph", _capture),
+        (torch.cuda, "Stream", _Stream),
+        (torch.cuda, "current_stream", lambda device=None: _Stream()),
+        (torch.cuda, "stream", lambda stream: contextlib.nullcontext()),
         (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
         (torch.cuda, "device_count", lambda: 1),
         (torch.cuda, "synchronize", lambda *_: log.wait("cuda.synchronize")),
@@ -489,6 +618,8 @@ def sim() -> Iterator[Log]:
     with contextlib.ExitStack() as stack:
         for owner, name, new in changes:
             stack.enter_context(patch.object(owner, name, new))
+        constants.constant.cache_clear()  # what it holds lies on the device of another `sim`, or on none
+        stack.callback(constants.constant.cache_clear)
         stack.enter_context(_Calls())
         stack.enter_context(_Rules())
         yield log

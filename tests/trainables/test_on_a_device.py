@@ -37,7 +37,7 @@ def _training(name: str, values: dict[str, Any], device: str, epochs: int = 1, *
 
 
 def test_a_second_phase_is_described_where_its_network_is(device: Log) -> None:
-    """Guards: `describe_units` left the MACs of units on the CPU, and diagnostics of two-phase IMTA failed behind it."""
+    """Guards: `describe_units` left the MACs of units on the CPU, and diagnostics of two-phase IMTA failed."""
     values = {"network": "msdnet-2", "width": 0.25, "variant": "all", "batch_size": 8}
     training = _training("imta", values, "cuda", epochs=2, diagnostics=True)
     training.step()

@@ -22,12 +22,26 @@ def one_phase(config: Any) -> tuple[Phase, ...]:
     return (Phase(name="train", optimiser=Optimiser.of(config)),)
 
 
+def one_captured_phase(config: Any) -> tuple[Phase, ...]:
+    """`one_phase`, whose steps a GPU may repeat without Python (`Phase.capturable`)."""
+    return tuple(dataclasses.replace(phase, capturable=True) for phase in one_phase(config))
+
+
 def cross_entropy_of_exits(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, Tensor]:
     """Cross entropy summed over the exits (one for networks without early exits)."""
     routed = network(batch.images, generator=batch.generator)
     smoothing = network.config.label_smoothing
     losses = [F.cross_entropy(logits, batch.labels, label_smoothing=smoothing) for logits in routed.logits]
     return {"cross_entropy": torch.stack(losses).sum()}
+
+
+def scheduled(before: float | Tensor, value: float, device: torch.device) -> float | Tensor:
+    """A number that changes from step to step: itself on a CPU, on a GPU written into the tensor that stood for it."""
+    if device.type == "cpu":
+        return value
+    if not isinstance(before, Tensor):
+        before = torch.empty((), device=device)
+    return before.fill_(value)
 
 
 def single_setting(config: Any) -> tuple[dict[str, Any], ...]:
@@ -51,7 +65,9 @@ class Method:
     - `build(config, task)`: the network. `phases(config)`: the phases of its training, in order.
       `objective(network, batch, phase)`: the terms of the loss by name, which are summed. `views(config)`: how many
       augmented copies of an image are in a batch.
-    - `begin(network, phase)`: may change the network when a phase begins. `adjust_gradients(network, batch)`: may
+    - `begin(network, phase)`: may change the network when a phase begins. `anneal(network, share, steps)`: sets what
+      depends on how much of the phase's `steps` is done (`Batch.share`), before every step; on a GPU it writes into a
+      tensor that stays (`scheduled`). `adjust_gradients(network, batch)`: may
       change gradients between backward and step. `features`: makes the `trainables.training.features.FeatureCache` of
       phases that train on features.
     - `settings(config)`: the settings of the curve. `calibrate(setting, logits)`: turns a setting into knobs by the
@@ -79,6 +95,7 @@ class Method:
     calibrate: Callable[[Mapping[str, Any], Tensor], dict[str, Any]] | None = None
     views: Callable[[Any], int] = one_view
     begin: Callable[[RoutedNetwork, Phase], None] | None = None
+    anneal: Callable[[RoutedNetwork, float, int], None] | None = None
     features: Callable[..., Any] | None = None
     adjust_gradients: Callable[[RoutedNetwork, Any], None] | None = None
     paper_cost: Callable[[RoutedNetwork], dict[str, Any]] | None = None

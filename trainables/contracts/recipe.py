@@ -238,7 +238,10 @@ class Phase:
     in eval mode when listed in `eval_mode` too, so that their batch-norm statistics stay.
     `batch_size` 0 is the configuration's. `source`: ``images``, augmented anew in every epoch, or
     ``features``, those of `cached_views` fixed augmented copies, computed once by `Method.features`.
-    `comparable`: whether the phase's curves may be compared with later ones by the rungs.
+    `comparable`: whether the phase's curves may be compared with later ones by the rungs. `capturable`: whether a GPU
+    may repeat its steps without Python (`trainables.training.captured`): no step waits for the device, all of one batch
+    size launch the same kernels, and no number of the host enters them that changes from step to step but by
+    `Method.anneal`.
     """
 
     name: str
@@ -252,6 +255,7 @@ class Phase:
     cached_views: int = 0
     batch_size: int = 0
     comparable: bool = True
+    capturable: bool = False
 
     def trains(self, parameter: str) -> bool:
         """Whether a parameter, by its full name, is trained in this phase."""

@@ -5,10 +5,11 @@ Shape legend: n images, B images of a batch, C channels, S pixels along an edge.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -113,6 +114,17 @@ class Place:
     generator: Tensor
 
 
+class Drawn(NamedTuple):
+    """A batch that is drawn and not made yet: ``make(*indices)`` makes it.
+
+    `indices` lie on the images' device, and what `make` does there depends on nothing else that changes from batch to
+    batch but the generator, so that it may be captured. None of them: the host decodes the images; nothing is captured.
+    """
+
+    indices: tuple[Tensor, ...]
+    make: Callable[..., Batch]
+
+
 def batches(
     images: Images,
     labels: Tensor,
@@ -123,6 +135,21 @@ def batches(
     generator: torch.Generator | None = None,
     place: Place | None = None,
 ) -> Iterator[Batch]:
+    """The batches of `draws`, made."""
+    drawn = draws(images, labels, data, batch_size=batch_size, views=views, generator=generator, place=place)
+    return (each.make(*each.indices) for each in drawn)
+
+
+def draws(
+    images: Images,
+    labels: Tensor,
+    data: Data,
+    *,
+    batch_size: int,
+    views: int = 1,
+    generator: torch.Generator | None = None,
+    place: Place | None = None,
+) -> Iterator[Drawn]:
     """One epoch of training: every image in `views` augmented copies, which are neighbours; shuffled.
 
     With `data.replacement` as many images as there are, drawn with replacement.
@@ -143,21 +170,28 @@ def batches(
         order = torch.randperm(count, generator=generator, device=at).to(images.device)
     step = max(1, batch_size // views)
     chunks = [chunk for chunk in order.split(step) if not len(chunk) == 1 < step]
-    how, done = data.training_augment, place.done if place else 0
+    how, done, read = data.training_augment, place.done if place else 0, None
     if isinstance(images, LazyImages):
         indices = (chunk.cpu() for chunk in chunks)
         read = images.crops(indices, views=views, area=how.area, generator=generator, done=done)
     elif how.area is not None:
         raise ValueError(f"area = {how.area}: images in memory have one size; only those in files are cropped by area")
-    else:
-        read = (images[chunk.repeat_interleave(views)] for chunk in chunks[done:])
     if place is not None:
         assert generator is not None
         generator.set_state(place.generator)
-    for chunk, pixels in zip(chunks[done:], read, strict=True):
+
+    def finished(chunk: Tensor, pixels: Tensor) -> Batch:
         truth = labels[chunk.repeat_interleave(views)]
         inputs = normalise(augment(pixels, how, generator, truth), data)
-        yield Batch(images=inputs, labels=truth, views=views, generator=generator)
+        return Batch(images=inputs, labels=truth, views=views, generator=generator)
+
+    if read is not None:
+        for chunk, pixels in zip(chunks[done:], read, strict=True):
+            yield Drawn((), functools.partial(finished, chunk, pixels))
+        return
+    assert isinstance(images, Tensor)
+    for chunk in chunks[done:]:
+        yield Drawn((chunk,), lambda chunk: finished(chunk, images[chunk.repeat_interleave(views)]))
 
 
 def in_order(images: Images, labels: Tensor, data: Data, *, batch_size: int) -> Iterator[Batch]:

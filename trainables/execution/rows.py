@@ -147,7 +147,9 @@ def split_rows(wanted: Tensor, row_of: Tensor, count: int) -> tuple[Tensor, Tens
     run = run.scatter_reduce(0, held, wanted.flatten().byte(), "amax")
     kind = run + (run & skip)  # 0 skips, 1 runs, 2 is disputed
     order = kind.argsort(stable=True)
-    skips, runs, disputes = torch.bincount(kind, minlength=3).tolist()
+    # (`bincount` would wait for its largest value besides)
+    skips, runs = torch.stack([(kind == 0).sum(), (kind == 1).sum()]).tolist()
+    disputes = count - skips - runs
     doubled, rows = order[skips + runs :], order[skips : skips + runs]
     if not disputes:
         return doubled, row_of, rows

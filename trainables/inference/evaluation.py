@@ -20,6 +20,10 @@ from trainables.data.encoded import Images
 from trainables.execution.arithmetic import ieee_float32
 from trainables.inference.prepare import prepared
 
+CPU_BATCH, DEVICE_BATCH, DEVICE_PIXELS = 128, 1024, 2**20
+"""Images of a batch of a curve: on CPUs larger ones leave the caches. A GPU waits once a gate, however large the batch
+is: it takes so many images, or as many as have so many pixels, but never fewer than a CPU."""
+
 
 @dataclass(slots=True)
 class Curve:
@@ -39,7 +43,7 @@ class Curve:
 
 @dataclass(slots=True)
 class _Tally:
-    """What is kept of the images seen so far under one setting."""
+    """What is kept of the images seen so far under one setting, on their device."""
 
     correct: list[Tensor] = field(default_factory=list)
     macs: list[Tensor] = field(default_factory=list)
@@ -48,13 +52,19 @@ class _Tally:
     exits: list[Tensor] = field(default_factory=list)
 
     def add(self, result: Inference, labels: Tensor) -> None:
-        self.correct.append(result.logits.argmax(dim=1).eq(labels).cpu())
-        self.macs.append(result.macs.cpu())
-        self.paths.append(result.path.cpu())
+        self.correct.append(result.logits.argmax(dim=1).eq(labels))
+        self.macs.append(result.macs)
+        self.paths.append(result.path)
         length = result.decisions.double().sum(dim=1) if result.length is None else result.length.double()
-        self.lengths.append(length.cpu())
+        self.lengths.append(length)
         if result.exits is not None:
-            self.exits.append(result.exits.cpu())
+            self.exits.append(result.exits)
+
+    def brought(self) -> _Tally:
+        """The same on the host: what was seen stays on the device until all of it is."""
+        names = ("correct", "macs", "paths", "lengths", "exits")
+        parts = {name: getattr(self, name) for name in names}
+        return _Tally(**{name: [torch.cat(each).cpu()] if each else [] for name, each in parts.items()})
 
     def point(self, setting: Mapping[str, Any], knobs: Knobs, exits: int) -> dict[str, Any]:
         correct, macs = torch.cat(self.correct), torch.cat(self.macs)
@@ -102,15 +112,19 @@ def curve(
     labels: Tensor,
     *,
     settings: Sequence[Mapping[str, Any]] | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> Curve:
     """The curve of a network on normalised `images` (n, channels, size, size) without augmentation.
 
     Gates are swept in one pass that branches where decisions differ. Calibrated knobs (exit
     thresholds) are found on one half of the images and scored on the other, both ways; the knobs
-    that are stored come from the whole. The network's mode is left as it was.
+    that are stored come from the whole. The network's mode is left as it was. `batch_size` is by
+    default `CPU_BATCH`, on other devices what `DEVICE_BATCH` and `DEVICE_PIXELS` allow.
     """
+    if batch_size is None:
+        fitting = min(DEVICE_BATCH, DEVICE_PIXELS // images.shape[-1] ** 2)
+        batch_size = CPU_BATCH if labels.device.type == "cpu" else max(CPU_BATCH, fitting)
     started = time.perf_counter()
     training = network.training
     network.eval()
@@ -124,6 +138,7 @@ def curve(
             tallies, knobs, order = _swept(prepared(network), images, labels, asked, batch_size, seed)
     finally:
         network.train(training)
+    tallies = [tally.brought() for tally in tallies]
     points = [
         tally.point(setting, k, len(network.exits)) for tally, setting, k in zip(tallies, asked, knobs, strict=True)
     ]
@@ -158,7 +173,7 @@ def _calibrated(
 ) -> tuple[list[_Tally], list[Mapping[str, Any]], Tensor]:
     assert method.calibrate is not None
     logits = exit_logits(network, images, batch_size)
-    even, odd = torch.arange(0, len(labels), 2), torch.arange(1, len(labels), 2)
+    even, odd = (torch.arange(begin, len(labels), 2, device=labels.device) for begin in (0, 1))
     tallies: list[_Tally] = []
     knobs: list[Mapping[str, Any]] = []
     for setting in asked:
@@ -168,7 +183,7 @@ def _calibrated(
             tally.add(network.replay(logits[:, scored_on], found), labels[scored_on])
         tallies.append(tally)
         knobs.append(method.calibrate(setting, logits))
-    return tallies, knobs, torch.argsort(torch.cat([even, odd]))
+    return tallies, knobs, torch.argsort(torch.cat([even, odd])).cpu()
 
 
 @torch.inference_mode()
@@ -188,5 +203,6 @@ def evaluate(
             tally.add(fast.infer(batch, knobs, generator=generator), truth)
     finally:
         network.train(training)
+    tally = tally.brought()
     point = tally.point({}, knobs, len(network.exits))
     return Curve([point], torch.cat(tally.correct)[None].numpy(), {}, time.perf_counter() - started)

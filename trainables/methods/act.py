@@ -43,7 +43,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces import act, sact
-from trainables.contracts.method import Method
+from trainables.contracts.method import Method, one_captured_phase
 from trainables.contracts.network import RoutedNetwork, Task
 from trainables.contracts.recipe import Batch, DonorConfig, Phase, require
 from trainables.networks.halting.heads import NEVER, HaltingHead, SpatialHead
@@ -157,6 +157,7 @@ METHOD = Method(
     published=act.PAPER,
     Config=Config,
     build=build,
+    phases=one_captured_phase,
     networks=PREACT_NETWORKS[1:],
     variants=Config.variants,
     knobs={

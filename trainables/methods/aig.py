@@ -165,7 +165,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
 
 def phases(config: Config) -> tuple[Phase, ...]:
     """Everything together, on sampled decisions."""
-    return (Phase(name="train", optimiser=Optimiser.of(config), relaxation=config.relaxation),)
+    return (Phase(name="train", optimiser=Optimiser.of(config), relaxation=config.relaxation, capturable=True),)
 
 
 def settings(config: Config) -> tuple[dict[str, Any], ...]:

@@ -162,7 +162,9 @@ def phases(config: Config) -> tuple[Phase, ...]:
     layers = ("stem", "blocks", "classifier")
     first = 0.0 if config.donor else config.pretrain_share
     left = 1 - first
-    pretrain = Phase(name=PRETRAIN, optimiser=Optimiser.of(config), share=first, trained=layers, comparable=False)
+    pretrain = Phase(
+        name=PRETRAIN, optimiser=Optimiser.of(config), share=first, trained=layers, comparable=False, capturable=True
+    )
     curriculum = Phase(
         name=CURRICULUM,
         optimiser=Optimiser(lr=config.policy_lr, kind="adam"),

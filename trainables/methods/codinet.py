@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.codinet import PAPER, SPACE
+from trainables.constants import constant
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork, Task
 from trainables.contracts.recipe import LEARNING_RATE, Batch, DonorConfig, Optimiser, Phase, require
@@ -200,7 +201,7 @@ def target_loss(decisions: Tensor, target: float) -> Tensor:
 
 def block_costs(network: GatedResNet, unit: str, like: Tensor) -> Tensor:
     """c_k (N,) of the gated blocks: in mean blocks, GFLOPs of two per MAC, or fractions of their sum."""
-    macs = torch.tensor(network.gated_macs, dtype=like.dtype, device=like.device)
+    macs = constant(network.gated_macs, like.dtype, like.device)
     return macs / {"block": macs.mean(), "fraction": macs.sum(), "gflops": 0.5e9}[unit]
 
 
@@ -259,6 +260,7 @@ def phases(config: Config) -> tuple[Phase, ...]:
         optimiser=Optimiser.of(config),
         share=1 - config.stage2_share,
         relaxation=training_relaxation(config),
+        capturable=True,
     )
     if config.stage2_share == 0:
         return (first,)
@@ -274,6 +276,7 @@ def phases(config: Config) -> tuple[Phase, ...]:
         frozen=("router.",),
         eval_mode=("router",),
         relaxation=relaxation,
+        capturable=True,
     )
     return first, second
 

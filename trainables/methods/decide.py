@@ -58,7 +58,8 @@ import torch
 from torch import Tensor
 
 from spaces.decide import PAPER, SPACE
-from trainables.contracts.method import Method
+from trainables.constants import constant
+from trainables.contracts.method import Method, scheduled
 from trainables.contracts.network import RoutedNetwork, Task
 from trainables.contracts.recipe import Batch, DonorConfig, HalfLife, Optimiser, Phase, require
 from trainables.networks.columns.costs import classification_costs, squared_weights, targets, throughput
@@ -197,7 +198,13 @@ def static_chain(config: Config, task: Task) -> dict[str, Any]:
 
 def phases(config: Config) -> tuple[Phase, ...]:
     """Everything together; the decay of weights is a term of the loss."""
-    return (Phase(name="train", optimiser=Optimiser.of(config, weight_decay=0.0, half_life=lr_half_life(config))),)
+    return (
+        Phase(
+            name="train",
+            optimiser=Optimiser.of(config, weight_decay=0.0, half_life=lr_half_life(config)),
+            capturable=True,
+        ),
+    )
 
 
 def lr_half_life(config: Config) -> HalfLife:
@@ -237,7 +244,7 @@ def prices_of(network: ColumnNetwork, batch: Batch) -> Tensor:
     count, device = len(batch.labels), batch.images.device
     if not config.dynamic_k_cpt:
         return torch.full((count,), config.k_cpt * network.reference, device=device)
-    values = torch.tensor(k_cpts(config), device=device) * network.reference
+    values = constant(k_cpts(config), torch.get_default_dtype(), device) * network.reference
     at = batch.generator.device if batch.generator is not None else device
     return values[torch.randint(len(values), (count,), generator=batch.generator, device=at).to(device)]
 
@@ -259,7 +266,6 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     assert isinstance(network, ColumnNetwork)
     config: Config = network.config
     acts = config.variant == "actor"
-    network.temperature = temperature(config, batch.share, batch.steps)
     price = prices_of(network, batch)
     routed = network(batch.images, price=price if network.priced else None, generator=batch.generator)
     smoothing = config.label_smoothing
@@ -288,6 +294,13 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     wanted = targets(network, errors.detach(), price, ruled)
     terms["regression"] = config.k_cre * (reached.detach() * (scores - wanted).square()).sum(dim=1).mean()
     return terms
+
+
+def anneal(network: RoutedNetwork, share: float, steps: int) -> None:
+    """The temperature of the next step."""
+    assert isinstance(network, ColumnNetwork)
+    value = temperature(network.config, share, steps)
+    network.temperature = scheduled(network.temperature, value, network.unit_macs.device)
 
 
 def adjust_gradients(network: RoutedNetwork, batch: Batch) -> None:
@@ -344,5 +357,6 @@ METHOD = Method(
     donor=static_chain,
     settings=settings,
     adjust_gradients=adjust_gradients,
+    anneal=anneal,
     paper_cost=paper_cost,
 )

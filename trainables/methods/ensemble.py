@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.ensemble import PAPER, SPACE
-from trainables.contracts.method import Method
+from trainables.contracts.method import Method, one_captured_phase
 from trainables.contracts.network import Inference, Knobs, Routed, RoutedNetwork, Task, Unit
 from trainables.contracts.recipe import Batch, Phase, TrainingConfig, require
 from trainables.methods import multipath, static
@@ -176,6 +176,7 @@ METHOD = Method(
     published=PAPER,
     Config=Config,
     build=build,
+    phases=one_captured_phase,
     networks=NETWORKS,
     knobs={"members": "ours: how many of the members answer, the first ones"},
     objective=objective,

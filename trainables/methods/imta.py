@@ -205,7 +205,7 @@ def build(config: Config, task: Task) -> MSDNet:
 def phases(config: Config) -> tuple[Phase, ...]:
     """One phase by the shared recipe, or a share of it and the last layers on the frozen rest."""
     if not two_phases(config):
-        return (Phase(name="train", optimiser=Optimiser.of(config)),)
+        return (Phase(name="train", optimiser=Optimiser.of(config), capturable=True),)
     trunk = ("stages.", "classifiers.")
     second = Phase(
         name=PHASE2,
@@ -216,10 +216,12 @@ def phases(config: Config) -> tuple[Phase, ...]:
         eval_mode=("stages", "classifiers") if config.phase2_bn == "eval" else (),
         source="features" if config.cached_views else "images",
         cached_views=config.cached_views,
+        capturable=True,
     )
     if config.phase1 or config.donor:
         return (second,)
-    first = Phase(name=PHASE1, optimiser=Optimiser.of(config), share=1 - config.phase2_share, trained=trunk)
+    share = 1 - config.phase2_share
+    first = Phase(name=PHASE1, optimiser=Optimiser.of(config), share=share, trained=trunk, capturable=True)
     return first, second
 
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spaces.multipath import PAPER, SPACE
-from trainables.contracts.method import Method
+from trainables.contracts.method import Method, one_captured_phase
 from trainables.contracts.network import RoutedNetwork, Task
 from trainables.contracts.recipe import TrainingConfig, require
 from trainables.networks.initialisation import he_fan_out
@@ -134,6 +134,7 @@ METHOD = Method(
     published=PAPER,
     Config=Config,
     build=build,
+    phases=one_captured_phase,
     networks=NETWORKS,
     variants=ROUTINGS,
     knobs={

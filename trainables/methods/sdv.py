@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.sdv import PAPER, SPACE
+from trainables.constants import constant
 from trainables.contracts.method import Method
 from trainables.contracts.network import Knobs, Routed, RoutedNetwork, Task
 from trainables.contracts.recipe import DonorConfig, Optimiser, Phase, require
@@ -153,7 +154,7 @@ class StochasticDepthResNet(GatedResNet):
         require(number and 0 <= drop <= 1, "drop", drop, "must be a rate in [0, 1]")
         whole = isinstance(seed, int) and not isinstance(seed, bool)
         require(whole, "seed", seed, "must be a whole number")
-        rates = torch.tensor(self.config.rates(self.gates, float(drop)), device=inputs.device)
+        rates = constant(tuple(self.config.rates(self.gates, float(drop))), torch.get_default_dtype(), inputs.device)
         return 2.0 * (image_noise(inputs, seed, self.gates) < rates)
 
     def forward(
@@ -213,7 +214,8 @@ def donor(config: Config, task: Task) -> dict[str, Any]:
 
 def phases(config: Config) -> tuple[Phase, ...]:
     """Everything together, on drawn masks."""
-    return (Phase(name="train", optimiser=Optimiser.of(config), relaxation="bernoulli"),)
+    drawn_here = config.variant == "original"  # which blocks run is read from the device once a step
+    return (Phase(name="train", optimiser=Optimiser.of(config), relaxation="bernoulli", capturable=not drawn_here),)
 
 
 def settings(config: Config) -> tuple[dict[str, Any], ...]:

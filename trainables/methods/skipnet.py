@@ -153,7 +153,7 @@ def build(config: Config, task: Task) -> GatedResNet:
 
 def phases(config: Config) -> tuple[Phase, ...]:
     """SP, then HRL at a constant small rate; or one of both from scratch by the shared recipe."""
-    supervised = Phase(name="sp", optimiser=Optimiser.of(config), relaxation=config.relaxation)
+    supervised = Phase(name="sp", optimiser=Optimiser.of(config), relaxation=config.relaxation, capturable=True)
     if config.variant == "sp":
         return (supervised,)
     if config.variant in ("hrl_s", "rl"):
@@ -163,6 +163,7 @@ def phases(config: Config) -> tuple[Phase, ...]:
         optimiser=Optimiser.of(config, lr=config.hrl_lr, schedule="step", decay_at=(), warmup=0.0),
         share=config.hrl_share,
         relaxation="bernoulli",
+        capturable=True,
     )
     return dataclasses.replace(supervised, share=1 - config.hrl_share), refined
 
@@ -209,7 +210,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     terms: dict[str, Tensor] = {}
     label_term = losses.new_zeros(())
     if phase.name == "rl":
-        labels = torch.multinomial(routed.output.detach().softmax(dim=1), 1, generator=batch.generator).squeeze(1)
+        labels = drawn(routed.output.detach().softmax(dim=1), batch.generator)
         wrong = labels.ne(batch.labels).to(losses.dtype)
         label_term = (F.cross_entropy(routed.output, labels, reduction="none") * -beta * wrong).mean()
         losses = wrong
@@ -218,6 +219,14 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     earned = rewards(routed.decisions, losses, alpha=config.alpha, beta=beta, discount=config.discount)
     term = policy_loss(routed.aux["gate_logits"], routed.decisions, earned) + label_term
     return {**terms, "policy": config.rl_weight * term}
+
+
+def drawn(shares: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One of C drawn by its share, (B, C) to (B,): what `torch.multinomial` draws, which waits to check its input.
+
+    The largest of p / q, q being exponential, is at c with probability p_c.
+    """
+    return (shares / torch.empty_like(shares).exponential_(1, generator=generator)).argmax(dim=1)
 
 
 def begin(network: RoutedNetwork, phase: Phase) -> None:

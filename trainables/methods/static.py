@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spaces.static import PAPER, SPACE
-from trainables.contracts.method import Method
+from trainables.contracts.method import Method, one_captured_phase
 from trainables.contracts.network import RoutedNetwork, Task
 from trainables.contracts.recipe import TrainingConfig, require
 from trainables.networks.initialisation import he_fan_out
@@ -72,6 +72,7 @@ METHOD = Method(
     published=PAPER,
     Config=Config,
     build=build,
+    phases=one_captured_phase,
     networks=(*RESIDUAL_NETWORKS, *DENSE_NETWORKS),
     paper_cost=paper_cost,
 )

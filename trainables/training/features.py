@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainables.contracts.network import evaluating
 from trainables.contracts.recipe import Batch
-from trainables.data.augment import Place, augment, normalise
+from trainables.data.augment import Drawn, Place, augment, normalise
 from trainables.data.encoded import Images, LazyImages
 from trainables.data.splits import Data
 from trainables.inference.prepare import prepared
@@ -77,6 +77,10 @@ class FeatureCache:
         """(V, n, F)"""
 
     def batches(self, batch_size: int, generator: torch.Generator, place: Place | None = None) -> Iterator[Batch]:
+        """The batches of `draws`, made."""
+        return (each.make(*each.indices) for each in self.draws(batch_size, generator, place))
+
+    def draws(self, batch_size: int, generator: torch.Generator, place: Place | None = None) -> Iterator[Drawn]:
         """One epoch, shuffled: every image once, in a copy that is drawn; ``images`` of a batch are (B, F).
 
         Of data that is drawn with replacement, as many images as there are. A last batch of a single
@@ -92,10 +96,14 @@ class FeatureCache:
         done = place.done if place else 0
         if place is not None:
             generator.set_state(place.generator)
+
+        def made(view: Tensor, index: Tensor) -> Batch:
+            return Batch(images=self.features[view, index], labels=self.labels[index], generator=generator)
+
         for index, view in zip(order.split(batch_size)[done:], drawn.split(batch_size)[done:], strict=True):
             if len(index) == 1 < batch_size:
                 return
-            yield Batch(images=self.features[view, index], labels=self.labels[index], generator=generator)
+            yield Drawn((view, index), made)
 
 
 def cache_of(

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from trainables import checkpoints
 from trainables.contracts.method import Method
-from trainables.contracts.recipe import Batch, Phase, plan
-from trainables.data.augment import Place, batches, normalise, to_device
+from trainables.contracts.recipe import Phase, plan
+from trainables.data.augment import Drawn, Place, draws, normalise, to_device
 from trainables.data.splits import Data
 from trainables.diagnostics.measure import Diagnostics, diagnose, usual_setting
 from trainables.execution.arithmetic import deterministic_on
@@ -28,6 +28,7 @@ from trainables.networks.resnet.imagenet import load_pretrained
 from trainables.training import donors
 from trainables.training.partial import Interrupted, Partial
 from trainables.training.precision import computes_bfloat16
+from trainables.training.steps import CAPTURES, Steps, steps_of
 
 _log = logging.getLogger(__name__)
 Report = dict[str, Any]
@@ -48,6 +49,9 @@ class Training:
     `leaving` is asked after every step: where it says yes, `step` raises `training.partial.Interrupted`, and `save`
     then keeps the part of the epoch that is done (`partial`); whoever restores it ends with the same weights.
 
+    On a GPU the steps are captured as CUDA graphs where that is possible (`trainables.training.steps`), with
+    ``capture="off"`` never; `uncaptured` says why that ended.
+
     `donor`: the checkpoint folder or file of a trained static network to begin with (`trainables.training.donors`),
     where it is not what the configuration's `donor` says, or says none. It is read before the first epoch, whose report
     tells under ``donor`` what was taken (`donated`). Raises `ValueError` where the method takes none.
@@ -67,7 +71,10 @@ class Training:
         latency: bool = False,
         donor: Path | str | None = None,
         deterministic: bool = False,
+        capture: str = "auto",
     ) -> None:
+        if capture not in CAPTURES:
+            raise ValueError(f"capture = {capture!r}: must be {' or '.join(CAPTURES)}")
         if donor is not None and method.donor is None:
             raise ValueError(f"donor = {str(donor)!r}: {method.name} begins with no other network's weights")
         if donor is not None and not config.donor:
@@ -77,6 +84,8 @@ class Training:
         self.method, self.config, self.data, self.seed = method, config, data.for_config(config), seed
         self.diagnostics, self.latency = diagnostics, latency
         self.device, self.deterministic = torch.device(device), deterministic
+        self.capture, self.uncaptured = capture, ""
+        self.steps: Steps | None = None
         auto = config.precision == "auto" and computes_bfloat16(self.device)
         self.bfloat16 = auto or config.precision == "bfloat16"
         self.plan = plan(method.phases(config), epochs)
@@ -123,7 +132,7 @@ class Training:
         """Make the phase of an epoch the current one: what is trained, how, by which optimiser."""
         phase, first, last = next(entry for entry in self.plan if entry[1] <= epoch <= entry[2])
         if phase is not self.phase:
-            self.phase, self.cache = phase, None
+            self.phase, self.cache, self.steps = phase, None, None
             self.network.relaxation = phase.relaxation
             for name, parameter in self.network.named_parameters():
                 parameter.requires_grad_(phase.trains(name))
@@ -184,6 +193,10 @@ class Training:
             "cost_epochs": self.cost_epochs,
             "seconds": seconds,
         }
+        if self.device.type == "cuda":
+            report["captured_steps"] = self.steps.captured if self.steps is not None else 0  # of the phase so far
+            if self.uncaptured:
+                report["uncaptured"] = self.uncaptured
         if epoch == 1 and self.donated is not None:
             report["donor"] = self.donated
         self.last_curve = None
@@ -353,10 +366,9 @@ def train_epoch(
     Goes on behind `training.partial`, and leaves it there where `training.leaving` says so after a step.
     Raises `Interrupted` then, `FloatingPointError` where a loss is not finite.
     """
-    optimiser, config, partial = training.optimiser, training.config, training.partial
-    assert optimiser is not None
-    size = phase.batch_size or config.batch_size
-    steps = math.ceil(len(training.labels) / max(1, size // views))
+    partial, size = training.partial, phase.batch_size or training.config.batch_size
+    each = max(1, size // views)
+    steps = math.ceil(len(training.labels) / each)
     history: list[Tensor] = []
     names: list[str] = []
     place = None
@@ -366,22 +378,13 @@ def train_epoch(
         place = Place(partial.steps, partial.now)
     began = training.generator.get_state()
     rate = phase.optimiser.lr
-    for index, batch in enumerate(_batches(training, phase, size, views, place), len(history)):
-        batch.share, batch.steps = (epoch + index / steps) / epochs, steps * epochs
-        rate = phase.optimiser.lr_at(batch.share, batch.steps)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        if batch.images.dim() == 4:
-            batch.images = batch.images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.bfloat16):
-            terms = training.method.objective(training.network, batch, phase)
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        if training.method.adjust_gradients is not None:
-            training.method.adjust_gradients(training.network, batch)
-        optimiser.step()
-        names = list(terms)
-        history.append(torch.stack([term.detach() for term in terms.values()]))
+    if training.steps is None or training.steps.phase is not phase:
+        training.steps = steps_of(training, phase, each)
+    for index, drawn in enumerate(_draws(training, phase, size, views, place), len(history)):
+        share = (epoch + index / steps) / epochs
+        rate = phase.optimiser.lr_at(share, steps * epochs)
+        history.append(training.steps(drawn, share=share, steps=steps * epochs))
+        names = training.steps.names
         if training.leaving():
             now = training.generator.get_state()
             training.partial = Partial(index + 1, names, torch.stack(history).cpu(), began, now)
@@ -400,15 +403,15 @@ def train_epoch(
     return dict(zip(names, means, strict=True)), rate
 
 
-def _batches(training: Training, phase: Phase, size: int, views: int, place: Place | None) -> Iterator[Batch]:
+def _draws(training: Training, phase: Phase, size: int, views: int, place: Place | None) -> Iterator[Drawn]:
     """One epoch of a phase, from images or from features that are computed in its first epoch here."""
     images, labels, data, generator = training.images, training.labels, training.data, training.generator
     if phase.source == "images":
-        return batches(images, labels, data, batch_size=size, views=views, generator=generator, place=place)
+        return draws(images, labels, data, batch_size=size, views=views, generator=generator, place=place)
     method = training.method
     if method.features is None:
         raise ValueError(f"phase {phase.name!r} reads {phase.source!r}, which {method.name} does not make")
     if training.cache is None:  # its copies follow from the seed: a restored training makes the same
         of = training.network, images, labels, data
         training.cache = method.features(*of, views=phase.cached_views, seed=training.seed + 2)
-    return training.cache.batches(size, generator, place)
+    return training.cache.draws(size, generator, place)

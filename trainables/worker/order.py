@@ -15,7 +15,8 @@ class Order:
     curve is measured. `checkpoints`: the study's folder of them, `storage` its address where it lies in no folder of
     all nodes. `threads` and `device` ("cpu" or "cuda") are the worker's; `device_share`: of the GPU's
     memory that it may reserve; `deterministic`: whether a GPU adds in the same order every time
-    (`trainables.execution.arithmetic`). `memory`: bytes that the trial may have.
+    (`trainables.execution.arithmetic`), `capture`: whether it repeats steps without Python
+    (`trainables.training.steps`). `memory`: bytes that the trial may have.
     `diagnostics`: whether its last epoch measures its paths, `latency`: whether curves measure theirs.
     `stage`: the key of a first stage to begin behind, `publish`: whether to store its own. `donor`: the name of the
     checkpoint whose weights it begins with (`trainables.training.donors`). For the driver alone: `share`, of how many
@@ -34,6 +35,7 @@ class Order:
     device: str = "cpu"
     device_share: float = 1.0
     deterministic: bool = False
+    capture: str = "auto"
     memory: float | None = None
     diagnostics: bool = False
     latency: bool = False

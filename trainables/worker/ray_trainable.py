@@ -153,6 +153,7 @@ class RoutedTrainable(tune.Trainable):
             latency=order.latency,
             donor=self._shelf.at(order.donor) if order.donor else None,
             deterministic=order.deterministic,
+            capture=order.capture,
         )
 
     def _begin_behind(self, stage: str) -> None:

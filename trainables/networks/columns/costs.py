@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from trainables.constants import constant
 from trainables.networks.columns.network import ColumnNetwork
 from trainables.networks.columns.tree import Node, exits_at, sinks_at
 
@@ -24,7 +25,7 @@ def classification_costs(logits: Tensor, labels: Tensor, epsilon: float, smoothi
     `smoothing` is the share of the target that is spread over all classes.
     """
     every = logits.log_softmax(dim=1)
-    floor = every.new_tensor(math.log(epsilon / logits.shape[1]))
+    floor = constant((math.log(epsilon / logits.shape[1]),), every.dtype, every.device)
     if smoothing:
         every = torch.logaddexp(every + math.log1p(-epsilon), floor)
         return -(1 - smoothing) * every.gather(1, labels[:, None]).squeeze(1) - smoothing * every.mean(dim=1)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.constants import constant
 from trainables.contracts.network import Exit, Inference, Knobs, Routed, RoutedNetwork, Task, Unit
 from trainables.execution.macs import macs_of
 from trainables.execution.rows import take
@@ -64,7 +65,8 @@ class ColumnNetwork(RoutedNetwork):
         epsilon: float = 1e-6,
     ) -> None:
         super().__init__(config, task)
-        self.nodes, self.epsilon, self.temperature = tuple(nodes), epsilon, 1.0
+        self.nodes, self.epsilon = tuple(nodes), epsilon
+        self.temperature: float | Tensor = 1.0
         self.price_scale, self.priced = price_scale, price_scale > 0
         self.throughput: Tensor | None = None  # (U,) of the last training step, for the method
         self.exits_at, self.sinks_at = exits_at(nodes), sinks_at(nodes)
@@ -220,7 +222,7 @@ class ColumnNetwork(RoutedNetwork):
 
         def share(n: int, p: Tensor) -> Tensor:
             least = [1] * self.nodes[n].answers + [below[child] for child in self.nodes[n].children]
-            floors = p.new_tensor(least) * (self.epsilon / count)
+            floors = constant(tuple(least), p.dtype, p.device) * (self.epsilon / count)
             free = (p - self.epsilon * below[n] / count)[:, None]
             return free * probabilities[:, self.sinks_at[n]] + floors
 

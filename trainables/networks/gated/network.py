@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.constants import constant
 from trainables.contracts.network import Inference, Knobs, Routed, Task, Unit
 from trainables.contracts.router import Router
 from trainables.execution.rows import Sums, overwriting, run_either, run_rows, split_rows, take
@@ -180,7 +181,8 @@ class GatedResNet(ResidualNetwork):
         """Executed share of every unit (B, U) under decisions (B, G)."""
         always = len(self.units) - self.gates - len(self._costly_skips)  # the routers
         routers = decisions.new_ones(len(decisions), always)
-        return torch.cat([decisions, 1 - decisions[:, self._costly_skips], routers], dim=1)
+        costly = constant(tuple(self._costly_skips), torch.long, decisions.device)
+        return torch.cat([decisions, 1 - decisions.index_select(1, costly), routers], dim=1)
 
     def enter(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The features before the first gate and the router's memory."""

@@ -11,7 +11,6 @@ from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -157,8 +156,9 @@ class ExitNetwork(RoutedNetwork):
             read, features = self.hand_over(i, stage(*features))
             logits.append(self.answer(i, read, logits[-1] if logits else None))
         if decisions is None:
-            taken = torch.full((len(inputs),), len(logits) - 1, device=inputs.device)
-            decisions, output = F.one_hot(taken, len(logits)).to(logits[-1].dtype), logits[-1]
+            output = logits[-1]
+            decisions = output.new_zeros(len(inputs), len(logits))
+            decisions[:, -1] = 1
         else:
             output = torch.einsum("bk,kbc->bc", decisions.to(logits[-1].dtype), torch.stack(logits))
         return Routed(tuple(logits), output, decisions, self.path_macs(self._path(decisions)))
@@ -215,7 +215,7 @@ class ExitNetwork(RoutedNetwork):
                 break
         assert answers is not None
         exits = torch.full((1,), leaving, device=inputs.device)
-        decisions = F.one_hot(exits, len(self.exits)).to(inputs.dtype)
+        decisions = _one_hot(exits, len(self.exits), inputs.dtype)
         path = self._path(decisions)
         return Inference(answers.to(inputs.dtype), path, self.path_macs(path), decisions, exits)
 
@@ -236,7 +236,7 @@ class ExitNetwork(RoutedNetwork):
 
     def _answered(self, logits: Tensor, exits: Tensor) -> Inference:
         """What images get that leave at exits (B,): logits (K, B, C)."""
-        decisions = F.one_hot(exits, len(self.exits)).to(logits.dtype)
+        decisions = _one_hot(exits, len(self.exits), logits.dtype)
         path = self._path(decisions)
         chosen = logits[exits, torch.arange(logits.shape[1], device=logits.device)]
         return Inference(chosen, path, self.path_macs(path), decisions, exits)
@@ -246,6 +246,11 @@ def _joined(parts: Sequence[Inference]) -> Inference:
     """Results of one setting on parts of a batch."""
     names = ("logits", "path", "macs", "decisions", "exits")
     return Inference(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def _one_hot(exits: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """(B,) to (B, `count`). PyTorch's own reads the largest value back."""
+    return (exits[:, None] == torch.arange(count, device=exits.device)).to(dtype)
 
 
 def _shared(one: Tensor, other: Tensor) -> bool:
