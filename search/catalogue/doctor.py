@@ -40,6 +40,8 @@ def checks() -> Iterator[Check]:
     for module in ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "moocore", "safetensors", "sklearn"):
         yield Check(module, lambda module=module: _version(module))
     yield Check("devices", _devices)
+    yield Check("GPU", _gpus, needed=False)
+    yield Check("GPU self-test", _self_test, needed=_has_gpu())
     yield Check("studies", _studies)
     yield Check("SQLite", _sqlite)
     yield Check("PostgreSQL", _postgres, needed=False)
@@ -70,6 +72,37 @@ def _devices() -> str:
     low = "bfloat16" if fast else "bfloat16 only by slow emulation (precision = auto takes float32)"
     limited = f" (of {there}: affinity and cgroup quotas decide)" if cores != there else ""
     return f"{cores} CPU cores{limited}, {', '.join(gpus) if gpus else 'no GPU'}, {low}"
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.device_count() > 0
+
+
+def _gpus() -> str:
+    from trainables.worker.gpus import seen, surroundings
+
+    each = [
+        f"{gpu.name}, {gpu.memory / 1e9:.0f} GB, compute capability {gpu.capability},"
+        f" {'bfloat16' if gpu.bfloat16 else 'no bfloat16'}"
+        for gpu in seen()
+    ]
+    return "; ".join([*each, *(f"{name}: {words}" for name, words in surroundings().items())])
+
+
+def _self_test() -> str:
+    if not _has_gpu():
+        raise LookupError("no GPU here: what routefront does on one is proven on a simulated device only")
+    from trainables.worker.gpus import self_test
+
+    row = self_test()
+    captured = row["uncaptured"] or f"{row['captured_ms']:.1f} ms"
+    return (
+        f"{row['method']} on {row['network']}, batch {row['batch']}: a step {row['written_ms']:.1f} ms as written,"
+        f" captured {captured}; a hard pass {row['hard_ms']:.1f} ms, the whole network {row['dense_ms']:.1f} ms;"
+        f" logits within {row['off']:.1g} of the CPU's"
+    )
 
 
 def _studies() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,13 +178,41 @@ def _loaded(name: str, root: Path) -> dict[str, Any]:
     }
 
 
-def doctor(as_json: Json = False) -> None:
+def _report_gpu(path: Path, as_json: bool) -> None:
+    from trainables.worker.gpus import report, seen
+
+    if not path.parent.is_dir():
+        raise InputError(f"--gpu-report {path}: there is no folder {path.parent}")
+    try:
+        seen()
+    except ValueError as error:
+        raise InputError(f"--gpu-report {path}: {error}") from None
+    with progress("measuring the GPU, 8 minutes at most", as_json):
+        found = report()
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    if as_json:
+        print_json(found)
+        return
+    out.print(f"{len(found['measured'])} networks measured in {found['seconds']:.0f} s; the figures are in {path}")
+
+
+def doctor(
+    gpu_report: Annotated[
+        Path | None,
+        typer.Option(help="Measure this machine's GPU (8 minutes at most) and write the figures there, as JSON."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Versions, devices, Ray, databases, MLflow, dataset folders: what works, what does not.
 
-    Example: routefront doctor --json
+    Examples: routefront doctor --json
+    routefront doctor --gpu-report gpu.json
     """
     from search.catalogue.doctor import checks
 
+    if gpu_report is not None:
+        _report_gpu(gpu_report, as_json)
+        return
     found = []
     for check in checks():
         with progress(f"checking {check.name}", as_json):

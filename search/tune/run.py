@@ -22,6 +22,7 @@ from cluster.survey import FolderMarker, Marker, Survey
 from search.engine.driver import Driver
 from search.errors import InputError, RunError
 from search.journal.database import LeaseLostError
+from search.spec.study import StudySpec
 from search.studies.marker import StoredMarker
 from search.tune.signals import heeded
 from trainables.data.splits import Data
@@ -53,6 +54,9 @@ def run(
     Raises `InputError` where the cluster cannot be reached or holds no trial, `RunError` where Tune
     itself fails.
     """
+    if address is None and trainable is None and driver.spec.resources.gpus_per_trial:
+        say("looking at this machine's GPU")
+        _look_at_gpus(driver.spec, data)
     say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
     ray, nodes = _connect(driver, address)
     if address is not None:
@@ -72,6 +76,23 @@ def _refused() -> Iterator[None]:
         yield
     except (ConnectionError, StorageError, ValueError) as error:
         raise InputError(str(error)) from None
+
+
+def _look_at_gpus(spec: StudySpec, data: Data) -> None:
+    """Raise `InputError` with one line where trials could not use this machine's GPUs."""
+    from search.planning.sharing import sizes_of
+    from trainables.worker.gpus import refusal, seen
+    from trainables.worker.probe import device_estimate
+
+    precisions = [str(values["precision"]) for values in spec.methods.values() if "precision" in values]
+    try:
+        gpus, smallest = seen(), sizes_of(spec, data)[0]
+    except ValueError as error:
+        share = spec.resources.gpus_per_trial
+        raise InputError(f"resources.gpus_per_trial = {share:g}, and {error}") from None
+    why = refusal(gpus, spec.resources.gpus_per_trial, precisions, device_estimate(smallest.config, data))
+    if why:
+        raise InputError(why)
 
 
 def _connect(driver: Driver, address: str | None) -> tuple[Any, list[Node]]:
