@@ -24,7 +24,7 @@ from tests.support.noise import noise
 from tests.support.simcuda import Log, Simulated, sim
 from trainables.inference.latency import milliseconds
 from trainables.registry import get_method
-from trainables.serving import load_prepared
+from trainables.serving import Forms, load_prepared
 from trainables.training import steps
 from trainables.training.partial import Interrupted
 from trainables.training.training import Training
@@ -124,7 +124,8 @@ def _served(training: Training, folder: Path) -> None:
     assert training.last_curve is not None
     knobs = [point["knobs"] for point in training.last_curve.points][:2]
     assert all(ms > 0 for ms in milliseconds(training.network, training.validation, knobs, passes=1))
-    network = load_prepared(folder, "cuda")
+    with patch.object(Forms.__init__, "__defaults__", ((1, 4),)):
+        network = load_prepared(folder, "cuda")
     assert isinstance(training.validation, torch.Tensor)
     with torch.inference_mode():
         for each in knobs:

@@ -358,7 +358,7 @@ class Simulated(_RealGenerator):
         """As PyTorch's: a generator that stands for the state."""
         return self
 
-    def graphsafe_set_state(self, state: Simulated) -> Simulated:
+    def graphsafe_set_state(self, state: torch.Generator) -> Simulated:
         """As PyTorch's."""
         return self.set_state(state.get_state())
 
@@ -618,8 +618,8 @@ def sim() -> Iterator[Log]:
     with contextlib.ExitStack() as stack:
         for owner, name, new in changes:
             stack.enter_context(patch.object(owner, name, new))
-        constants.constant.cache_clear()  # what it holds lies on the device of another `sim`, or on none
-        stack.callback(constants.constant.cache_clear)
+        constants.forget()  # they lie on the device of another `sim`, or on none
+        stack.callback(constants.forget)
         stack.enter_context(_Calls())
         stack.enter_context(_Rules())
         yield log

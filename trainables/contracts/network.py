@@ -10,6 +10,7 @@ of positions that were computed). `DECISIONS.md` shows each on paper.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -181,6 +182,19 @@ class RoutedNetwork(nn.Module, ABC):
     ) -> list[Inference]:
         """The hard pass under several knobs; a network overrides it where work can be shared."""
         return [self.infer(inputs, k, generator=generator) for k in knobs]
+
+    def dense(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference | None:
+        """What `infer` answers, by computing every unit for every image, without waiting for the device.
+
+        `path` and `macs` say what is computed, all of it; `decisions` and `exits` what was decided. None where a
+        network has no such form.
+        """
+        return None
+
+    def all_charged(self, found: Inference) -> Inference:
+        """The same answer with a path on which every unit was executed."""
+        path = torch.ones_like(found.path)
+        return dataclasses.replace(found, path=path, macs=self.path_macs(path))
 
     def replay(self, logits: Tensor, knobs: Knobs) -> Inference:
         """The hard pass by arithmetic from all exits' logits (K, B, C), where knobs are calibrated."""

@@ -178,6 +178,7 @@ def phases(config: Config) -> tuple[Phase, ...]:
         optimiser=Optimiser(lr=config.finetune_lr, kind="adam", decay_at=(config.finetune_decay_at,)),
         share=left * (1 - config.curriculum_share),
         batch_size=config.finetune_batch_size,
+        capturable=config.impl == "official",  # else the baseline skips for real, which the host directs
     )
     return tuple(phase for phase in (pretrain, curriculum, finetune) if phase.share > 0)
 

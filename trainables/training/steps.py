@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from trainables import constants
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork
 from trainables.contracts.recipe import Phase
@@ -116,6 +117,7 @@ class CapturedSteps(Steps):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._indices: tuple[Tensor, ...] = ()
         self._terms: Tensor | None = None
+        self._held: object = None  # whose memory the graph reads and that nobody else may keep
         assert training.optimiser is not None
         for group in training.optimiser.param_groups:
             group["lr"] = torch.full((), float(group["lr"]), device=training.device)
@@ -132,6 +134,7 @@ class CapturedSteps(Steps):
             return self._begin(drawn, share, steps)
         if self._checked < CHECKS:
             return self._compared(drawn, share, steps)
+        self.captured += 1
         return self._replayed(drawn)
 
     def _begin(self, drawn: Drawn, share: float, steps: int) -> Tensor:
@@ -147,12 +150,12 @@ class CapturedSteps(Steps):
         state = [parameter for parameter in network.parameters() if parameter.requires_grad]
         state += [buffer for part in network.modules() if part.training for buffer in part.buffers(recurse=False)]
         state += [each for kept in optimiser.state.values() for each in kept.values() if isinstance(each, Tensor)]
-        return list({id(each): each for each in state}.values())
+        return list({id(each): each for each in state if each.numel()}.values())
 
     @torch.no_grad()
     def _compared(self, drawn: Drawn, share: float, steps: int) -> Tensor:
         """A captured step, and twice the written one from the same state; what it ends with is the captured one's."""
-        state, draws = self._state(), self.training.generator.get_state()
+        state, draws, terms = self._state(), self.training.generator.get_state(), None
         before = [each.clone() for each in state]
 
         def back() -> None:
@@ -177,10 +180,11 @@ class CapturedSteps(Steps):
         except RuntimeError as error:  # what capture refuses, and what CUDA says behind it
             self._renew_generator(draws)
             off = f"{type(error).__name__}: {error}".splitlines()[0]
-        if not off:
+        if terms is not None and not off:
             self._checked += 1
+            self.captured += 1
             return terms
-        self._graph, self._terms = None, None
+        self._graph, self._terms, self._held = None, None, None
         self.training.uncaptured = off
         _log.warning("steps of phase %s are no longer captured, and run as they are written: %s", self.phase.name, off)
         back()
@@ -193,16 +197,15 @@ class CapturedSteps(Steps):
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.training.generator)
         static = Drawn(self._indices, drawn.make)
-        with torch.enable_grad(), torch.cuda.graph(graph):
+        with constants.held() as held, torch.enable_grad(), torch.cuda.graph(graph):
             self._terms = self._written(static, share, steps, capturing=True)
-        self._graph = graph
+        self._graph, self._held = graph, (static, held)
 
     def _replayed(self, drawn: Drawn) -> Tensor:
         assert self._graph is not None and self._terms is not None
         for static, given in zip(self._indices, drawn.indices, strict=True):
             static.copy_(given)
         self._graph.replay()
-        self.captured += 1
         return self._terms.clone()
 
     def _deviation(self, one: Sequence[Tensor], two: Sequence[Tensor], found: Sequence[Tensor]) -> str:

@@ -37,6 +37,7 @@ def _parse(**values: Any) -> StudySpec:
         ({"rungs": {"epochs": [3, 1]}}, "list rising epochs"),
         ({"rungs": {"epochs": [99]}}, "the last rung must come before"),
         ({"rungs": {"reduction": 1}}, "rungs.reduction = 1"),
+        ({"resources": {"capture": "on"}}, "resources.capture = 'on': input should be 'auto' or 'off'"),
         (
             {"resources": {"gpus_per_trial": 1.5}},
             r"gpus_per_trial = 1.5: a trial uses one GPU at most; take 1 or a share",

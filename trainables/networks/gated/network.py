@@ -300,6 +300,31 @@ class GatedResNet(ResidualNetwork):
         decisions = torch.stack(taken, dim=2).to(inputs.dtype)
         return [self._inference(logits[rows], each) for rows, each in zip(row_of, decisions, strict=True)]
 
+    @torch.no_grad()
+    def dense(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
+        """See `RoutedNetwork`: blocks and the paths around them, of which each image takes one."""
+        limits, taken = self.limits(inputs, knobs).expand(len(inputs), self.gates), []
+        features, memory = self.enter(inputs)
+        for gate, least in enumerate(limits.unbind(1)):
+            logit, memory = self.router(gate, features, memory)
+            decision = torch.sigmoid(logit) >= least
+            through, around = self._both(gate, features)
+            features = torch.where(decision[:, None, None, None], through, around)
+            features = self.ungated(features, self.gated[gate] + 1)
+            taken.append(decision)
+        decisions = torch.stack(taken, dim=1).to(inputs.dtype)
+        return self.all_charged(self._inference(self.leave(features, memory), decisions))
+
+    def _both(self, gate: int, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What a block makes of all features, and what the path around it does, as `execute` has them."""
+        block = self.block(self.gated[gate])
+        if self.stays[gate]:
+            return block(features), features
+        if self.skip != "shortcut":
+            return block(features), self.skips[gate](features)
+        short = block.shortcut(features)
+        return block(features, short), F.relu(short) if self.mixing == "branch" else short
+
     def _inference(self, logits: Tensor, decisions: Tensor) -> Inference:
         path = self._path(decisions)
         return Inference(logits, path, self.path_macs(path), decisions)

@@ -157,8 +157,9 @@ class ExitNetwork(RoutedNetwork):
             logits.append(self.answer(i, read, logits[-1] if logits else None))
         if decisions is None:
             output = logits[-1]
-            decisions = output.new_zeros(len(inputs), len(logits))
-            decisions[:, -1] = 1
+            last = output.new_zeros(len(inputs), len(logits))
+            last[:, -1] = 1
+            decisions = last
         else:
             output = torch.einsum("bk,kbc->bc", decisions.to(logits[-1].dtype), torch.stack(logits))
         return Routed(tuple(logits), output, decisions, self.path_macs(self._path(decisions)))
@@ -233,6 +234,11 @@ class ExitNetwork(RoutedNetwork):
         sure = confidence_of(logits)
         leaving = torch.stack([leaves(each, limit) for each, limit in zip(sure, limits, strict=True)])
         return self._answered(logits, leaving.int().argmax(dim=0))  # the first of the largest
+
+    @torch.no_grad()
+    def dense(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
+        """See `RoutedNetwork`: all stages and exits for all images; each gets the answer of its exit."""
+        return self.all_charged(self.replay(torch.stack(self(inputs).logits), knobs))
 
     def _answered(self, logits: Tensor, exits: Tensor) -> Inference:
         """What images get that leave at exits (B,): logits (K, B, C)."""
