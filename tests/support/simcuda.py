@@ -30,6 +30,7 @@ simulated device at a time.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -476,6 +477,21 @@ def _cloning(real: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return clone
 
 
+_optimiser = importlib.import_module("torch.optim.optimizer")  # torch.optim hides its name
+_GROUP = "_group_tensors_by_device_and_dtype"
+
+
+def _grouped(real: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
+    """How optimisers group tensors, which C++ does by the device that it sees."""
+
+    def group(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+        found = real(*args, **kwargs)
+        held = {key: any(map(_device.holds, _tensors(lists))) for key, (lists, _) in found.items()}
+        return {(_CUDA if held[key] else key[0], key[1]): value for key, value in found.items()}
+
+    return group
+
+
 def _backward(real: Callable[..., Any]) -> Callable[..., Any]:
     """The engine of autograd: factories inside backward formulas take the outputs' device."""
 
@@ -612,6 +628,7 @@ def sim() -> Iterator[Log]:
         (torch.cuda, "synchronize", lambda *_: log.wait("cuda.synchronize")),
         (torch.accelerator, "synchronize", lambda *_: log.wait("accelerator.synchronize")),
         (torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None),
+        (_optimiser, _GROUP, _grouped(getattr(_optimiser, _GROUP))),
         (torch.autograd.graph, "_engine_run_backward", engine),
         (torch.autograd, "_engine_run_backward", engine),
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -20,7 +21,8 @@ def ieee_float32() -> Iterator[None]:
     1e-3 of the largest: prepared networks would miss their 1e-5, and ties at thresholds would fall differently from
     batch to batch. Curves, latencies, diagnostics and served answers are computed within; trainings are not.
     """
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn  # a module whose attributes are properties
+    products = torch.backends.cuda.matmul
     before = cudnn.allow_tf32, products.allow_tf32
     try:
         cudnn.allow_tf32 = products.allow_tf32 = False
@@ -39,7 +41,8 @@ def deterministic_on(device: torch.device, on: bool) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the process first calls cuBLAS
-    cudnn, filling = torch.backends.cudnn, torch.utils.deterministic
+    cudnn: Any = torch.backends.cudnn
+    filling: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings = cudnn.deterministic, cudnn.benchmark, filling.fill_uninitialized_memory
     try:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,6 +77,8 @@ class Steps:
         """Set what the host decides for a step."""
         training, rate = self.training, self.phase.optimiser.lr_at(share, steps)
         assert training.optimiser is not None
+        if training.device.type != "cpu":
+            rate = float(np.float32(rate))  # as the tensor of a captured step holds it
         for group in training.optimiser.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)

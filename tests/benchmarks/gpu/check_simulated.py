@@ -119,7 +119,7 @@ def check(name: str, values: Mapping[str, Any], data: Data, counts: Counts) -> N
     """One configuration through every phase, an epoch each, saved and restored; raises where something is wrong."""
     method = get_method(name)
     config = method.configure({"batch_size": BATCH, **values})
-    given: dict[str, Any] = {"epochs": len(method.phases(config)), "seed": 1, "device": "cuda"}
+    given: dict[str, Any] = {"epochs": len(method.phases(config)), "seed": 1, "device": "cuda", "capture": "off"}
     counts.log.reset()
     with counts.apart(), tempfile.TemporaryDirectory() as folder:
         training = loop.Training(method, config, data, evaluate_at=(1,), diagnostics=True, latency=True, **given)

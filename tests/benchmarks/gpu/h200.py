@@ -23,7 +23,6 @@ Prints a line of JSON a result as it comes (``--out``: also into ``h200.jsonl`` 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import os
@@ -35,11 +34,10 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
 
@@ -55,9 +53,6 @@ from trainables.contracts.recipe import Batch
 from trainables.data.augment import augment, normalise
 from trainables.inference.evaluation import curve, exit_logits
 from trainables.inference.prepare import prepared
-from trainables.methods import codinet
-from trainables.networks.gated.network import GatedResNet
-from trainables.normalisation import Normalisation
 from trainables.registry import get_method
 from trainables.training.training import Training
 
@@ -213,48 +208,6 @@ class Run:
 def error_line(error: Exception) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {str(error)[:300]}"
-
-
-@contextlib.contextmanager
-def on_device() -> Iterator[None]:
-    """The constants that a step copies from the host are kept on the device, as a captured step needs them.
-
-    Those of normalisation, of the paths around gated blocks, and of the blocks' costs.
-    """
-    kept: dict[Any, Any] = {}
-    real_apply, real_costs = Normalisation.apply, codinet.block_costs
-
-    def apply(self: Normalisation, images: Tensor) -> Tensor:
-        if self.per_image:
-            return real_apply(self, images)
-        key = self, images.device
-        if key not in kept:
-            kept[key] = [
-                torch.tensor(values, dtype=torch.float32, device=images.device).mul_(255).view(1, -1, 1, 1)
-                for values in (self.mean, self.std)
-            ]
-        mean, std = kept[key]
-        return images.to(torch.float32, copy=True).sub_(mean).div_(std)
-
-    def path(self: GatedResNet, decisions: Tensor) -> Tensor:
-        key = id(self), "skips", decisions.device
-        if key not in kept:  # the network stays alive with it, so that no other gets its id
-            kept[key] = self, torch.tensor(self._costly_skips, dtype=torch.long, device=decisions.device)
-        always = len(self.units) - self.gates - len(self._costly_skips)
-        skipped = 1 - decisions.index_select(1, kept[key][1])
-        return torch.cat([decisions, skipped, decisions.new_ones(len(decisions), always)], dim=1)
-
-    def costs(network: GatedResNet, unit: str, like: Tensor) -> Tensor:
-        key = id(network), unit, like.dtype, like.device
-        if key not in kept:
-            kept[key] = network, real_costs(network, unit, like)
-        return kept[key][1]
-
-    changes = (Normalisation, "apply", apply), (GatedResNet, "_path", path), (codinet, "block_costs", costs)
-    with contextlib.ExitStack() as stack:
-        for owner, name, new in changes:
-            stack.enter_context(patch.object(owner, name, new))
-        yield
 
 
 class Step:
@@ -416,8 +369,7 @@ def step(run: Run) -> None:
                 ms, issue = run.timed(one, repeats, 4)
                 wanted = precision == "bfloat16" or label.startswith("codinet-110")
                 more = run.kernels(one) if wanted else {}
-                with on_device():
-                    ms_kept, issue_kept = run.timed(one, repeats)
+                ms_kept, issue_kept = run.timed(one, repeats)
                 times = {
                     "ms": ms,
                     "issue_ms": issue,
@@ -448,23 +400,22 @@ def captured(run: Run, part: str, labels: list[str], precisions: tuple[str, ...]
             if run.over:
                 return
             try:
-                with on_device():
-                    run.free()
-                    began = time.perf_counter()
-                    one = Step(run, label, precision, compiled=part != "graph", tensor_lr=True)
-                    one()
-                    whole = one.capture()
-                    ready = round(time.perf_counter() - began, 1)
-                    ms, issue = run.timed(whole.replay, 10)
-                    assert one.loss is not None
-                    before = float(one.loss)
-                    for _ in range(20):
-                        whole.replay()
-                    losses = [round(before, 4), round(float(one.loss), 4)]
-                    reserved = round(torch.cuda.memory_reserved() / 1e9, 2)
-                    times = {"ms": ms, "issue_ms": issue, "ready_s": ready, "losses": losses, "reserved_GB": reserved}
-                    run.say(part=part, net=label, precision=precision, **times, **run.kernels(whole.replay))
-                    del whole, one
+                run.free()
+                began = time.perf_counter()
+                one = Step(run, label, precision, compiled=part != "graph", tensor_lr=True)
+                one()
+                whole = one.capture()
+                ready = round(time.perf_counter() - began, 1)
+                ms, issue = run.timed(whole.replay, 10)
+                assert one.loss is not None
+                before = float(one.loss)
+                for _ in range(20):
+                    whole.replay()
+                losses = [round(before, 4), round(float(one.loss), 4)]
+                reserved = round(torch.cuda.memory_reserved() / 1e9, 2)
+                times = {"ms": ms, "issue_ms": issue, "ready_s": ready, "losses": losses, "reserved_GB": reserved}
+                run.say(part=part, net=label, precision=precision, **times, **run.kernels(whole.replay))
+                del whole, one
             except Exception as error:
                 run.say(part=part, net=label, precision=precision, error=error_line(error))
 
@@ -473,10 +424,9 @@ def pack(run: Run) -> None:
     """Trials that share the card."""
     if not run.cuda:
         return
-    with on_device():
-        for label in (PACKED, EXITS):
-            streams(run, label)
-            run.free()
+    for label in (PACKED, EXITS):
+        streams(run, label)
+        run.free()
     for way, count in (("eager", 4), ("graph", 4), ("graph", 8)):
         if run.over:
             return
@@ -513,21 +463,20 @@ def streams(run: Run, label: str) -> None:
 
 def child(run: Run, way: str, begin: float) -> None:
     """One of several processes: prints its steps a second, counted for four seconds from a common moment."""
-    with on_device():
-        one = Step(run, PACKED, "bfloat16", tensor_lr=True)
-        call = one.capture().replay if way == "graph" else one
-        for _ in range(3):
-            call()
-        run.wait()
-        time.sleep(max(0.0, begin - time.time()))
-        count, began = 0, time.perf_counter()
-        while time.perf_counter() - began < 4:
-            call()
-            count += 1
-            if count % 8 == 0:
-                run.wait()
-        run.wait()
-        print(count / (time.perf_counter() - began))
+    one = Step(run, PACKED, "bfloat16", tensor_lr=True)
+    call = one.capture().replay if way == "graph" else one
+    for _ in range(3):
+        call()
+    run.wait()
+    time.sleep(max(0.0, begin - time.time()))
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < 4:
+        call()
+        count += 1
+        if count % 8 == 0:
+            run.wait()
+    run.wait()
+    print(count / (time.perf_counter() - began))
 
 
 def hard(run: Run) -> None:
@@ -589,16 +538,15 @@ def hard_and_dense(run: Run, fast: RoutedNetwork, images: Tensor, size: int, kno
     row["macs"] = round(float(fast.infer(batch, knobs).macs.mean()) / fast.macs_full, 3)
     if run.cuda:
         try:
-            with on_device():
-                side = torch.cuda.Stream()
-                side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):
-                    fast(batch)
-                torch.cuda.current_stream().wait_stream(side)
-                whole = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(whole):
-                    fast(batch)
-                row["dense_graph_ms"] = run.timed(whole.replay, 5)[0]
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                fast(batch)
+            torch.cuda.current_stream().wait_stream(side)
+            whole = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(whole):
+                fast(batch)
+            row["dense_graph_ms"] = run.timed(whole.replay, 5)[0]
         except Exception as error:
             row["graph_error"] = error_line(error)
     return row

@@ -157,7 +157,7 @@ class ExitNetwork(RoutedNetwork):
             logits.append(self.answer(i, read, logits[-1] if logits else None))
         if decisions is None:
             output = logits[-1]
-            last = output.new_zeros(len(inputs), len(logits))
+            last: Tensor = output.new_zeros(len(inputs), len(logits))
             last[:, -1] = 1
             decisions = last
         else:
