@@ -5,7 +5,16 @@ The definitions are in `trainables.contracts`.
 
 from __future__ import annotations
 
-from trainables.contracts.method import Method, config_dict, cross_entropy_of_exits, one_phase, one_view, single_setting
+from trainables.contracts.method import (
+    Method,
+    config_dict,
+    cross_entropy_of_exits,
+    one_captured_phase,
+    one_phase,
+    one_view,
+    scheduled,
+    single_setting,
+)
 from trainables.contracts.recipe import (
     DECAYED,
     Batch,
@@ -31,9 +40,11 @@ __all__ = [
     "config_dict",
     "cross_entropy_of_exits",
     "kernel",
+    "one_captured_phase",
     "one_phase",
     "one_view",
     "plan",
     "require",
+    "scheduled",
     "single_setting",
 ]

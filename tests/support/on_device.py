@@ -76,21 +76,8 @@ def go(name: str, values: Mapping[str, Any], log: Log, folder: Path) -> Counts:
     epochs = len(method.phases(config))
     given: dict[str, Any] = {"epochs": epochs, "seed": 1, "device": "cuda", "deterministic": True}
     real = not isinstance(torch.Generator("cuda"), Simulated)
-    counts: Counts = {}
-    # as written: the third step of every phase is counted
     training = Training(method, config, data, capture="off", **given)
-    seen: list[tuple[int, int]] = []
-
-    def look() -> bool:
-        seen.append((log.launches.total(), log.waits.total()))
-        return False
-
-    training.leaving, training.evaluate_at = look, set()
-    while not training.done:
-        seen.clear()
-        report = training.step()
-        (before, waited), (after, later) = seen[STEP - 2 : STEP]
-        counts[report["phase"]] = {"launches": after - before, "waits": later - waited}
+    counts = _counted(training, log)
     # captured where phases say so, interrupted in the last epoch and taken up again
     captured = Training(method, config, data, diagnostics=True, **given)
     with patch.object(steps, "CHECKS", 1):
@@ -110,6 +97,24 @@ def go(name: str, values: Mapping[str, Any], log: Log, folder: Path) -> Counts:
         same = torch.allclose(kept, again, rtol=1e-3, atol=1e-4) if real else torch.equal(kept, again)
         assert same, f"{part}: captured, interrupted and taken up again it is another one"
     _served(other, folder / "whole")
+    return counts
+
+
+def _counted(training: Training, log: Log) -> Counts:
+    """Train to the end as written, without curves; what the third step of every phase took."""
+    counts: Counts = {}
+    seen: list[tuple[int, int]] = []
+
+    def look() -> bool:
+        seen.append((log.launches.total(), log.waits.total()))
+        return False
+
+    training.leaving, training.evaluate_at = look, set()
+    while not training.done:
+        seen.clear()
+        report = training.step()
+        (before, waited), (after, later) = seen[STEP - 2 : STEP]
+        counts[report["phase"]] = {"launches": after - before, "waits": later - waited}
     return counts
 
 

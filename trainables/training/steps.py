@@ -34,8 +34,8 @@ CAPTURES = ("auto", "off")
 CHECKS = 2
 """Captured steps of a phase that are compared with written ones; each costs two of them."""
 NOISE, MOST_NOISE = 8.0, 0.05
-"""A captured step may differ from a written one by so many times what two written ones differ by; that in turn may be
-such a share of the largest value at most: above it nothing could be said."""
+"""A captured step may differ from a written one by so many times what two written ones differ by. Their losses in turn
+may differ by such a share of the largest at most: above it nothing could be said."""
 ROUNDING = {False: 1e-5, True: 1e-3}
 """A captured step may differ by this share of the largest value besides, in float32 and with bfloat16. Where steps are
 deterministic it may not."""
@@ -146,19 +146,21 @@ class CapturedSteps(Steps):
         self._begun = True
         return terms
 
-    def _state(self) -> list[Tensor]:
-        """The tensors that a step changes: what is trained, statistics of modules in training mode, moments."""
+    def _state(self) -> list[tuple[str, Tensor]]:
+        """The tensors that a step changes, by kind: what is trained, moments by name, statistics and counts."""
         network, optimiser = self.training.network, self.training.optimiser
         assert optimiser is not None
-        state = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        state += [buffer for part in network.modules() if part.training for buffer in part.buffers(recurse=False)]
-        state += [each for kept in optimiser.state.values() for each in kept.values() if isinstance(each, Tensor)]
-        return list({id(each): each for each in state if each.numel()}.values())
+        state = [("weights", parameter) for parameter in network.parameters() if parameter.requires_grad]
+        state += [("", buffer) for part in network.modules() if part.training for buffer in part.buffers(recurse=False)]
+        for kept in optimiser.state.values():
+            state += [(name if each.dim() else "", each) for name, each in kept.items() if isinstance(each, Tensor)]
+        return list({id(each): (kind, each) for kind, each in state if each.numel()}.values())
 
     @torch.no_grad()
     def _compared(self, drawn: Drawn, share: float, steps: int) -> Tensor:
         """A captured step, and twice the written one from the same state; what it ends with is the captured one's."""
-        state, draws, terms = self._state(), self.training.generator.get_state(), None
+        kinds, state = zip(*self._state(), strict=True)
+        draws, terms = self.training.generator.get_state(), None
         before = [each.clone() for each in state]
 
         def back() -> None:
@@ -179,7 +181,7 @@ class CapturedSteps(Steps):
             if self._graph is None:
                 self._capture(drawn, share, steps)
             terms = self._replayed(drawn)
-            off = self._deviation(one, two, [terms, *state])
+            off = self._deviation(["losses", *kinds], one, two, [terms, *state])
         except RuntimeError as error:  # what capture refuses, and what CUDA says behind it
             self._renew_generator(draws)
             off = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -211,10 +213,16 @@ class CapturedSteps(Steps):
         self._graph.replay()
         return self._terms.clone()
 
-    def _deviation(self, one: Sequence[Tensor], two: Sequence[Tensor], found: Sequence[Tensor]) -> str:
-        """What is wrong with what a captured step left, in words; empty where it is as one of two written ones."""
+    def _deviation(
+        self, kinds: Sequence[str], one: Sequence[Tensor], two: Sequence[Tensor], found: Sequence[Tensor]
+    ) -> str:
+        """What is wrong with what a captured step left, in words; empty where it is as one of two written ones.
+
+        The share of rounding is of the largest value of a kind: the gradient of a bias that a batch norm takes away
+        again is nothing but rounding.
+        """
         rounding = 0.0 if self.training.deterministic else ROUNDING[self.training.bfloat16]
-        noise, off, largest = (
+        noise, off, own = (
             torch.stack([each.double().abs().max() for each in tensors]).tolist()
             for tensors in (
                 [a.double() - b.double() for a, b in zip(one, two, strict=True)],
@@ -222,12 +230,15 @@ class CapturedSteps(Steps):
                 one,
             )
         )
-        for place, (between, by, most) in enumerate(zip(noise, off, largest, strict=True)):
-            if between > MOST_NOISE * most:
-                return f"two written steps from one state differ by {between:.3g} of {most:.3g}"
+        if noise[0] > MOST_NOISE * own[0]:
+            return f"the losses of two written steps from one state differ by {noise[0]:.3g} of {own[0]:.3g}"
+        largest: dict[str, float] = {}
+        for kind, most in zip(kinds, own, strict=True):
+            largest[kind] = max(largest.get(kind, 0.0), most)
+        for kind, between, by, most in zip(kinds, noise, off, own, strict=True):
+            most = largest[kind] if kind else most
             if not by <= NOISE * between + rounding * most:
-                what = "its losses" if not place else f"tensor {place} of its weights and moments"
-                return f"a captured step differs from a written one: {what} by {by:.3g} of {most:.3g}"
+                return f"a captured step differs from a written one: {kind or 'statistics'} by {by:.3g} of {most:.3g}"
         return ""
 
     def _renew_generator(self, draws: Tensor) -> None:

@@ -75,8 +75,8 @@ def _changed(change: Any) -> Method:
             lambda loss, batch, step: loss + 0 * torch.rand((), generator=_other(), device="cuda"),
             "CUDA generator not in capture mode",
         ),
-        (lambda loss, batch, step: loss * (1 + batch.share), "a captured step differs from a written one: its losses"),
-        (lambda loss, batch, step: loss * step, "two written steps from one state differ"),
+        (lambda loss, batch, step: loss * (1 + batch.share), "a captured step differs from a written one: losses"),
+        (lambda loss, batch, step: loss * step, "the losses of two written steps from one state differ"),
     ],
     ids=[
         "reads a value",
