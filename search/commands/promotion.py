@@ -67,7 +67,7 @@ def promote(
         "calibrate_on": calibrate_on,
         "max_latency": _latency(max_latency) if max_latency else None,
         "dry_run": dry_run,
-        "uri": _uri(tracking, studies, reading=dry_run),
+        "uri": registry_uri(tracking, studies, reading=dry_run),
         "model": model,
         "alias": alias,
         "method": method,
@@ -98,7 +98,8 @@ def _latency(text: str) -> float:
     return seconds
 
 
-def _uri(tracking: str | None, studies: Path | None, *, reading: bool = False) -> str:
+def registry_uri(tracking: str | None, studies: Path | None, *, reading: bool = False) -> str:
+    """The address of the model registry; `InputError` where tracking is off or nothing answers."""
     from search.studies.roots import studies_root
     from search.tracking.server import check_server, chosen_uri
 
@@ -127,7 +128,7 @@ def rollback(
     if to is not None and not to.isdigit():
         raise InputError(f"--to {to!r}: versions are whole numbers, for example 3")
     with progress("moving the alias", as_json):
-        record = move_back(model, alias, _uri(tracking, studies), to=to)
+        record = move_back(model, alias, registry_uri(tracking, studies), to=to)
     if as_json:
         print_json(record)
     else:
@@ -147,7 +148,7 @@ def history(
     from search.promotion.history import history as versions_of
 
     with progress("asking the registry", as_json):
-        versions = versions_of(model, _uri(tracking, studies, reading=True))
+        versions = versions_of(model, registry_uri(tracking, studies, reading=True))
     if as_json:
         print_json(versions)
     else:
@@ -178,7 +179,7 @@ def predict(
 
     if (not images) == (split is None):
         raise InputError("give --images FILES or --split test, one of them")
-    uri = _uri(tracking, studies, reading=True)
+    uri = registry_uri(tracking, studies, reading=True)
     budget = parse_count(max_macs) if max_macs else None
     with progress(f"loading {model}", as_json):
         record = (

@@ -48,8 +48,13 @@ def _gates(record: dict[str, Any]) -> None:
         labels = f"labelled, {show_share(own['accuracy'])}" if own["labelled"] else "unlabelled"
         says = f"thresholds for {own['images']} images of {own['folder']} ({labels}), {show_count(own['macs'])} MACs"
         out.print(Text(says), soft_wrap=True)
+    print_gates(record["gates"])
+
+
+def print_gates(gates: list[dict[str, Any]]) -> None:
+    """A row a gate."""
     table = _table("gate", "", "measured here")
-    for gate in record["gates"]:
+    for gate in gates:
         sign, style = _SIGNS[gate["passed"]]
         table.add_row(gate["name"], Text(sign, style=style), Text(gate["says"]))
     out.print(table)

@@ -29,6 +29,7 @@ from trainables.contracts.network import Task
 from trainables.data import datasets, layout
 from trainables.data.depth import Scale
 from trainables.data.errors import DataError
+from trainables.data.splits import Data
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 
@@ -262,6 +263,18 @@ def predict_split(
     if split not in ("validation", "test"):
         raise InputError(f"--split {split!r}: it takes validation or test")
     registered = load(model, uri)
+    data = own_data(registered, root)
+    chosen = getattr(data, split)
+    images, labels = chosen.images[:limit], chosen.labels[:limit]
+    names = [f"{split} {i}" for i in range(len(labels))]
+    return _record(registered, names, images, [data.classes[label] for label in labels], max_macs)
+
+
+def own_data(registered: Registered, root: Path | None = None) -> Data:
+    """The data set that a model was trained on.
+
+    Raises `InputError` where it is not to be had, or the images at hand are not those of the promotion.
+    """
     made_of = registered.serving["data"]
     try:
         data = datasets.load(
@@ -277,10 +290,7 @@ def predict_split(
             f"{made_of['name']!r} here holds other images than the model was trained on"
             f" (digest {data.hash[:12]}, then {made_of['hash'][:12]}); classify files with --images"
         )
-    chosen = getattr(data, split)
-    images, labels = chosen.images[:limit], chosen.labels[:limit]
-    names = [f"{split} {i}" for i in range(len(labels))]
-    return _record(registered, names, images, [data.classes[label] for label in labels], max_macs)
+    return data
 
 
 def predict_images(

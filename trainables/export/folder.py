@@ -33,8 +33,8 @@ def write(
 ) -> dict[str, Any]:
     """Write parts, manifest and runner into an existing empty folder; the manifest.
 
-    `settings`: the curve, each with ``knobs``, ``accuracy`` and ``macs`` (mean an image on validation). `model`: what the
-    network says of itself. Raises `ExportError` for what cannot be exported.
+    `settings`: the curve, each with ``knobs``, ``accuracy`` and ``macs`` (mean an image on validation). `model`: what
+    the network says of itself. Raises `ExportError` for what cannot be exported.
     """
     graphs = onnx_parts(program, network, network.task.image, opset)
     parts = {}

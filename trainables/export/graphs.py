@@ -32,7 +32,7 @@ _EXAMPLES = 3  # images that are traced: a batch that no channel or class is mis
 
 
 def tool(name: str) -> ModuleType:
-    """onnx or onnxruntime; `ExportError` says how to install them."""
+    """The module onnx or onnxruntime; `ExportError` says how to install them."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -81,9 +81,7 @@ def onnx_parts(program: Program, network: nn.Module, image: tuple[int, int, int]
         if unread:
             raise ExportError(f"part {part.name} does not read {', '.join(unread)}: its graph cannot be told apart")
         model = extractor.extract_model(list(inputs), list(outputs))
-        _rename(
-            model, {**dict(zip(inputs, _read(part), strict=True)), **dict(zip(outputs, _written(part), strict=True))}
-        )
+        _rename(model, dict(zip([*inputs, *outputs], [*part.reads, *_written(part)], strict=True)))
         _tidy(onnx, model, part.name)
         try:
             onnx.checker.check_model(model, full_check=True)
@@ -91,11 +89,6 @@ def onnx_parts(program: Program, network: nn.Module, image: tuple[int, int, int]
             raise ExportError(f"part {part.name}: onnx's checker refuses it: {_line(error)}") from None
         found[part.name] = model
     return found
-
-
-def _read(part: Part) -> list[str]:
-    """Names of a part's inputs: those of the registers."""
-    return list(part.reads)
 
 
 def _written(part: Part) -> list[str]:

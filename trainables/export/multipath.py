@@ -92,7 +92,10 @@ class _Edge(nn.Module):
 
 
 class _Path(nn.Module):
-    """A path behind a routing layer: ``forward(inputs ..., [weights])``; with `summed` the inputs are edges' outputs."""
+    """A path behind a routing layer.
+
+    ``forward(inputs ..., [weights])``; with `summed` the inputs are edges' outputs.
+    """
 
     def __init__(self, segment: Segment, j: int, *, summed: bool, weighs: bool) -> None:
         super().__init__()

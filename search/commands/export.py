@@ -1,0 +1,50 @@
+"""Commands about models that leave the registry: export-model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.commands.promotion import registry_uri
+from search.commands.promotion_tables import print_gates
+from search.commands.terminal import Json, Studies, Tracking, out, print_json, progress
+
+Registered = Annotated[str, typer.Argument(help="A registered model: NAME@ALIAS or NAME/VERSION.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("export-model")(export_model)
+
+
+def export_model(
+    model: Registered,
+    folder: Annotated[Path, typer.Option("--out", help="A folder that does not exist yet.")],
+    to: Annotated[str, typer.Option("--to", help="The form: onnx.")] = "onnx",
+    opset: Annotated[int, typer.Option(help="The version of ONNX's operators, 17 to 20.")] = 18,
+    limit: Annotated[int | None, typer.Option(help="Compare on at most this many validation images (1000).")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Where data sets lie.")] = None,
+    tracking: Tracking = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Write a registered model as static ONNX graphs with a runner that needs neither torch nor routefront.
+
+    The folder is written only if its logits, paths and MACs are those of the registry's model.
+
+    Example: routefront export-model digits@champion --to onnx --out exported
+    """
+    from search.promotion.export import export_model as leave
+    from search.promotion.export import lines_of
+
+    uri = registry_uri(tracking, studies, reading=True)
+    with progress(f"exporting {model}", as_json):
+        record = leave(model, folder, uri=uri, to=to, root=data_root, limit=limit, opset=opset)
+    if as_json:
+        print_json(record)
+        return
+    for line in lines_of(record):
+        out.print(line, soft_wrap=True)
+    print_gates(record["gates"])

@@ -1,0 +1,212 @@
+"""A registered model as a folder that runs without torch, behind a gate of its own.
+
+What is written is compared with what the registry serves before anybody sees it: the folder is built beside its place
+and takes its name only when logits, paths and MACs agree (`compared`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from search.errors import InputError, RunError
+from search.promotion.gates import Gate, failed
+from search.promotion.models import Registered, load, own_data
+from search.units import show_count, show_share
+from trainables.checkpoints import CheckpointError
+from trainables.contracts.network import RoutedNetwork
+from trainables.export.families import program_of
+from trainables.export.folder import write
+from trainables.export.graphs import OPSET, OPSETS, tool
+from trainables.export.program import ExportError
+from trainables.export.routefront_runner import Runner
+from trainables.inference.prepare import prepared
+from trainables.normalisation import Normalisation
+from trainables.serving import load_network
+
+FORMS = ("onnx",)
+IMAGES = 1000
+"""Validation images that the promoted setting is compared on, where nothing else is asked."""
+_FEW = 64  # images that every other setting of the curve is compared on
+_BATCH = 128  # as the served model's
+CLOSE = 1e-5
+"""How far logits may be off, as a share of the largest."""
+PATHS = 0.999
+"""The share of images whose path must be the same: of two equal decisions rounding may turn one."""
+
+
+def export_model(
+    model: str,
+    folder: Path,
+    *,
+    uri: str,
+    to: str = "onnx",
+    root: Path | None = None,
+    limit: int | None = None,
+    opset: int = OPSET,
+) -> dict[str, Any]:
+    """Write ``NAME@ALIAS`` or ``NAME/VERSION`` into a new folder; its record with the gates it passed.
+
+    `root`: where data sets lie; `limit`: validation images to compare on (`IMAGES`). Raises `InputError` for a model
+    that cannot be exported, a folder that exists, another form or opset, and `RunError` where what was written does not
+    do what the registry's model does; then nothing is left.
+    """
+    if to not in FORMS:
+        raise InputError(f"--to {to!r}: it takes {' or '.join(FORMS)}")
+    if opset not in OPSETS:
+        raise InputError(f"--opset {opset}: it takes {OPSETS[0]} to {OPSETS[-1]}")
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder} exists already; name a folder that does not")
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit}: at least one image has to be compared")
+    try:
+        for name in ("onnx", "onnxruntime"):
+            tool(name)
+        registered = load(model, uri)
+        images = own_data(registered, root).validation.images[: limit or IMAGES]
+        with _beside(folder) as scratch:
+            network = network_of(registered)
+            _written(registered, network, scratch, opset)
+            gates = compared(scratch, registered, network, images)
+            if (wrong := failed(gates)) is not None:
+                raise RunError(f"{registered.shown} was not exported: gate {wrong.name} fails: {wrong.says}")
+            os.rename(scratch, folder)
+    except (ExportError, CheckpointError) as error:
+        raise InputError(f"{model} cannot be exported: {error}") from None
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    parts = len(list(folder.glob("*.onnx")))
+    record = {"model": registered.shown, "folder": str(folder), "to": to, "opset": opset, "parts": parts, "bytes": size}
+    return {**record, "gates": [gate.record() for gate in gates]}
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """An empty folder on the same disk, gone afterwards unless it was renamed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        scratch.chmod(0o755)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def network_of(registered: Registered) -> RoutedNetwork:
+    """The network of a loaded model, in eval mode, from the files that were checked."""
+    assert registered.files is not None
+    return load_network(Path(registered.files.name) / "model" / "artifacts" / "model")[1]
+
+
+def _written(registered: Registered, network: RoutedNetwork, scratch: Path, opset: int) -> None:
+    serving = registered.serving
+    curve = [dict(each["knobs"]) for each in serving["curve"]]
+    names = ("study", "point_id", "method", "network", "code_version")
+    write(
+        scratch,
+        network,
+        program_of(network, [*curve, serving["knobs"]]),
+        settings=[{name: each[name] for name in ("knobs", "accuracy", "macs")} for each in serving["curve"]],
+        promoted=serving["knobs"],
+        classes=serving["classes"],
+        normalisation=Normalisation.of(serving["normalisation"]),
+        model={"name": registered.name, "registered": registered.version, **{n: serving.get(n) for n in names}},
+        opset=opset,
+    )
+
+
+# -- the gate ----------------------------------------------------------------------------------------
+
+
+def compared(folder: Path, registered: Registered, network: RoutedNetwork, images: np.ndarray) -> list[Gate]:
+    """Gates ``logits``, ``path`` and ``macs`` of a written folder against the registry's model.
+
+    Paths, MACs and probabilities are those that the served model answers at the promoted knobs on all `images` (n, c,
+    h, h), uint8; logits those of its network, which the served answers do not have. Every other setting of the curve is
+    compared on the first images, by the network alone.
+    """
+    runner, fast = Runner(folder), prepared(network)
+    normalise = Normalisation.of(registered.serving["normalisation"]).apply
+    found = _Differences()
+    mine = runner.predict(images)
+    theirs = reference(fast, normalise, images, registered.serving["knobs"])
+    served = registered.model.predict(images)
+    theirs["path"] = np.array(served["path"].tolist()).reshape(len(images), -1)
+    theirs["macs"] = served["macs"].to_numpy()
+    found.add(mine, theirs)
+    for setting, record in zip(runner.manifest["settings"], registered.serving["curve"], strict=True):
+        few = images[:_FEW]
+        found.add(runner.predict(few, values=setting["values"]), reference(fast, normalise, few, record["knobs"]))
+    return found.gates()
+
+
+@torch.inference_mode()
+def reference(network: RoutedNetwork, normalise: Any, images: np.ndarray, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Logits (n, C), path (n, U) and MACs (n,) of our own execution."""
+    parts: list[tuple[np.ndarray, ...]] = []
+    for start in range(0, len(images), _BATCH):
+        pixels = torch.from_numpy(np.array(images[start : start + _BATCH]))
+        result = network.infer(normalise(pixels), knobs)
+        parts.append((result.logits.numpy(), result.path.double().numpy(), result.macs.double().numpy()))
+    logits, path, macs = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return {"logits": logits, "path": path, "macs": macs}
+
+
+class _Differences:
+    """What two executions of the same images differ by, over several settings."""
+
+    def __init__(self) -> None:
+        self.images = self.same = self.wrong = 0
+        self.logits = self.macs = 0.0
+        self.settings = 0
+
+    def add(self, mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> None:
+        same = (np.abs(mine["path"] - theirs["path"]) < 1e-9).all(axis=1)
+        self.settings += 1
+        self.images, self.same = self.images + len(same), self.same + int(same.sum())
+        largest = max(float(np.abs(theirs["logits"]).max()), 1e-30)
+        off = np.abs(mine["logits"] - theirs["logits"])[same]
+        self.logits = max(self.logits, float(off.max()) / largest if off.size else 0.0)
+        if not np.isfinite(mine["logits"]).all():
+            self.logits = float("inf")
+        apart = np.abs(mine["macs"] - theirs["macs"])[same] > 0.5
+        self.wrong += int(apart.sum())
+        self.macs = float(mine["macs"].mean())
+
+    def gates(self) -> list[Gate]:
+        where = f"{self.images} answers of {self.settings} settings"
+        share = self.same / max(self.images, 1)
+        logits = Gate(
+            "logits",
+            self.logits <= CLOSE,
+            f"differ by {self.logits:.1g} of the largest (at most {CLOSE:g}) where the path is the same",
+            {"difference": self.logits, "limit": CLOSE},
+        )
+        path = Gate(
+            "path",
+            share >= PATHS,
+            f"{show_share(share)} of {where} take the same path (at least {show_share(PATHS)})",
+            {"same": self.same, "answers": self.images, "limit": PATHS},
+        )
+        macs = Gate(
+            "macs",
+            self.wrong == 0,
+            f"{self.wrong or 'none'} of the answers with the same path charge other MACs",
+            {"wrong": self.wrong, "macs": self.macs},
+        )
+        return [logits, path, macs]
+
+
+def lines_of(record: Mapping[str, Any]) -> Sequence[str]:
+    """What a person reads of an export."""
+    parts, size = record["parts"], show_count(record["bytes"])
+    return [f"{record['model']} is in {record['folder']}: {parts} graphs, {size} bytes, opset {record['opset']}"]
