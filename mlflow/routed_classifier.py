@@ -18,6 +18,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         self.serving = json.loads((folder / "serving.json").read_text())
         self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
         code, version = folder.parents[1] / "code", self.serving["code_version"]
-        self.network, self.normalise = _load(folder, code, version, self.device, self.serving["normalisation"])
+        self.network, self.normalise, runner = _load(folder, code, version, self.device, self.serving["normalisation"])
+        log, window = os.environ.get("ROUTEFRONT_LOG"), int(os.environ.get("ROUTEFRONT_LOG_WINDOW", runner.WINDOW))
+        self.watch = runner.Watch(len(self.serving["exits"]), folder=log, window=window) if log else None
         self.classes = np.array(self.serving["classes"], dtype=object)
 
     def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -57,12 +60,18 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         ``params["knobs"]``: a JSON object that replaces some of the promoted knobs, or all where it holds
         another kind of those on the curve; ``params["max_macs"]``: a budget per image (0: none), for which
         the knobs of the most accurate setting on the curve are taken. Raises `MlflowException` (a server
-        answers 400) for a wrong shape, type, knob or budget.
+        answers 400) for a wrong shape, type, knob or budget. With ROUTEFRONT_LOG, a folder, what is answered is counted
+        there by windows of images, without an image (`trainables.export.routefront_runner.Watch`).
         """
+        started = time.perf_counter()
         images = _checked_images(model_input, self.serving["task"])
         knobs = self._knobs(params or {})
         generator = torch.Generator(self.device).manual_seed(int(knobs.get("seed", 0)))
         parts = [self._classify(images[i : i + _BATCH], knobs, generator) for i in range(0, len(images), _BATCH)]
+        if self.watch is not None:
+            counted = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else None
+            own = not ((params or {}).get("knobs") or (params or {}).get("max_macs"))
+            self.watch.add(counted or self._nothing(), time.perf_counter() - started, promoted=own)
         return self._table(parts or [self._nothing()])
 
     def _knobs(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,19 +278,19 @@ def _alike(value: Any, example: Any) -> bool:
 
 def _load(
     folder: Path, code: Path, version: str, device: torch.device, normalisation: Mapping[str, Any]
-) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]]:
-    """The network prepared for inference and what normalises its images, by the code that the model brought.
+) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor], Any]:
+    """The network prepared for inference, what normalises its images, and what counts, by the model's own code.
 
     A process that has imported `trainables` already (routefront itself, or another model) keeps
     its own; where that is another version, the bundled one is imported beside it.
     """
     if "trainables" not in sys.modules or _version() == version or not code.is_dir():
-        return _prepared(folder, device), _normalise(normalisation)
+        return _prepared(folder, device), _normalise(normalisation), _runner()
     kept = _take_out()
     sys.path.insert(0, str(code))
     importlib.invalidate_caches()
     try:
-        return _prepared(folder, device), _normalise(normalisation)
+        return _prepared(folder, device), _normalise(normalisation), _runner()
     finally:
         sys.path.remove(str(code))
         _take_out()
@@ -296,6 +305,10 @@ def _prepared(folder: Path, device: torch.device) -> Any:
 def _normalise(record: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
     """The formula of training and evaluation, to the last bit: drawn decisions are hashes of its results."""
     return importlib.import_module("trainables.normalisation").Normalisation.of(record).apply
+
+
+def _runner() -> Any:
+    return importlib.import_module("trainables.export.routefront_runner")
 
 
 def _version() -> str:

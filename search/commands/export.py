@@ -1,4 +1,4 @@
-"""Commands about models that leave the registry: export-model."""
+"""Commands about models that leave the registry, and about those in use: export-model, drift."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from search.commands.promotion import registry_uri
-from search.commands.promotion_tables import print_gates
+from search.commands.promotion_tables import print_drift, print_gates
 from search.commands.terminal import Json, Studies, Tracking, out, print_json, progress
 
 Registered = Annotated[str, typer.Argument(help="A registered model: NAME@ALIAS or NAME/VERSION.")]
@@ -17,6 +17,7 @@ Registered = Annotated[str, typer.Argument(help="A registered model: NAME@ALIAS 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("export-model")(export_model)
+    app.command("drift")(drift)
 
 
 def export_model(
@@ -48,3 +49,28 @@ def export_model(
     for line in lines_of(record):
         out.print(line, soft_wrap=True)
     print_gates(record["gates"])
+
+
+def drift(
+    model: Registered,
+    log: Annotated[Path, typer.Option("--log", help="The folder that a served model or a runner counts into.")],
+    alpha: Annotated[float, typer.Option(help="The share of windows that may alarm without a cause.")] = 0.001,
+    tracking: Tracking = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Compare what a model answers in use with its validation split; exit code 3 where the newest window alarms.
+
+    MACs, exits, units and confidence are compared by windows; no labels and no images are needed.
+
+    Example: routefront drift digits@champion --log counts
+    """
+    from search.promotion.drift import drift as compare
+
+    record = compare(model, log, uri=registry_uri(tracking, studies, reading=True), alpha=alpha)
+    if as_json:
+        print_json(record)
+    else:
+        print_drift(record)
+    if record["alarm"]:
+        raise typer.Exit(3)

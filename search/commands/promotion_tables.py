@@ -132,3 +132,21 @@ def print_predictions(record: dict[str, Any], rows: int = 10) -> None:
     if record.get("accuracy") is not None:
         says += f", accuracy {show_share(record['accuracy'])}"
     out.print(Text(says), soft_wrap=True)
+
+
+def print_drift(record: dict[str, Any]) -> None:
+    """A row a window, the newest last, and the verdict."""
+    table = _table("until", "images", "MACs", "p", "", "most by")
+    for window in record["windows"][-20:]:
+        ended = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(window["ended"]))
+        sign = Text("alarm", style="red") if window["alarm"] else Text("-", style="dim")
+        why = window["unit"] if window["why"] == "units" else window["why"]
+        table.add_row(ended, str(window["images"]), show_count(window["macs"]), f"{window['p']:.2g}", sign, Text(why))
+    out.print(table)
+    reference = record["reference"]
+    against = f"{show_count(reference['macs'])} MACs on {reference['images']} validation images"
+    if record["alarm"]:
+        verdict = f"{record['model']} sees other images than on validation, since {record['since_utc']} ({against})"
+    else:
+        verdict = f"{record['model']}: the newest window is as on validation ({against})"
+    out.print(Text(verdict), soft_wrap=True)

@@ -12,7 +12,7 @@ from search.pareto.confidence import wilson
 from search.points.canonical import canonical
 from search.promotion.calibration import OwnImages, best_setting, calibrated_curve
 from search.promotion.choice import Target
-from search.promotion.gates import Gate, both_passes, latency, measure, open_checkpoint, repeats, seeds
+from search.promotion.gates import Gate, both_passes, latency, measure, open_checkpoint, reference_of, repeats, seeds
 from search.promotion.versions import Evidence
 from search.state.state import StudyState
 from search.studies.folder import StudyFolder
@@ -115,6 +115,7 @@ def candidate_of(
         validation=validation,
         checkpoint_sha256=opened.evidence["sha256"],
         calibration=calibration,
+        reference=reference_of(network, data, knobs),
     )
     return Candidate(evidence, gates)
 

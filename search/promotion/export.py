@@ -27,7 +27,7 @@ from trainables.export.families import program_of
 from trainables.export.folder import write
 from trainables.export.graphs import OPSET, OPSETS, tool
 from trainables.export.program import ExportError
-from trainables.export.routefront_runner import Runner
+from trainables.export.routefront_runner import Runner, Single
 from trainables.inference.prepare import prepared
 from trainables.normalisation import Normalisation
 from trainables.serving import load_network
@@ -36,6 +36,7 @@ FORMS = ("onnx",)
 IMAGES = 1000
 """Validation images that the promoted setting is compared on, where nothing else is asked."""
 _FEW = 64  # images that every other setting of the curve is compared on
+_ALONE = 4  # images that every other setting of the file for single images is compared on
 _BATCH = 128  # as the served model's
 CLOSE = 1e-5
 """How far logits may be off, as a share of the largest."""
@@ -120,6 +121,7 @@ def _written(registered: Registered, network: RoutedNetwork, scratch: Path, opse
         classes=serving["classes"],
         normalisation=Normalisation.of(serving["normalisation"]),
         model={"name": registered.name, "registered": registered.version, **{n: serving.get(n) for n in names}},
+        reference=serving.get("reference"),
         opset=opset,
     )
 
@@ -132,10 +134,11 @@ def compared(folder: Path, registered: Registered, network: RoutedNetwork, image
 
     Paths, MACs and probabilities are those that the served model answers at the promoted knobs on all `images` (n, c,
     h, h), uint8; logits those of its network, which the served answers do not have. Every other setting of the curve is
-    compared on the first images, by the network alone.
+    compared on the first images, by the network alone; the file for single images with the runner.
     """
     runner, fast = Runner(folder), prepared(network)
     normalise = Normalisation.of(registered.serving["normalisation"]).apply
+    single = Single(folder) if runner.manifest["single"] else None
     found = _Differences()
     mine = runner.predict(images)
     theirs = reference(fast, normalise, images, registered.serving["knobs"])
@@ -146,7 +149,17 @@ def compared(folder: Path, registered: Registered, network: RoutedNetwork, image
     for setting, record in zip(runner.manifest["settings"], registered.serving["curve"], strict=True):
         few = images[:_FEW]
         found.add(runner.predict(few, values=setting["values"]), reference(fast, normalise, few, record["knobs"]))
+        if runner.manifest["single"]:
+            few = images[: _ALONE if setting["knobs"] != runner.manifest["promoted"]["knobs"] else _FEW]
+            found.add(_one_by_one(single, few, setting["values"]), runner.predict(few, values=setting["values"]))
     return found.gates()
+
+
+def _one_by_one(single: Single | None, images: np.ndarray, values: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The answers of the file with ``If`` nodes, which takes one image at a time."""
+    assert single is not None
+    each = [single.predict(image, values) for image in images]
+    return {name: np.concatenate([one[name] for one in each]) for name in ("logits", "path", "macs")}
 
 
 @torch.inference_mode()

@@ -37,14 +37,17 @@ from trainables.contracts.network import RoutedNetwork
 from trainables.data.augment import normalise, to_device
 from trainables.data.splits import Data
 from trainables.execution.macs import counted
+from trainables.export.routefront_runner import added, figures_of
 from trainables.inference.evaluation import evaluate
 from trainables.inference.latency import milliseconds
+from trainables.inference.prepare import prepared
 from trainables.registry import get_method
 from trainables.serving import load_network
 
 _IMAGES = 32  # how many images MACs are counted on and both passes are compared on
 _CLOSE = 1e-5  # of the largest logit: the contract of `trainables.network`
 _BYTES = 64  # a checkpoint's bytes per learned parameter, generously; what is larger is no such network
+_BATCH = 128  # as the served model's
 _LUCK = 3.0  # standard deviations that a seed may be better than its repeats
 
 
@@ -134,6 +137,23 @@ def measure(network: RoutedNetwork, data: Data, split: str, knobs: Mapping[str, 
     images, labels = to_device(getattr(data, split), "cpu")
     point = evaluate(network, normalise(images, data.for_config(network.config)), labels, knobs).points[0]
     return {name: point[name] for name in ("accuracy", "correct", "count", "macs")}
+
+
+@torch.inference_mode()
+def reference_of(network: RoutedNetwork, data: Data, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is counted of an operating point in use, of the validation images: see `routefront_runner.figures_of`."""
+    images, _ = to_device(data.validation, "cpu")
+    fast, total = prepared(network), None
+    for batch in normalise(images, data.for_config(network.config)).split(_BATCH):
+        result = fast.infer(batch, knobs)
+        answers = {"macs": result.macs.double().numpy(), "path": result.path.double().numpy()}
+        answers["probabilities"] = result.logits.double().softmax(dim=1).numpy()
+        if result.exits is not None:
+            answers["exit"] = result.exits.numpy()
+        figures = figures_of(answers, len(network.exits))
+        total = figures if total is None else added(total, figures)
+    assert total is not None, "a validation split has images"
+    return total
 
 
 def repeats(point: FrontPoint, measured: Mapping[str, Any], calibrated: bool) -> Gate:

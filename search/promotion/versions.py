@@ -39,7 +39,8 @@ class Evidence:
 
     `knobs` are the point's, or those found for one's own images (`calibration` then says which).
     `curve`: setting, knobs, accuracy and macs of every setting of the checkpoint. `test` is filled in
-    once the other gates have passed.
+    once the other gates have passed. `reference`: counts of what it answers on the validation images, which
+    `search.promotion.drift` compares with those in use.
     """
 
     created: dict[str, Any]
@@ -54,6 +55,7 @@ class Evidence:
     checkpoint_sha256: str
     calibration: dict[str, Any] | None = None
     test: dict[str, Any] | None = None
+    reference: dict[str, Any] | None = None
 
     @property
     def study(self) -> str:
@@ -122,6 +124,7 @@ class Evidence:
             "macs_min": self.network.macs_min,
             "validation": self.validation,
             "test": self.test,
+            "reference": self.reference,
             "code_version": code_version(),
         }
 

@@ -13,9 +13,10 @@ from trainables.contracts.network import Knobs, RoutedNetwork
 from trainables.export import routefront_runner as runner
 from trainables.export.graphs import OPSET, onnx_parts, tool
 from trainables.export.program import Program
+from trainables.export.single import single_graph
 from trainables.normalisation import Normalisation
 
-MANIFEST, RUNNER = "manifest.json", "routefront_runner.py"
+MANIFEST, RUNNER, SINGLE = "manifest.json", "routefront_runner.py", "single.onnx"
 _TYPES = {1: "float", 7: "int64", 9: "bool", 11: "double"}
 
 
@@ -29,12 +30,14 @@ def write(
     classes: Sequence[str],
     normalisation: Normalisation,
     model: Mapping[str, Any],
+    reference: Mapping[str, Any] | None = None,
     opset: int = OPSET,
 ) -> dict[str, Any]:
     """Write parts, manifest and runner into an existing empty folder; the manifest.
 
     `settings`: the curve, each with ``knobs``, ``accuracy`` and ``macs`` (mean an image on validation). `model`: what
-    the network says of itself. Raises `ExportError` for what cannot be exported.
+    the network says of itself. `reference`: counts of the validation images (`routefront_runner.figures_of`). Raises
+    `ExportError` for what cannot be exported.
     """
     graphs = onnx_parts(program, network, network.task.image, opset)
     parts = {}
@@ -61,10 +64,21 @@ def write(
         "rule": program.rule,
         "program": [step.record() for step in program.steps],
         "settings": [{**each, "values": program.values(each["knobs"])} for each in settings],
+        "reference": reference,
         "promoted": {"knobs": dict(promoted), "values": program.values(promoted)},
     }
+    manifest |= _single(folder, manifest, graphs)
     shutil.copyfile(str(runner.__file__), folder / RUNNER)
     return seal(folder, manifest)
+
+
+def _single(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the file for one image at a time; its record, or why there is none."""
+    if any("draw" in step for step in manifest["program"]):
+        return {"single": None, "single_missing": "the program draws, which one file cannot"}
+    content = single_graph(manifest, graphs).SerializeToString(deterministic=True)
+    (folder / SINGLE).write_bytes(content)
+    return {"single": file_record(SINGLE, content)}
 
 
 def seal(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

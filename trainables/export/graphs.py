@@ -71,7 +71,8 @@ def onnx_parts(program: Program, network: nn.Module, image: tuple[int, int, int]
     parts = program.parts()
     with evaluating(network):
         images = torch.zeros(_EXAMPLES, *image)
-        arguments = traced(program, images)
+        examples = traced(program, images)
+        arguments = {name: given for name, (given, _) in examples.items()}
         whole, names = _exported(parts, arguments, set(program.examples), opset)
     found = {}
     present = {value.name for value in whole.graph.input}
@@ -82,7 +83,7 @@ def onnx_parts(program: Program, network: nn.Module, image: tuple[int, int, int]
             raise ExportError(f"part {part.name} does not read {', '.join(unread)}: its graph cannot be told apart")
         model = extractor.extract_model(list(inputs), list(outputs))
         _rename(model, dict(zip([*inputs, *outputs], [*part.reads, *_written(part)], strict=True)))
-        _tidy(onnx, model, part.name)
+        _tidy(model, part.name, [tuple(result.shape) for result in examples[part.name][1]])
         try:
             onnx.checker.check_model(model, full_check=True)
         except Exception as error:  # the checker's errors have no common class
@@ -174,8 +175,13 @@ def _rename(model: Any, names: Mapping[str, str]) -> None:
             place[:] = [names.get(name, name) for name in place]
 
 
-def _tidy(onnx: Any, model: Any, name: str) -> None:
-    """Name the graph, call the number of images ``n``, drop what names this machine and the exporter's notes."""
+def _tidy(model: Any, name: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Name the graph, say the outputs' `shapes`, call the number of images ``n``, drop the exporter's notes."""
+    for value, shape in zip(model.graph.output, shapes, strict=True):
+        dims = value.type.tensor_type.shape.dim
+        del dims[:]
+        for place, extent in enumerate(shape):
+            dims.add(**({"dim_value": extent} if place else {"dim_param": "n"}))
     model.graph.name, model.producer_name, model.producer_version = name, "routefront", ""
     model.doc_string = ""
     del model.metadata_props[:]

@@ -10,7 +10,7 @@ Shape legend: B images, U units, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,21 +145,21 @@ def whole(network: RoutedNetwork, rule: str) -> Program:
 
 
 @torch.no_grad()
-def traced(program: Program, images: Tensor) -> dict[str, list[Tensor]]:
-    """Example arguments of every part by its name, from one pass of all parts over all `images` (B, c, h, h).
+def traced(program: Program, images: Tensor) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+    """Example arguments and results of every part by its name, from one pass over all `images` (B, c, h, h).
 
     Every step runs for every image, whatever was decided, so that each part sees arguments of the right shapes.
     """
     registers: dict[str, Tensor] = {IMAGES: images, **program.examples}
-    found: dict[str, list[Tensor]] = {}
+    found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     for step in program.steps:
         if isinstance(step, Draw):
             registers[step.writes] = torch.full((len(images), step.count), 0.5)
             continue
         arguments = [registers[name] for name in step.part.reads]
-        found.setdefault(step.part.name, arguments)
         results = step.part.module(*arguments)
-        outputs: Sequence[Tensor] = [results] if isinstance(results, Tensor) else list(results)
+        outputs = [results] if isinstance(results, Tensor) else list(results)
+        found.setdefault(step.part.name, (arguments, outputs))
         if len(outputs) != len(step.part.writes):
             raise ExportError(f"part {step.part.name} gives {len(outputs)} tensors, not {len(step.part.writes)}")
         registers.update(zip(step.part.writes, outputs, strict=True))

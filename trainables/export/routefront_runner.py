@@ -4,18 +4,28 @@
     answers = Runner("folder").predict(images)            # uint8 (n, channels, size, size)
     answers = Runner("folder").predict(images, max_macs=5e6)
 
-or ``python routefront_runner.py predict FOLDER IMAGES.npy``. The folder's ``manifest.json`` says what is in it;
-``docs/export.md`` of routefront describes its format, of which this file is the reference.
+or ``python routefront_runner.py predict FOLDER IMAGES.npy``, and ``python routefront_runner.py serve FOLDER``. The
+folder's ``manifest.json`` says what is in it; ``docs/export.md`` of routefront describes its format, of which this file
+is the reference.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import hashlib
 import json
+import math
+import os
+import signal
 import sys
+import threading
+import time
+from concurrent.futures import Future
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
@@ -237,19 +247,52 @@ class _Part:
     """A graph under onnxruntime."""
 
     def __init__(self, folder: Path, record: dict[str, Any], threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        content = checked_file(folder, record)
-        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.session = _session(checked_file(folder, record), threads)
         self.inputs = [each["name"] for each in record["inputs"]]
         self.types = [_TYPES[each["type"]] for each in record["inputs"]]
         self.shapes = [each["shape"] for each in record["inputs"]]
 
     def run(self, given: list[np.ndarray]) -> list[np.ndarray]:
         return self.session.run(None, dict(zip(self.inputs, given, strict=True)))
+
+
+class Single:
+    """The one file of a folder that takes one image at a time; parts that are not needed lie behind ``If`` nodes.
+
+    Raises `Refused` as `Runner` does, and where the folder has no such file.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int = 1) -> None:
+        self.manifest = read_manifest(Path(folder))
+        if not self.manifest.get("single"):
+            raise Refused(
+                f"{folder} has no file for single images: {self.manifest.get('single_missing', 'not written')}"
+            )
+        self.session = _session(checked_file(Path(folder), self.manifest["single"]), threads)
+        self.types = {each.name: each.type for each in self.session.get_overridable_initializers()}
+
+    def predict(self, image: np.ndarray, values: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """Classify one image, uint8 (c, h, h) or (1, c, h, h); `values` replace those of the promoted setting."""
+        image = np.asarray(image)
+        image = checked_images(image[None] if image.ndim == 3 else image, self.manifest["image"])
+        if len(image) != 1:
+            raise Refused(f"{len(image)} images; this file takes one at a time")
+        feed = {"pixels": image}
+        for name, value in (values or {}).items():
+            if name not in self.types:
+                raise Refused(f"unknown value {name!r}; this model has {', '.join(sorted(self.types)) or 'none'}")
+            feed[name] = np.asarray(value, _TYPES[self.types[name][7:-1]])
+        return dict(zip([each.name for each in self.session.get_outputs()], self.session.run(None, feed), strict=True))
+
+
+def _session(content: bytes, threads: int) -> Any:
+    """A graph under onnxruntime, on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 # -- the folder ------------------------------------------------------------------------------------
@@ -350,6 +393,376 @@ def _mixed(bits: np.ndarray) -> np.ndarray:
     return bits ^ (bits >> np.uint64(31))
 
 
+# -- watched in use --------------------------------------------------------------------------------
+
+BINS = 10
+"""Equal bins of confidences in [0, 1]."""
+WINDOW = 1000
+"""Images that are summed up in one line of a log, where nothing else is asked."""
+
+
+def figures_of(answers: dict[str, np.ndarray], exits: int) -> dict[str, Any]:
+    """What is counted of answers, without a single image: sums that windows add up.
+
+    ``images``; ``macs`` and ``macs_squared``, sums; ``units``, the sum of every unit's executed share; ``exits``,
+    images that left at each; ``confidence``, images by `BINS` of the largest probability; ``paths``, images of the
+    most frequent `BINS` paths by a digest of the path.
+    """
+    macs, path, sure = answers["macs"], answers["path"], answers["probabilities"].max(axis=1, initial=0.0)
+    bins = np.bincount(np.minimum((sure * BINS).astype(int), BINS - 1), minlength=BINS)
+    digests = [hashlib.sha256(np.ascontiguousarray(row > 0).tobytes()).hexdigest()[:12] for row in path]
+    names, counts = np.unique(np.array(digests, dtype="U12"), return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:BINS]
+    found: dict[str, Any] = {
+        "images": len(macs),
+        "macs": float(macs.sum()),
+        "macs_squared": float(np.square(macs).sum()),
+        "units": [float(share) for share in path.sum(axis=0)],
+        "confidence": bins.tolist(),
+        "paths": {str(names[k]): int(counts[k]) for k in order},
+    }
+    if exits:
+        found["exits"] = np.bincount(answers["exit"], minlength=exits).tolist()
+    return found
+
+
+def added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The sums of two records of `figures_of`."""
+    joined: dict[str, Any] = {}
+    for name, value in one.items():
+        theirs = other[name]
+        if isinstance(value, list):
+            joined[name] = [a + b for a, b in zip(value, theirs, strict=True)]
+        elif isinstance(value, dict):
+            both = {key: value.get(key, 0) + theirs.get(key, 0) for key in {**value, **theirs}}
+            joined[name] = dict(sorted(both.items(), key=lambda each: -each[1])[: 10 * BINS])
+        else:
+            joined[name] = value + theirs
+    return joined
+
+
+class Watch:
+    """Counts what a model answers, by windows of `window` images, from several threads.
+
+    With a `folder` a line of JSON is added for every full window, and at the end for what is left, to a file of this
+    process; images are kept nowhere. `total`: the sums of all windows.
+    """
+
+    def __init__(self, exits: int, *, folder: str | Path | None = None, window: int = WINDOW) -> None:
+        self.exits, self.window = exits, window
+        self.lock = threading.Lock()
+        self.total: dict[str, Any] | None = None
+        self.present: dict[str, Any] | None = None
+        self.last: dict[str, Any] | None = None
+        self.requests = self.refused = 0
+        self.seconds = 0.0
+        self._begun = time.time()
+        self._requests, self._latency = 0, 0.0
+        self.file: Path | None = None
+        if folder is not None:
+            self.file = Path(folder) / f"{time.time_ns():020d}-{os.getpid()}.jsonl"
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                self.file.touch(exist_ok=False)
+            except OSError as error:
+                raise Refused(f"log folder {folder} cannot be written: {error.strerror or error}") from None
+            atexit.register(self.close)
+
+    def add(self, answers: dict[str, np.ndarray], seconds: float, *, promoted: bool = True) -> None:
+        """Count the answers of one request, which took so long; windows hold those of the `promoted` setting alone."""
+        figures = figures_of(answers, self.exits) if len(answers["macs"]) else None
+        with self.lock:
+            self.requests, self.seconds = self.requests + 1, self.seconds + seconds
+            self._requests, self._latency = self._requests + 1, self._latency + seconds
+            if figures is None:
+                return
+            self.total = figures if self.total is None else added(self.total, figures)
+            if not promoted:
+                return
+            self.present = figures if self.present is None else added(self.present, figures)
+            if self.present["images"] >= self.window:
+                self._write()
+
+    def refuse(self) -> None:
+        """Count a request that was refused."""
+        with self.lock:
+            self.refused += 1
+
+    def close(self) -> None:
+        """Write what is left of the present window."""
+        with self.lock:
+            if self.present is not None:
+                self._write()
+
+    def _write(self) -> None:
+        assert self.present is not None
+        now = time.time()
+        line = {
+            "begun": self._begun,
+            "ended": now,
+            "requests": self._requests,
+            "seconds": self._latency,
+            **self.present,
+        }
+        self.last, self.present, self._begun = line, None, now
+        self._requests, self._latency = 0, 0.0
+        if self.file is not None:
+            with self.file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def metrics(self, manifest: dict[str, Any]) -> str:
+        """Everything counted so far in Prometheus' text format."""
+        with self.lock:
+            total, last = self.total, self.last
+            lines = [*_metric("requests_total", "counter", "requests that were answered", [("", self.requests)])]
+            lines += _metric("refused_total", "counter", "requests that were refused", [("", self.refused)])
+            lines += _metric("seconds_total", "counter", "seconds that requests took", [("", self.seconds)])
+        if total is None:
+            return "\n".join(lines) + "\n"
+        lines += _metric("images_total", "counter", "images that were classified", [("", total["images"])])
+        lines += _metric("macs_total", "counter", "multiply-accumulates of all images", [("", total["macs"])])
+        units = [(f'{{unit="{unit["name"]}"}}', n) for unit, n in zip(manifest["units"], total["units"], strict=True)]
+        lines += _metric("unit_images_total", "counter", "images for which a unit was executed", units)
+        if "exits" in total:
+            taken = [(f'{{exit="{name}"}}', n) for name, n in zip(manifest["exits"], total["exits"], strict=True)]
+            lines += _metric("exit_images_total", "counter", "images that left at an exit", taken)
+        below = np.cumsum(total["confidence"]).tolist()
+        sure = [(f'_bucket{{le="{(k + 1) / BINS:g}"}}', n) for k, n in enumerate(below)]
+        sure += [('_bucket{le="+Inf"}', below[-1]), ("_count", below[-1])]
+        lines += _metric("confidence", "histogram", "the largest probability of an image", sure)
+        reference = manifest.get("reference")
+        if last is not None and reference:
+            off = [("", macs_deviations(last, reference))]
+            lines += _metric("macs_deviations", "gauge", "standard errors of the last window's mean MACs", off)
+        return "\n".join(lines) + "\n"
+
+
+def macs_deviations(window: dict[str, Any], reference: dict[str, Any]) -> float:
+    """By how many standard errors the mean MACs of a window lie above those of the reference; both are samples."""
+    n, m = window["images"], reference["images"]
+    mean, theirs = window["macs"] / n, reference["macs"] / m
+    variance = max(reference["macs_squared"] / m - theirs**2, 0.0)
+    error = math.sqrt(variance * (1 / n + 1 / m))
+    if error < 1e-6 * max(theirs, 1.0):  # MACs that never vary
+        return 0.0 if abs(mean - theirs) < 1e-6 * max(theirs, 1.0) else math.copysign(1e6, mean - theirs)
+    return (mean - theirs) / error
+
+
+def _metric(name: str, kind: str, says: str, values: list[tuple[str, float]]) -> list[str]:
+    whole = f"routefront_{name}"
+    return [
+        f"# HELP {whole} {says}",
+        f"# TYPE {whole} {kind}",
+        *(f"{whole}{label} {value:.17g}" for label, value in values),
+    ]
+
+
+# -- the server ------------------------------------------------------------------------------------
+
+MOST_IMAGES, MOST_WAITING = 256, 4096
+"""Images of one request, and images that may wait before others are sent away."""
+
+
+class Batcher:
+    """Answers requests of several threads together: what has come while a batch ran is the next one."""
+
+    def __init__(self, runner: Runner, batch: int = BATCH) -> None:
+        self.runner, self.batch = runner, batch
+        self.waiting: list[tuple[np.ndarray, float | None, Future]] = []
+        self.changed = threading.Condition()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def answer(self, images: np.ndarray, max_macs: float | None) -> dict[str, np.ndarray]:
+        """What `Runner.predict` returns; `Busy` where too much is waiting."""
+        self.runner.setting(max_macs)  # what cannot be is refused before it waits
+        images, future = checked_images(images, self.runner.image), Future()
+        with self.changed:
+            if sum(len(each) for each, _, _ in self.waiting) + len(images) > MOST_WAITING:
+                raise Busy(f"{MOST_WAITING} images are waiting; ask again later")
+            self.waiting.append((images, max_macs, future))
+            self.changed.notify()
+        return future.result()
+
+    def _take(self) -> list[tuple[np.ndarray, float | None, Future]]:
+        """The first requests of one setting, up to a batch."""
+        with self.changed:
+            while not self.waiting:
+                self.changed.wait()
+            budget, taken, rest, count = self.waiting[0][1], [], [], 0
+            for each in self.waiting:
+                fits = not taken or (each[1] == budget and count + len(each[0]) <= self.batch)
+                (taken if fits else rest).append(each)
+                count += len(each[0]) if fits else 0
+            self.waiting = rest
+            return taken
+
+    def _work(self) -> None:
+        while True:
+            taken = self._take()
+            try:
+                found = self.runner.predict(np.concatenate([images for images, _, _ in taken]), max_macs=taken[0][1])
+            except BaseException as error:
+                for _, _, future in taken:
+                    future.set_exception(error)
+                continue
+            start = 0
+            for images, _, future in taken:
+                end = start + len(images)
+                future.set_result({name: values[start:end] for name, values in found.items()})
+                start = end
+
+
+class Busy(RuntimeError):
+    """Too much is waiting."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """``POST /predict``, ``GET /metrics``, ``GET /health``, ``GET /manifest``."""
+
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "routefront", ""
+    timeout = 30
+    server: Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is written for every request."""
+
+    def _send(self, status: int, body: bytes, kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if status >= 400:  # what was not read of the request would be taken for the next one
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _refuse(self, status: int, line: str) -> None:
+        self.server.watch.refuse()
+        self._send(status, json.dumps({"error": line}).encode() + b"\n")
+
+    def do_GET(self) -> None:
+        """See the class."""
+        manifest = self.server.batcher.runner.manifest
+        if self.path == "/metrics":
+            self._send(200, self.server.watch.metrics(manifest).encode(), "text/plain; version=0.0.4; charset=utf-8")
+        elif self.path == "/health":
+            self._send(200, b'{"status": "ok"}\n')
+        elif self.path == "/manifest":
+            self._send(200, json.dumps(manifest).encode())
+        else:
+            self._refuse(404, f"nothing is at {self.path[:80]!r}; there are /predict, /metrics, /health and /manifest")
+
+    def do_POST(self) -> None:
+        """Classify the images of a request: see `images_of`."""
+        started = time.perf_counter()
+        address = urlsplit(self.path)
+        if address.path != "/predict":
+            self._refuse(404, f"nothing is at {self.path[:80]!r}; POST to /predict")
+            return
+        try:
+            length = int(self.headers.get("Content-Length", ""))
+        except ValueError:
+            self._refuse(411, "a request needs its Content-Length")
+            return
+        if not 0 <= length <= self.server.most:
+            if length > 0:  # who sends a little too much should hear the answer; who sends far too much is cut off
+                self.rfile.read(min(length, 2 * self.server.most))
+            self._refuse(413, f"{length} bytes; a request has at most {self.server.most}")
+            return
+        try:
+            body = self.rfile.read(length)
+            images = images_of(body, self.headers.get("Content-Type", ""), self.server.batcher.runner.image)
+            if len(images) > MOST_IMAGES:
+                raise Refused(f"{len(images)} images; a request has at most {MOST_IMAGES}")
+            budget = _budget(address.query)
+            answers = self.server.batcher.answer(images, budget)
+        except Refused as error:
+            self._refuse(400, str(error))
+        except Busy as error:
+            self._refuse(503, str(error))
+        else:
+            self.server.watch.add(answers, time.perf_counter() - started, promoted=budget is None)
+            self._send(200, json.dumps({"predictions": rows_of(answers)}).encode())
+
+
+def _budget(query: str) -> float | None:
+    given = parse_qs(query, keep_blank_values=True)
+    unknown = sorted(set(given) - {"max_macs"})
+    if unknown:
+        raise Refused(f"unknown parameter {unknown[0]!r}; /predict takes max_macs")
+    if not given:
+        return None
+    text = given["max_macs"][-1]
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise Refused(f"max_macs {text[:40]!r} is no number above 0")
+    return value
+
+
+def images_of(body: bytes, kind: str, image: dict[str, Any]) -> np.ndarray:
+    """The images of a request, uint8 (n, c, h, h).
+
+    ``application/octet-stream``: their bytes, one image after the other; else JSON, ``{"images": [[[[...]]]]}`` of
+    whole numbers from 0 to 255. Raises `Refused`.
+    """
+    shape = (image["channels"], image["size"], image["size"])
+    size = math.prod(shape)
+    if kind.partition(";")[0].strip() == "application/octet-stream":
+        if len(body) % size:
+            raise Refused(f"{len(body)} bytes are no whole number of images of {size} bytes")
+        return np.frombuffer(body, np.uint8).reshape(-1, *shape)
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused('the body is not JSON; send {"images": [...]}, or bytes as application/octet-stream') from None
+    if not isinstance(said, dict) or set(said) != {"images"}:
+        raise Refused("the body is no object with images alone")
+    try:
+        array = np.array(said["images"])
+    except ValueError:
+        raise Refused("images are of different shapes") from None
+    if array.dtype.kind not in "iu" or array.ndim != 4 or array.min(initial=0) < 0 or array.max(initial=0) > 255:
+        raise Refused(f"images are to be whole numbers from 0 to 255 of shape (n, {', '.join(map(str, shape))})")
+    return array.astype(np.uint8)
+
+
+class Server(ThreadingHTTPServer):
+    """A model behind HTTP; `batcher` answers, `watch` counts. `most`: bytes of a request."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], runner: Runner, watch: Watch) -> None:
+        self.batcher, self.watch = Batcher(runner), watch
+        image = runner.image
+        self.most = MOST_IMAGES * image["channels"] * image["size"] ** 2 * 6 + 4096  # JSON takes up to five a pixel
+        super().__init__(address, Handler)
+
+
+def serve(folder: str, host: str, port: int, *, threads: int, log: str | None, window: int) -> int:
+    """Serve a folder until the process is told to end."""
+    runner = Runner(folder, threads=threads)
+    watch = Watch(len(runner.manifest["exits"]), folder=log, window=window)
+    try:
+        server = Server((host, port), runner, watch)
+    except OSError as error:
+        raise Refused(f"{host}:{port} cannot be served: {error.strerror or error}") from None
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown, daemon=True).start())
+    print(f"serving {folder} at http://{host}:{server.server_address[1]}", flush=True)
+    try:
+        server.serve_forever(poll_interval=0.1)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.server_close()
+        watch.close()
+    return 0
+
+
 # -- the command line ------------------------------------------------------------------------------
 
 
@@ -361,8 +774,22 @@ def main(words: list[str] | None = None) -> int:
     predict.add_argument("folder")
     predict.add_argument("images")
     predict.add_argument("--max-macs", type=float)
+    served = commands.add_parser("serve", help="answer over HTTP: POST /predict, GET /metrics")
+    served.add_argument("folder")
+    served.add_argument("--port", type=int, default=8000)
+    served.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen at; others than this machine's: 0.0.0.0"
+    )
+    served.add_argument("--threads", type=int, default=1, help="threads of onnxruntime")
+    served.add_argument("--log", help="a folder for one line of counts a window")
+    served.add_argument("--window", type=int, default=WINDOW, help="images of a window")
     given = parser.parse_args(words)
     try:
+        if given.command == "serve":
+            if not 0 <= given.port < 65536 or given.threads < 1 or given.window < 1:
+                raise Refused("--port takes 0 to 65535, --threads and --window whole numbers of at least 1")
+            how = {"threads": given.threads, "log": given.log, "window": given.window}
+            return serve(given.folder, given.host, given.port, **how)
         answers = Runner(given.folder).predict(_array(given.images), max_macs=given.max_macs)
     except Refused as error:
         print(error, file=sys.stderr)

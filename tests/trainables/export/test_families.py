@@ -1,4 +1,4 @@
-"""Every family as graphs and a program: the runner takes the same paths, gives the same logits, charges the same MACs."""
+"""Every family as graphs and a program: the runner's paths, logits and MACs are those of our own execution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainables.contracts.network import RoutedNetwork, Task
 from trainables.export.families import program_of
 from trainables.export.folder import write
 from trainables.export.program import ExportError, Step
-from trainables.export.routefront_runner import Refused, Runner, draws
+from trainables.export.routefront_runner import Refused, Runner, Single, draws
 from trainables.inference.evaluation import exit_logits
 from trainables.inference.prepare import prepared
 from trainables.networks.gated.gates import image_noise
@@ -118,7 +118,26 @@ def test_the_runner_does_what_the_network_does(family: str, tmp_path: Path) -> N
             if theirs.exits is not None:
                 assert (mine["exit"] == theirs.exits.numpy())[alike].all()
     assert same >= 0.999 * seen
+    if runner.manifest["single"] is None:
+        assert runner.manifest["program"][0]["draw"] > 0
+    else:
+        _compare_one_by_one(Single(tmp_path / "out"), runner)
     assert (len(np.unique(np.concatenate(paths), axis=0)) == 1) == (family in STILL)
+
+
+def _compare_one_by_one(single: Single, runner: Runner) -> None:
+    """The file with ``If`` nodes gives one image what the runner gives it in a batch."""
+    images = pixels()[::8]
+    for setting in runner.manifest["settings"]:
+        together = runner.predict(images, values=setting["values"])
+        for k, image in enumerate(images):
+            alone = single.predict(image, setting["values"])
+            assert np.abs(alone["path"][0] - together["path"][k]).max() < 1e-9
+            assert alone["macs"][0] == together["macs"][k]
+            assert np.abs(alone["logits"][0] - together["logits"][k]).max() <= 1e-5 * np.abs(together["logits"]).max()
+            assert alone["probabilities"][0] == pytest.approx(together["probabilities"][k], abs=1e-5)
+            if "exit" in together:
+                assert alone["exit"][0] == together["exit"][k]
 
 
 def test_a_part_runs_for_the_images_that_need_it_alone(tmp_path: Path) -> None:
@@ -167,16 +186,16 @@ def test_a_folder_that_was_changed_is_refused(tmp_path: Path) -> None:
     graph, manifest = folder / "network.onnx", folder / "manifest.json"
     content, text = graph.read_bytes(), manifest.read_text()
     graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(Refused, match="network.onnx in .* was changed"):
+    with pytest.raises(Refused, match=r"network\.onnx in .* was changed"):
         Runner(folder)
     graph.write_bytes(content)
     manifest.write_text(text.replace('"class 1"', '"class 7"'))
-    with pytest.raises(Refused, match="manifest.json was changed: its digest is"):
+    with pytest.raises(Refused, match=r"manifest\.json was changed: its digest is"):
         Runner(folder)
     manifest.write_text(text[:-20])
-    with pytest.raises(Refused, match="manifest.json cannot be read"):
+    with pytest.raises(Refused, match=r"manifest\.json cannot be read"):
         Runner(folder)
-    with pytest.raises(Refused, match="is no exported model: it has no manifest.json"):
+    with pytest.raises(Refused, match=r"is no exported model: it has no manifest\.json"):
         Runner(tmp_path)
 
 
