@@ -1,4 +1,4 @@
-"""Commands about models that leave the registry, and about those in use: export-model, drift."""
+"""Commands about models that leave the registry, and about those in use: export-model, drift, compare."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from search.commands.promotion import registry_uri
 from search.commands.promotion_tables import print_drift, print_gates
 from search.commands.terminal import Json, Studies, Tracking, out, print_json, progress
+from search.errors import InputError
 
 Registered = Annotated[str, typer.Argument(help="A registered model: NAME@ALIAS or NAME/VERSION.")]
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("export-model")(export_model)
     app.command("drift")(drift)
+    app.command("compare")(compare)
 
 
 def export_model(
@@ -74,3 +76,32 @@ def drift(
         print_drift(record)
     if record["alarm"]:
         raise typer.Exit(3)
+
+
+def compare(
+    first: Registered,
+    second: Annotated[str, typer.Argument(help="The other one, for example NAME@challenger.")],
+    data: Annotated[Path, typer.Option("--data", help="Labelled images: a folder of class folders.")],
+    margin: Annotated[float, typer.Option(help="How much accuracy may be lost for 'not worse'.")] = 0.01,
+    limit: Annotated[int | None, typer.Option(help="At most this many images.")] = None,
+    tracking: Tracking = None,
+    studies: Studies = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two registered models on the same labelled images: accuracy and MACs with paired intervals.
+
+    Example: routefront compare digits@champion digits@challenger --data labelled
+    """
+    from search.promotion.compare import compare as both
+    from search.promotion.compare import lines_of
+
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit {limit}: at least one image has to be compared")
+    uri = registry_uri(tracking, studies, reading=True)
+    with progress("classifying with both", as_json):
+        record = both(first, second, data, uri=uri, margin=margin, limit=limit)
+    if as_json:
+        print_json(record)
+        return
+    for line in lines_of(record):
+        out.print(line, soft_wrap=True)

@@ -41,6 +41,10 @@ def promote(
     max_latency: Annotated[
         str | None, typer.Option(help="At most this long for one image alone, measured here: 5ms, 0.01.")
     ] = None,
+    compare_on: Annotated[
+        Path | None, typer.Option(help="Labelled class folders on which it must not be worse than the champion.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="With --compare-on: how much accuracy may be lost.")] = 0.01,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the gates and what would happen.")] = False,
     tracking: Tracking = None,
     trust: Trust = False,
@@ -66,6 +70,8 @@ def promote(
     options = {
         "calibrate_on": calibrate_on,
         "max_latency": _latency(max_latency) if max_latency else None,
+        "compare_on": compare_on,
+        "margin": margin,
         "dry_run": dry_run,
         "uri": registry_uri(tracking, studies, reading=dry_run),
         "model": model,

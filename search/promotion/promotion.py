@@ -23,6 +23,8 @@ from search.frontier.pool import StudyPoints
 from search.promotion.calibration import own_images
 from search.promotion.candidate import Candidate, candidate_of, figures_on_test
 from search.promotion.choice import Budget, Target, choose, family, find
+from search.promotion.compare import MARGIN, check_margin
+from search.promotion.compare import gate as compare_gate
 from search.promotion.gates import Gate, beats, champion_of, failed
 from search.promotion.history import rollback
 from search.promotion.ledger import Lock, answering, confirmed, holding, move_alias
@@ -55,7 +57,8 @@ def promote_study(
 ) -> dict[str, Any]:
     """Promote one point: the best under a budget, or `point` by its identity.
 
-    `options`: `calibrate_on` (a folder of one's own images), `max_latency` (seconds alone), `dry_run`
+    `options`: `calibrate_on` (a folder of one's own images), `max_latency` (seconds alone), `compare_on` (labelled
+    class folders on which the point must be better than the champion, or not worse by more than `margin`), `dry_run`
     (nothing is written, the study may be running), `data`. Returns the record of the journal's event
     `promotion` with `promoted` and `why`. Raises `InputError` for what cannot be, `RunError` naming the
     gate that failed; a dry run returns instead.
@@ -115,11 +118,14 @@ def _promote(
     *,
     calibrate_on: Path | None = None,
     max_latency: float | None = None,
+    compare_on: Path | None = None,
+    margin: float = MARGIN,
     dry_run: bool = False,
     data: Data | None = None,
 ) -> list[dict[str, Any]]:
     from search.studies.stored import load_data
 
+    check_margin(margin)
     signing_key()  # refused before anything is measured
     absent = dry_run and no_registry(uri)
     client = None if absent else client_at(uri, must_exist=dry_run)
@@ -138,7 +144,7 @@ def _promote(
             if key not in candidates:
                 candidates[key] = candidate_of(study.folder, state, identity, data, target, own, max_latency)
             with answering(uri):
-                plans.append(promoter.plan(target, candidates[key]))
+                plans.append(promoter.plan(target, candidates[key], compare_on, margin))
         if dry_run:
             return [plan.outcome() for plan in plans]
         with answering(uri):
@@ -159,8 +165,17 @@ def _opened(study: StoredStudy, dry_run: bool) -> Iterator[tuple[StudyState, Dri
 class _Plan:
     """A target, its candidate, and whether the alias may move."""
 
-    def __init__(self, target: Target, candidate: Candidate, champion: Gate, version: str | None, model: str) -> None:
+    def __init__(
+        self,
+        target: Target,
+        candidate: Candidate,
+        champion: Gate,
+        version: str | None,
+        model: str,
+        compared: Gate | None = None,
+    ) -> None:
         self.target, self.candidate, self.champion, self.model = target, candidate, champion, model
+        self.compared = compared
         self.champion_version = version
         self.id = secrets.token_hex(6)
         self.version: str | None = None
@@ -169,7 +184,8 @@ class _Plan:
 
     @property
     def gates(self) -> list[Gate]:
-        return [*self.candidate.gates, self.champion, self.candidate.test_gate()]
+        asked = [] if self.compared is None else [self.compared]
+        return [*self.candidate.gates, self.champion, *asked, self.candidate.test_gate()]
 
     @property
     def why(self) -> str:
@@ -232,11 +248,18 @@ class Promoter:
         assert self.driver is not None
         self.driver.record(kind, payload)
 
-    def plan(self, target: Target, candidate: Candidate) -> _Plan:
-        """The gates of a target, the champion's included."""
+    def plan(
+        self, target: Target, candidate: Candidate, compare_on: Path | None = None, margin: float = MARGIN
+    ) -> _Plan:
+        """The gates of a target, the champion's included, and `compare` where labelled images are given."""
         champion = champion_of(self.client, self.model, target.alias)
         gate = beats(champion, candidate.evidence.tags(), target.budget)
-        return _Plan(target, candidate, gate, champion.version if champion else None, self.model)
+        version, compared = champion.version if champion else None, None
+        if compare_on is not None:
+            evidence, name = candidate.evidence, None if version is None else f"{self.model}/{version}"
+            network, data = evidence.network, evidence.data
+            compared = compare_gate(name, network, data, evidence.knobs, compare_on, self.uri, margin)
+        return _Plan(target, candidate, gate, version, self.model, compared)
 
     def carry_out(self, plans: list[_Plan], data: Data) -> list[dict[str, Any]]:
         """Register what passes, move the aliases under the lock, write the journal; what became of each."""
@@ -290,7 +313,10 @@ class Promoter:
         champion = champion_of(self.client, self.model, alias)
         if (champion.version if champion else None) != plan.champion_version:
             plan.champion = beats(champion, tags, plan.target.budget)
-            if plan.champion.passed is False:
+            if plan.compared is not None:
+                says = "the champion changed while this point was compared with the one before: promote again"
+                plan.compared = Gate("compare", False, says, plan.compared.evidence)
+            if failed(plan.gates) is not None:
                 self._write("abandoned", {"id": plan.id, "why": plan.why})
                 return plan.outcome()
         note_promotion(self.client, self.model, plan.version, alias, plan.record())
