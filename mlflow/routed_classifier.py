@@ -50,8 +50,7 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
         code, version = folder.parents[1] / "code", self.serving["code_version"]
         self.network, self.normalise, runner = _load(folder, code, version, self.device, self.serving["normalisation"])
-        log, window = os.environ.get("ROUTEFRONT_LOG"), int(os.environ.get("ROUTEFRONT_LOG_WINDOW", runner.WINDOW))
-        self.watch = runner.Watch(len(self.serving["exits"]), folder=log, window=window) if log else None
+        self.watch = _watch(runner, len(self.serving["exits"]))
         self.classes = np.array(self.serving["classes"], dtype=object)
 
     def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -114,6 +113,16 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         if self.serving["exits"]:
             columns["exit"] = found["exit"].astype(np.int64)
         return pd.DataFrame(columns, copy=False)
+
+
+def _watch(runner: Any, exits: int) -> Any:
+    """What counts into the folder ROUTEFRONT_LOG, or None; raises for a window that is no whole number from 1."""
+    log, window = os.environ.get("ROUTEFRONT_LOG"), os.environ.get("ROUTEFRONT_LOG_WINDOW", str(runner.WINDOW))
+    if not log:
+        return None
+    if not (window.isascii() and window.isdigit() and int(window)):
+        raise MlflowException(f"ROUTEFRONT_LOG_WINDOW {window!r}: a window has a whole number of images, at least 1")
+    return runner.Watch(exits, folder=log, window=int(window))
 
 
 def check_signature(model: Path) -> None:

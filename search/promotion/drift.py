@@ -48,9 +48,11 @@ def drift(model: str, log: Path, *, uri: str, alpha: float = ALPHA) -> dict[str,
         raise InputError(f"{model} was promoted without reference figures; promote it again")
     units, exits = serving["units"], serving["exits"]
     for window in windows:
-        if len(window["units"]) != len(units) or len(window.get("exits", [])) != len(exits):
+        counted = len(window["units"]), len(window.get("exits", []))
+        if counted != (len(units), len(exits)):
             raise InputError(
-                f"{log} holds counts of another model than {model}: {len(window['units'])} units, not {len(units)}"
+                f"{log} holds counts of another model than {model}: of {counted[0]} units and {counted[1]} exits,"
+                f" not {len(units)} and {len(exits)}"
             )
     judged = [judge(window, reference, units, exits, alpha) for window in windows if window["images"] >= LEAST]
     if not judged:
@@ -100,11 +102,10 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
             try:
                 window = json.loads(line)
-                good = _is_window(window)
+                if not _is_window(window):
+                    raise ValueError("a number is missing, negative or none")
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                good = False
-            if not good:
-                raise InputError(f"{path} line {number} is no window of counts")
+                raise InputError(f"{path} line {number} is no window of counts") from None
             windows.append(window)
     if not windows:
         raise InputError(f"--log {folder}: no window was written there yet")

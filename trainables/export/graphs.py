@@ -13,8 +13,10 @@ import contextlib
 import importlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -110,44 +112,38 @@ def _exported(
         axes |= {name: {0: "n"} for name in theirs}
         names.append((mine, theirs))
     module = _All(parts, [len(part.reads) for part in parts]).eval()
-    file = io.BytesIO()
     try:
-        _trace(module, flat, file, axes, names, opset)
+        return _trace(module, flat, axes, names, opset), names
     except Exception as error:  # whatever comes out: torch does not take it
         _blame(parts, arguments, opset)
         raise ExportError(f"torch's exporter does not take the network: {_line(error)}") from None
-    return tool("onnx").load_from_string(file.getvalue()), names
 
 
 def _trace(
-    module: nn.Module,
-    flat: list[Tensor],
-    file: io.BytesIO,
-    axes: Any,
-    names: list[tuple[list[str], list[str]]],
-    opset: int,
-) -> None:
-    with _quietly(), torch.no_grad():
+    module: nn.Module, flat: list[Tensor], axes: Any, names: Sequence[tuple[list[str], list[str]]], opset: int
+) -> Any:
+    """The ``ModelProto`` of a module on example arguments."""
+    with tempfile.TemporaryDirectory(prefix="routefront-") as scratch, _quietly(), torch.no_grad():
+        path = Path(scratch) / "all.onnx"
         torch.onnx.export(
             module,
             tuple(flat),
-            file,
+            path,
             dynamo=False,
             dynamic_axes=axes,
             input_names=[name for mine, _ in names for name in mine],
             output_names=[name for _, theirs in names for name in theirs],
             opset_version=opset,
         )
+        return tool("onnx").load(str(path))
 
 
 def _blame(parts: Sequence[Part], arguments: Mapping[str, Sequence[Tensor]], opset: int) -> None:
     """Raise for the first part that torch does not take by itself."""
     for part in parts:
-        names = [[f"in{i}" for i in range(len(part.reads))], [f"out{i}" for i in range(len(part.writes))]]
+        names = [f"in{i}" for i in range(len(part.reads))], [f"out{i}" for i in range(len(part.writes))]
         try:
-            _trace(
-                _All([part], [len(part.reads)]).eval(), [*arguments[part.name]], io.BytesIO(), {}, [(*names,)], opset
-            )
+            _trace(_All([part], [len(part.reads)]).eval(), list(arguments[part.name]), {}, [names], opset)
         except Exception as error:
             raise ExportError(f"part {part.name} cannot be exported: {_line(error)}") from None
 

@@ -55,13 +55,11 @@ class Register:
             assert rows is not None
             return self.values[rows]
         asked = np.arange(count) if rows is None else rows
-        place = np.searchsorted(self.rows, asked)
-        place[place == len(self.rows)] = 0
-        if len(self.rows) and (known := self.rows[place] == asked).all():
+        place, known = _places(asked, self.rows)
+        if known.all():
             return self.values[place]
         found = np.zeros((len(asked), *self.values.shape[1:]), self.values.dtype)
-        if len(self.rows):
-            found[known] = self.values[place[known]]
+        found[known] = self.values[place[known]]
         return found
 
     def put(self, values: np.ndarray, rows: np.ndarray | None, count: int) -> None:
@@ -72,9 +70,7 @@ class Register:
         if self.rows is None:
             self.values[rows] = values
             return
-        place = np.searchsorted(self.rows, rows)
-        place[place == len(self.rows)] = 0
-        known = self.rows[place] == rows if len(self.rows) else np.zeros(len(rows), bool)
+        place, known = _places(rows, self.rows)
         self.values[place[known]] = values[known]
         if known.all():
             return
@@ -82,6 +78,14 @@ class Register:
         order = joined.argsort()
         self.values = np.concatenate([self.values, values[~known]])[order]
         self.rows = None if len(joined) == count else joined[order]
+
+
+def _places(asked: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where numbers lie among others, ascending, and which of them do at all."""
+    if not len(among):
+        return np.zeros(len(asked), np.intp), np.zeros(len(asked), bool)
+    place = np.minimum(np.searchsorted(among, asked), len(among) - 1)
+    return place, among[place] == asked
 
 
 class Runner:
@@ -287,8 +291,10 @@ class Single:
 
 def _session(content: bytes, threads: int) -> Any:
     """A graph under onnxruntime, on the processor."""
-    import onnxruntime
-
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise Refused(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
@@ -622,7 +628,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "routefront", ""
     timeout = 30
-    server: Server
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is written for every request."""
