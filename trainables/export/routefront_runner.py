@@ -570,30 +570,33 @@ MOST_IMAGES, MOST_WAITING = 256, 4096
 
 
 class Batcher:
-    """Answers requests of several threads together: what has come while a batch ran is the next one."""
+    """Answers requests of several threads together: what has come while a batch ran is the next one.
+
+    The thread whose turn it is computes, for itself and for those who wait: alone it waits for no other thread.
+    """
 
     def __init__(self, runner: Runner, batch: int = BATCH) -> None:
         self.runner, self.batch = runner, batch
         self.waiting: list[tuple[np.ndarray, float | None, Future]] = []
-        self.changed = threading.Condition()
-        threading.Thread(target=self._work, daemon=True).start()
+        self.changing, self.turn = threading.Lock(), threading.Lock()
 
     def answer(self, images: np.ndarray, max_macs: float | None) -> dict[str, np.ndarray]:
         """What `Runner.predict` returns; `Busy` where too much is waiting."""
         self.runner.setting(max_macs)  # what cannot be is refused before it waits
         images, future = checked_images(images, self.runner.image), Future()
-        with self.changed:
+        with self.changing:
             if sum(len(each) for each, _, _ in self.waiting) + len(images) > MOST_WAITING:
                 raise Busy(f"{MOST_WAITING} images are waiting; ask again later")
             self.waiting.append((images, max_macs, future))
-            self.changed.notify()
+        while not future.done():
+            with self.turn:
+                if not future.done():  # then it waits still, maybe behind others
+                    self._compute(self._take())
         return future.result()
 
     def _take(self) -> list[tuple[np.ndarray, float | None, Future]]:
         """The first requests of one setting, up to a batch."""
-        with self.changed:
-            while not self.waiting:
-                self.changed.wait()
+        with self.changing:
             budget, taken, rest, count = self.waiting[0][1], [], [], 0
             for each in self.waiting:
                 fits = not taken or (each[1] == budget and count + len(each[0]) <= self.batch)
@@ -602,20 +605,18 @@ class Batcher:
             self.waiting = rest
             return taken
 
-    def _work(self) -> None:
-        while True:
-            taken = self._take()
-            try:
-                found = self.runner.predict(np.concatenate([images for images, _, _ in taken]), max_macs=taken[0][1])
-            except BaseException as error:
-                for _, _, future in taken:
-                    future.set_exception(error)
-                continue
-            start = 0
-            for images, _, future in taken:
-                end = start + len(images)
-                future.set_result({name: values[start:end] for name, values in found.items()})
-                start = end
+    def _compute(self, taken: list[tuple[np.ndarray, float | None, Future]]) -> None:
+        try:
+            found = self.runner.predict(np.concatenate([images for images, _, _ in taken]), max_macs=taken[0][1])
+        except BaseException as error:
+            for _, _, future in taken:
+                future.set_exception(error)
+            return
+        start = 0
+        for images, _, future in taken:
+            end = start + len(images)
+            future.set_result({name: values[start:end] for name, values in found.items()})
+            start = end
 
 
 class Busy(RuntimeError):
@@ -628,6 +629,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "routefront", ""
     timeout = 30
+    wbufsize, disable_nagle_algorithm = -1, True  # an answer in one piece: two would wait for each other for 40 ms
     server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -99,6 +99,7 @@ def main() -> None:
         port = PORTS["mlflow"]
         words = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/digits@champion", "-p", str(port)]
         where = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
+        where["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{where['PATH']}"  # MLflow looks for uvicorn there
         processes.append(started([*words, "--env-manager", "local"], port, "/ping", env=where))
         try:
             raw = [image.tobytes() for image in images[:64]]
