@@ -6,7 +6,7 @@ DEMO ?= demo
 STAMP := $(shell date +%Y%m%d-%H%M%S)
 NAME ?= clutter-$(STAMP)
 BUDGET ?= 500k
-JOBS ?= 2
+JOBS ?= 3
 export ROUTEFRONT_STUDIES ?= $(abspath $(DEMO))/studies
 # Python keeps what it compiles, also where the environment says otherwise: a worker that compiles torch and Ray
 # anew takes twice as long to start.
