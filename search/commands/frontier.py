@@ -184,7 +184,6 @@ def _print_front(front: Front, points: Sequence[FrontPoint], papers: bool) -> No
 
 def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: bool) -> None:
     from search.commands.frontier_tables import front_table, published_table
-    from search.frontier.expected import LEAST
     from search.units import dataset_name, printable
 
     wide = out.width >= 110
@@ -200,9 +199,7 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
         out.print("the front by the accuracy to expect on other images, by what neighbours in the space reached")
         out.print(front_table(front, front.expected, wide))
     elif front.expected:
-        out.print(
-            f"what to expect on other images: no method on the front has the {LEAST} trials that it takes to tell"
-        )
+        out.print("what to expect on other images: no method on the front has enough trials to tell")
     if by_method:
         for name, own in front.methods.items():
             out.print()

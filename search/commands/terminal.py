@@ -37,12 +37,17 @@ class Terminal(Console):
     """
 
     def __init__(self, **options: Any) -> None:
+        self._secrets: list[str] | None = None
         super().__init__(highlight=False, emoji=False, markup=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """As rich prints it; see `search.commands.streams.writing` for a stream that takes nothing."""
-        with writing(self.stderr):
-            super().print(*objects, **options)
+        self._secrets = known()  # once a print: a table renders every cell
+        try:
+            with writing(self.stderr):
+                super().print(*objects, **options)
+        finally:
+            self._secrets = None
 
     def on_broken_pipe(self) -> None:
         """Nobody reads any more."""
@@ -50,7 +55,7 @@ class Terminal(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich renders it, the text of every segment cleaned."""
-        secrets = known()
+        secrets = known() if self._secrets is None else self._secrets
         for segment in super().render(renderable, options):
             if segment.control is None and (clean := redacted(segment.text, secrets)) != segment.text:
                 segment = Segment(clean, segment.style)

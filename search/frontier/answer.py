@@ -17,8 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from search.frontier.neighbours import expected as with_expected
-from search.frontier.neighbours import front_by_expected
 from search.frontier.point import FrontPoint
 from search.frontier.pool import StudyPoints, opened
 from search.frontier.published import Published, published_for
@@ -131,8 +129,10 @@ def answer(
     elif sure:
         points = with_confidence(pool, points, draws=draws, seed=seed)
     if points and expected:
-        points = with_expected(sources, points)
-        by_expected = expected_front(pool, first)
+        from search.frontier import neighbours  # scipy takes a second, which a plain front saves
+
+        points = neighbours.expected(sources, points)
+        by_expected = neighbours.front_by_expected(neighbours.expected(sources, candidates(pool, first)))
     methods = _by_method(pool) if by_method else {}
     data = sources[0].created["data"]
     return Front(
@@ -164,14 +164,14 @@ def _by_method(pool: Pool) -> dict[str, tuple[list[FrontPoint], float]]:
     return dict(sorted(found.items(), key=lambda entry: -entry[1][1]))
 
 
-def expected_front(pool: Pool, first: np.ndarray) -> list[FrontPoint]:
-    """The front by expected accuracy among the members (rows `first`) and what is near them, within the budget."""
+def candidates(pool: Pool, first: np.ndarray) -> list[FrontPoint]:
+    """Who may be on the front by expected accuracy: its members (rows `first`) and what is near, within the budget."""
     count = np.nan_to_num(pool.table["count"].to_numpy().astype(float), nan=1.0)
     near = in_budget(pool, confidence.near_front(pool.error, pool.macs, count, first))
     if len(near) > _MOST_EXPECTED:
         stairs = np.clip(np.searchsorted(pool.macs[first], pool.macs[near], side="right") - 1, 0, None)
         near = near[np.argsort(pool.error[near] - pool.error[first][stairs], kind="stable")[:_MOST_EXPECTED]]
-    return front_by_expected(with_expected(pool.sources, points_of(pool, [np.sort(near)])))
+    return points_of(pool, [np.sort(near)])
 
 
 # -- confidence ------------------------------------------------------------------------------------
