@@ -75,7 +75,8 @@ def test_the_wheel_imports_by_the_name_of_the_distribution(wheel: zipfile.ZipFil
     preamble = f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = [sys.executable, "-I", "-c", preamble + code]  # -I: neither this folder nor PYTHONPATH
-    subprocess.run(words, cwd=tmp_path, env=environment, check=True, timeout=300)
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_folder_mlflow_shadows_nothing() -> None:

@@ -7,10 +7,11 @@ created    spec, reference {error, macs}, data {name, hash, classes, task, ...},
            methods: by name the space, defaults and published setting that it keeps (`search.state.kept`), donors: by
            the name in the study file what trials may begin with {checkpoint, digest, from} (`search.state.donors`)
 session    host, pid, workers: a driver began to work
-known      study, trials: what an earlier study showed: id, config, curves {epoch: [errors, MACs]}
+known      study, trials: what an earlier study of these images showed (`search.planning.warm_start`): id, config,
+           curves {epoch: [errors, MACs]}
 elsewhere  study, trials: what an earlier study of other images showed: id, config, curve [errors, MACs]
-(`search.planning.warm_start`) plan       trials that are to be asked for before others: a list of {config, seed, why,
-repeats} ask        number, config {method, ...}, seed, why, seen (last event the proposal knew of), and where
+plan       trials that are to be asked for before others: a list of {config, seed, why, repeats}
+ask        number, config {method, ...}, seed, why, seen (last event that the proposal knew of), and where
            the trial begins behind a finished first stage: stage {key, trial, epoch, cost_epochs, seconds};
            bracket (rungs that it passes unseen), immune (it passes all), planned (it was), repeats (of which trial);
            donor {trial, epoch, checkpoint}: the trial of this study whose network it begins with;

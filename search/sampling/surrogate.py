@@ -57,7 +57,6 @@ REFIT, REFIT_FEWER, REFIT_ASKED = 1.3, 0.6, 2.0
 """Hyperparameters are fitted again with so many times the observations, with fewer, or after so many times the asks."""
 CUT = 1.5
 """Values that are further above the median than this many times its distance from the least are cut off."""
-BELIEVED = True
 WIDE, PARENTS, CHILDREN, ROUNDS, LATER_PARENTS, LATER_CHILDREN = 160, 8, 16, 2, 6, 12
 """Candidates: uniform draws; the best trials, and children of each; rounds of the best candidates, and children."""
 _NOISE, _COST_NOISE = 0.02, 1e-3  # means of the priors of the variance, of values with deviation 1
@@ -239,9 +238,7 @@ class Model:
         mean, _ = self._foretold(self.codec.features(rows[at]))
         over = np.maximum(macs - self._budget, 0.0)
         fitting = [*mean[over <= 1e-9]]
-        if BELIEVED and len(
-            self._running[0]
-        ):  # what runs counts, too: else workers would ask for its like until it reports
+        if len(self._running[0]):  # it counts, too: else workers would ask for its like until it reports
             expected, _ = self._foretold(self._running)
             fitting += [*expected[self._fits(self._running) >= 0.5]]
         self._best = float(min(fitting)) if fitting else None

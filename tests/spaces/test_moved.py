@@ -53,7 +53,8 @@ def test_the_faces_for_plug_ins_stay() -> None:
         "assert get_method('static').__class__ is Method\n"
         "from search import Study, StudySpec"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_new_place_is_there() -> None:

@@ -229,7 +229,9 @@ def test_defaults_are_the_papers() -> None:
 def test_every_configuration_of_the_space_is_possible() -> None:
     rng = random.Random(0)
     for _ in range(200):
-        METHOD.configure(METHOD.space.sample(rng))
+        values = METHOD.space.sample(rng)
+        config = METHOD.configure(values)
+        assert {name: getattr(config, name) for name in values} == values
 
 
 def test_width_scales_all_channels() -> None:
