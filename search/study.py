@@ -12,20 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from search.frontier.point import FrontPoint
 from search.spec.study import StudySpec
 from search.state.kept import otherwise
 from search.studies.folder import StudyFolder, bring
 from search.studies.roots import studies_root
-from search.studies.stored import StoredStudy, load_data
+from search.studies.stored import StoredStudy, load_subject
+from search.studies.trust import CODE
 
 if TYPE_CHECKING:  # torch, Ray and Optuna are only needed to launch; looking at a study is quick without
     from search.engine.driver import Driver
     from search.state.state import StudyState
     from search.tune.run import Watcher
     from trainables.data.splits import Data
+    from trainables.external import Measured
 
 
 _DRAIN_SECONDS, _HURRIED_SECONDS = 60.0, 5.0
@@ -40,7 +42,7 @@ class Study(StoredStudy):
     left: StudyState | None = None
 
     @classmethod
-    def create(cls, spec: StudySpec, *, root: Path | None = None, data: Data | None = None) -> Study:
+    def create(cls, spec: StudySpec, *, root: Path | None = None, data: Data | Measured | None = None) -> Study:
         """A new study, or the one of that name if it has the same spec.
 
         Everything that can be wrong is checked before anything is written. Raises `InputError`
@@ -63,9 +65,9 @@ class Study(StoredStudy):
             from search.planning.fitting import fitting
             from search.promotion.models import donor_of
 
-            data = data or load_data(spec)
-            if unnamed:
-                spec = spec.model_copy(update={"methods": fitting(given, data).methods})
+            data = data or load_subject(spec)
+            if unnamed and spec.methods:
+                spec = spec.model_copy(update={"methods": fitting(given, cast("Data", data)).methods})
             create(spec, folder, data, root, partial(donor_of, spec, root))
             found = cls(spec, folder)
         found.agree()  # the addresses are this person's own: no later command asks
@@ -89,7 +91,7 @@ class Study(StoredStudy):
         self,
         *,
         address: str | None = None,
-        data: Data | None = None,
+        data: Data | Measured | None = None,
         watch: Watcher | None = None,
         tracking: str = "off",
         say: Callable[[str], None] = lambda text: None,
@@ -106,6 +108,7 @@ class Study(StoredStudy):
         from search.tracking.tracker import Tracker
         from search.tune.run import run
 
+        self.permit(CODE)
         with self.driving() as driver:
             self.left = driver.state
             if plans:
@@ -115,7 +118,7 @@ class Study(StoredStudy):
                 return "finished" if driver.state.has_points else "failed"
             if driver.state.kept.before:
                 say(otherwise(self.spec.name))
-            data = data or load_data(self.spec)
+            data = data or load_subject(self.spec)
             self.check_data(driver.state, data)
             tracker = None
             if tracking != "off":

@@ -1,4 +1,4 @@
-"""Numbers and names as people write and read them: 20M, 1.5G, 2h, 97.2 %; text that a terminal can show.
+"""Numbers, axes and names as people write and read them: 20M, 1.5G, 2h, 97.2 %; text that a terminal can show.
 
 Names come from study files, plug-ins and folders that somebody else made: control characters never reach a terminal.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import InputError
+from trainables.contracts.objective import Objective
 
 _COUNT = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _BYTES = {"": 1.0, "mb": 1e6, "gb": 1e9, "tb": 1e12, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40}
@@ -69,6 +70,55 @@ def show_seconds(seconds: float) -> str:
 def show_share(value: float) -> str:
     """``0.9722`` as ``97.2 %``."""
     return f"{100 * value:.1f} %"
+
+
+class AxesText:
+    """The two axes of a study for people: accuracies and MACs as what they stand for (`Objective`)."""
+
+    def __init__(self, objective: Objective | None = None) -> None:
+        self.objective = objective or Objective()
+
+    @classmethod
+    def of(cls, created: Mapping[str, Any]) -> AxesText:
+        """Those of a study, from the payload of its first event."""
+        record = created.get("objective")
+        return cls(Objective.of(record) if record else None)
+
+    @property
+    def usual(self) -> bool:
+        """Whether the axes are accuracy and MACs."""
+        return self.objective.usual
+
+    @property
+    def merit_title(self) -> str:
+        """The figure of merit with its unit."""
+        return self.objective.merit.title
+
+    @property
+    def cost_title(self) -> str:
+        """The cost with its unit."""
+        return "MACs" if self.usual else self.objective.cost.title
+
+    def merit(self, accuracy: float) -> str:
+        """A figure of merit: ``97.2 %``, or ``0.0281``."""
+        return show_share(accuracy) if self.usual else show_figure(self.objective.merit_at(accuracy))
+
+    def cost(self, macs: float) -> str:
+        """A cost: ``2.35M``, or ``12.5``."""
+        return show_count(macs) if self.usual else show_figure(self.objective.cost_at(macs))
+
+    def point(self, accuracy: float, macs: float) -> str:
+        """``97.2 % at 2.35M``, or ``error 0.0281 at 12 trees``."""
+        if self.usual:
+            return f"{self.merit(accuracy)} at {self.cost(macs)}"
+        merit, cost = self.objective.merit, self.objective.cost
+        unit = f" {merit.unit}" if merit.unit else ""
+        return f"{merit.name} {self.merit(accuracy)}{unit} at {self.cost(macs)} {cost.unit or cost.name}"
+
+
+def show_figure(value: float) -> str:
+    """``0.02813`` and ``150``, ``2350000`` as ``2.35M``."""
+    return show_count(value) if abs(value) >= 1e5 else f"{value:.4g}"
 
 
 def knobs_text(knobs: Mapping[str, Any] | str) -> str:

@@ -15,7 +15,7 @@ import os
 import reprlib
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,20 @@ def save(
 
 def write(folder: Path, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Write a checkpoint folder of these files of tensors; it appears under its name only once it is whole."""
+
+    def tensors_into(part: Path) -> None:
+        for file, tensors in files.items():
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part / file)
+
+    write_files(folder, record, tensors_into)
+
+
+def write_files(folder: Path, record: Mapping[str, Any], write_into: Callable[[Path], None]) -> None:
+    """Write a checkpoint folder of the files that `write_into` puts into it; it appears only once it is whole."""
     part = folder.with_name(f".{folder.name}.part-{socket.gethostname()}-{os.getpid()}")  # a trial may run twice
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for file, tensors in files.items():
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part / file)
+    write_into(part)
     digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
     (part / STATE).write_text(json.dumps({**record, "files": digests}, indent=1))
     if folder.exists():

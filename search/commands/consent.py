@@ -1,4 +1,4 @@
-"""Asking a person whether the addresses that a study's folder names may be used."""
+"""Asking a person whether the addresses, and the code, that a study's folder names may be used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from search.study import Study
 
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Use the database and the MLflow server that the study's folder names.")
+    bool,
+    typer.Option("--trust", help="Use the database, the MLflow server and the code that the study's folder names."),
 ]
 
 
@@ -41,9 +42,12 @@ def consent(study: StoredStudy, *names: str) -> None:
     if not terminal():
         study.permit(*names)
     err.print(f"the folder {study.folder.path} names {listed(addresses)}; it was not made here.", soft_wrap=True)
-    err.print("Whoever runs these servers learns your user and password there, and what the study says.")
+    if addresses.keys() - {"code"}:
+        err.print("Whoever runs these servers learns your user and password there, and what the study says.")
+    if "code" in addresses:
+        err.print("Whoever wrote this code can do with it here what you can do yourself.")
     if not typer.confirm(f"do you trust who made study {printable(study.spec.name)!r}?", err=True):
-        raise InputError("nothing was sent to these addresses")
+        raise InputError("nothing was sent to these addresses, and no code was run")
     study.agree()
 
 
@@ -57,7 +61,7 @@ def of_a_folder(file: Path, given: Sequence[str]) -> None:
 
     folder = StudyFolder(file.parent)
     if file.name == folder.spec.name and file.is_file() and (folder.control.exists() or folder.checkpoints.exists()):
-        consent(StoredStudy.load(file.parent.resolve()), *({"journal", "tracking.uri"} - set(given)))
+        consent(StoredStudy.load(file.parent.resolve()), *({"journal", "tracking.uri", "code"} - set(given)))
 
 
 def terminal() -> bool:

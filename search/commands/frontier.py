@@ -35,6 +35,12 @@ def frontier(
         float | None, typer.Option(help="At most so many milliseconds per image, measured here one by one.")
     ] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="At least this accuracy, in [0, 1].")] = None,
+    cost: Annotated[
+        float | None, typer.Option(help="At least as cheap as this, on the axis of cost that the study file names.")
+    ] = None,
+    merit: Annotated[
+        float | None, typer.Option(help="At least as good as this, in the figure of merit that the study file names.")
+    ] = None,
     best: Annotated[bool, typer.Option("--best", help="Only the most accurate point under the budget.")] = False,
     cheapest: Annotated[bool, typer.Option("--cheapest", help="Only the cheapest point over the accuracy.")] = False,
     knee: Annotated[bool, typer.Option("--knee", help="Only the knee: most gain per MACs.")] = False,
@@ -87,6 +93,8 @@ def frontier(
         "max_macs": parse_count(max_macs) if max_macs else None,
         "max_params": parse_count(max_params) if max_params else None,
         "min_accuracy": min_accuracy,
+        "cost": cost,
+        "merit": merit,
         "methods": method or (),
         "variants": variant or (),
         "networks": network or (),
@@ -188,12 +196,16 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
 
     wide = out.width >= 110
     images = f"on {printable(dataset_name(front.dataset))}"
-    out.print(f"frontier {images}: validation accuracy, MACs per image")
+    told = (
+        "validation accuracy, MACs per image"
+        if front.axes.usual
+        else f"{front.axes.merit_title} against {front.axes.cost_title}"
+    )
+    out.print(f"frontier {images}: {told}")
     out.print(front_table(front, points, wide))
     if any(p.membership is not None and p.evidence == "counts" for p in points):
-        out.print(
-            "* from the number of right images alone: the checkpoint with each image's result is gone", style="dim"
-        )
+        of = "images alone: the checkpoint with each image's result is gone" if front.axes.usual else "answers alone"
+        out.print(f"* from the number of right {of}", style="dim")
     if any(p.expected is not None for p in front.expected):
         out.print()
         out.print("the front by the accuracy to expect on other images, by what neighbours in the space reached")

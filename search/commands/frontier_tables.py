@@ -10,25 +10,26 @@ from rich.text import Text
 from search.frontier.answer import Front
 from search.frontier.point import FrontPoint
 from search.frontier.published import Published
-from search.units import knobs_text, printable, show_count, show_share
+from search.units import AxesText, knobs_text, printable, show_count, show_share
 
 
 def front_table(front: Front, points: Sequence[FrontPoint], wide: bool = True) -> Table:
     """Points for a terminal, cheapest first; without `wide` for 80 columns: without knobs and share of the full."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    several = len(front.studies) > 1
+    several, axes = len(front.studies) > 1, front.axes
+    told = any(p.expected is not None for p in points)
     shown = [
-        ("accuracy", "right", True, lambda p: show_share(p.accuracy)),
-        ("95 %", "left", any(p.interval for p in points), _interval),
-        ("expected", "right", any(p.expected is not None for p in points), _expected),
+        (axes.merit_title, "right", True, lambda p: axes.merit(p.accuracy)),
+        ("95 %", "left", any(p.interval for p in points), lambda p: _interval(axes, p)),
+        ("expected", "right", told, lambda p: _expected(axes, p)),
         ("P(front)", "right", any(p.membership is not None for p in points), _membership),
-        ("MACs", "right", True, lambda p: show_count(p.macs)),
-        ("of full", "right", wide, lambda p: f"{100 * p.macs / p.macs_full:.0f} %" if p.macs_full else "-"),
+        (axes.cost_title, "right", True, lambda p: axes.cost(p.macs)),
+        ("of full", "right", wide and axes.usual, _of_full),
         ("ms", "right", any(p.latency_ms for p in points), lambda p: _ms(p.latency_ms)),
         ("ms at 64", "right", any(p.latency_ms_64 for p in points), lambda p: _ms(p.latency_ms_64)),
         ("layer", "right", any(p.layer for p in points), lambda p: str(p.layer)),
         ("method", "left", True, lambda p: " ".join(filter(None, (p.method, p.variant)))),
-        ("network", "left", True, lambda p: p.network),
+        ("network", "left", axes.usual, lambda p: p.network),
         ("knobs", "left", wide, lambda p: knobs_text(p.knobs)),
         ("study", "left", several, lambda p: p.study),
         ("point", "left", True, lambda p: p.point_id),
@@ -41,20 +42,32 @@ def front_table(front: Front, points: Sequence[FrontPoint], wide: bool = True) -
     return table
 
 
-def _interval(point: FrontPoint) -> str:
-    return "-" if point.interval is None else f"{100 * point.interval[0]:.1f}-{100 * point.interval[1]:.1f}"
+def _interval(axes: AxesText, point: FrontPoint) -> str:
+    return "-" if point.interval is None else _between(axes, *point.interval)
 
 
-def _expected(point: FrontPoint) -> str:
+def _expected(axes: AxesText, point: FrontPoint) -> str:
     if point.expected is None or point.expected_low is None or point.expected_high is None:
         return "-"
-    return f"{show_share(point.expected)} ({100 * point.expected_low:.1f}-{100 * point.expected_high:.1f})"
+    return f"{axes.merit(point.expected)} ({_between(axes, point.expected_low, point.expected_high)})"
+
+
+def _between(axes: AxesText, low: float, high: float) -> str:
+    """An interval of accuracies, as figures of merit from the lower one up."""
+    if axes.usual:
+        return f"{100 * low:.1f}-{100 * high:.1f}"
+    least, most = sorted((axes.objective.merit_at(low), axes.objective.merit_at(high)))
+    return f"{least:.3g}-{most:.3g}"
 
 
 def _membership(point: FrontPoint) -> str:
     if point.membership is None:
         return "-"
     return f"{point.membership:.2f}" + ("" if point.evidence == "images" else "*")
+
+
+def _of_full(point: FrontPoint) -> str:
+    return f"{100 * point.macs / point.macs_full:.0f} %" if point.macs_full else "-"
 
 
 def _ms(value: float | None) -> str:

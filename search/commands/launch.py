@@ -63,7 +63,7 @@ def search(
     from search.spec.study import StudySpec
     from search.spec.toml import merge, read_toml
     from search.spec.toml import preset as preset_file
-    from search.studies.stored import load_data
+    from search.studies.stored import load_subject
     from search.study import Study
 
     if (file is None) == (preset is None):
@@ -102,8 +102,8 @@ def search(
 
     spec = Study.spec_of(values, str(path), root=studies)
     check_server(_tracking_uri(spec.tracking.uri, studies))
-    with progress(f"reading {spec.data.name}", as_json):
-        images = load_data(spec)
+    with progress(f"reading {spec.subject}", as_json):
+        images = load_subject(spec)
     known = (studies_root(studies) / spec.name / "study.toml").exists()
     with _ray_beside(address is None and not known):
         with progress("preparing the study", as_json):
@@ -148,7 +148,7 @@ def _dry_run(spec: StudySpec, studies: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
-    out.print(f"{spec.name}: {spec.budget.trials} trials of up to {spec.budget.epochs} epochs on {spec.data.name}")
+    out.print(f"{spec.name}: {spec.budget.trials} trials of up to {spec.budget.epochs} epochs on {spec.subject}")
     likely = f"about {record['likely_epochs']:g} where one of {spec.rungs.reduction:g} goes on, "
     out.print(
         f"  rungs at epochs {', '.join(map(str, spec.rung_epochs)) or 'none'}:"
@@ -210,7 +210,7 @@ def start(
     cost: float | None = None,
 ) -> StudyState:
     """Go on with a study, its budget or workers changed; `plans` run first. With `quiet` no summary on stdout."""
-    from search.studies.stored import load_data
+    from search.studies.stored import load_subject
     from search.tracking.server import check_server
 
     changes = {
@@ -220,14 +220,13 @@ def start(
         "resources.workers": workers,
         "tracking.uri": tracking,
     }
-    if tracking is None:
-        consent(found, "tracking.uri")
+    consent(found, "code", *(["tracking.uri"] if tracking is None else []))
     found = found.changed(changes, "resume")
     if tracking is not None:
         found.agree()  # its journal may be used already, and this address was given
     check_server(_tracking_uri(found.spec.tracking.uri, studies))
-    with progress(f"reading {found.spec.data.name}", as_json):
-        images = load_data(found.spec)
+    with progress(f"reading {found.spec.subject}", as_json):
+        images = load_subject(found.spec)
     return _launch(found, images, address, studies, as_json, plans, quiet)
 
 
@@ -244,7 +243,7 @@ def _launch(
     from search.studies.summary import record_of
 
     uri = _tracking_uri(study.spec.tracking.uri, studies)
-    err.print(f"{dataset_name(study.spec.data.name)}: {images.summary()}", soft_wrap=True)
+    err.print(f"{dataset_name(study.spec.subject)}: {images.summary()}", soft_wrap=True)
     err.print(Text.assemble("study ", (study.spec.name, "bold"), f" in {study.folder.path}"), soft_wrap=True)
     why = study.launch(
         address=address,

@@ -27,9 +27,11 @@ from search.studies.courier import Courier
 from search.studies.folder import StudyFolder
 from search.studies.roots import DRIVER_PATIENCE
 from search.studies.stored import StoredStudy
+from search.units import AxesText
 from trainables.checkpoints import STATE, CheckpointError, read_record
 
 _FLUSH_ROWS = 500
+_ALIKE = 8
 FLUSH_SECONDS = 5.0
 """Operating points of a running study are at most so much older in its files than in its journal, which is asked."""
 _log = logging.getLogger("routefront.search")
@@ -64,12 +66,19 @@ class Driver(Engine):
         self.stages = SharedStages(folder, self.proposer, self.state)
         self.courier = Courier(folder)
         self._spec_text = ""
+        self._judged: set[str] = set()
         self._rows: list[dict[str, Any]] = []
         self._made = PointRows(self.state)
         self._flushed = self._pruned = time.monotonic()
 
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
-        """See `SharedStages.orders`; `donor`: the checkpoint that the trial begins with, by name."""
+        """See `SharedStages.orders`; `donor`: the checkpoint that the trial begins with, by name.
+
+        A trainable's worker is told its class and the study's axes instead.
+        """
+        reference = self.state.kept.trainables.get(trial.method)
+        if reference is not None:
+            return {"trainable": reference, "objective": self.spec.axes.record()}
         return {**self.stages.orders(trial, evaluate_at), "donor": self.state.donor_of(trial) or None}
 
     def values(self, trial: Trial) -> dict[str, Any]:
@@ -94,9 +103,30 @@ class Driver(Engine):
         return ""
 
     def _took(self, trial: Trial, epoch: int) -> None:
+        self._tells_apart(trial.method)
         self._rows += self._made.of(trial, epoch)
         if len(self._rows) >= _FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
+
+    def _tells_apart(self, method: str) -> None:
+        """Warn once where the first trials of a trainable all show one figure: nothing can be learnt from that."""
+        if method not in self.state.kept.trainables or method in self._judged:
+            return
+        shown = [t for t in self.state.trials.values() if t.method == method and t.curves]
+        if len(shown) < _ALIKE:
+            return
+        self._judged.add(method)
+        if len({point["accuracy"] for t in shown for curve in t.curves.values() for point in curve}) == 1:
+            axes = AxesText.of(self.state.created)
+            accuracy = shown[0].curves[min(shown[0].curves)][0]["accuracy"]
+            _log.warning(
+                "trainables.%s: all of its first %d trials show %s %s, whatever their configuration: nothing can be"
+                " learnt from that",
+                method,
+                len(shown),
+                axes.objective.merit.name,
+                axes.merit(accuracy),
+            )
 
     def _ended(self, trial: Trial) -> None:
         if time.monotonic() - self._pruned >= FLUSH_SECONDS:  # it looks at all points of the study

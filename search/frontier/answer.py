@@ -25,6 +25,7 @@ from search.frontier.stored_bits import bits_of, stored_bits
 from search.pareto import confidence
 from search.pareto import front as pareto
 from search.points.canonical import canonical_text
+from search.units import AxesText
 
 if TYPE_CHECKING:
     from search.studies.stored import StoredStudy
@@ -45,7 +46,8 @@ class Front:
     the first layer before any budget. `methods`: the fronts of single methods, where they were asked
     for. `expected`: the front by expected accuracy (`search.frontier.expected`), where it was asked for.
     `reference`: (error, MACs); `hypervolume` in error times decades of MACs, `hypervolumes` by
-    method. `published`: what papers printed for this data set; no member of any front.
+    method. `published`: what papers printed for this data set; no member of any front. `axes`: what its accuracies and
+    MACs stand for.
     """
 
     studies: Sequence[str]
@@ -59,6 +61,7 @@ class Front:
     expected: Sequence[FrontPoint] = ()
     published: Sequence[Published] = ()
     empty: str = ""
+    axes: AxesText = field(default_factory=AxesText)
 
     def record(self) -> dict[str, Any]:
         """Plain values, as `routefront frontier --json` prints them."""
@@ -67,19 +70,30 @@ class Front:
             "studies": list(self.studies),
             "dataset": self.dataset,
             "data_hash": self.data_hash,
-            "objectives": {"error": "1 - validation accuracy, in [0, 1]", "macs": "MACs per image, mean"},
+            "objectives": self._objectives(),
             "reference": {"error": self.reference[0], "macs": self.reference[1]},
             "hypervolume": self.hypervolume,
             "points": [point.record() for point in self.points],
         }
         if self.expected:
             found["expected"] = [point.record() for point in self.expected]
+        if not self.axes.usual:
+            found["objective"] = self.axes.objective.record()
         if self.methods:
             found["methods"] = {
                 name: {"hypervolume": self.hypervolumes[name], "points": [p.record() for p in points]}
                 for name, points in self.methods.items()
             }
         return found
+
+    def _objectives(self) -> dict[str, str]:
+        """What the two columns that are minimised are, in words."""
+        if self.axes.usual:
+            return {"error": "1 - validation accuracy, in [0, 1]", "macs": "MACs per image, mean"}
+        return {
+            "error": f"where {self.axes.merit_title} lies between its best (0) and its worst (1)",
+            "macs": f"what stands for {self.axes.cost_title}, the less the cheaper",
+        }
 
 
 def ask(
@@ -116,6 +130,8 @@ def answer(
     seed: int = 0,
 ) -> Front:
     """`ask` of studies whose points were opened before."""
+    axes = AxesText.of(sources[0].created)
+    query = query.on_axes(axes.objective)
     columns = [*(["method"] if by_method else []), *(["count"] if sure or expected else [])]
     pool = pool_of(sources, query, columns=columns)
     by_expected: Sequence[FrontPoint] = ()
@@ -147,6 +163,7 @@ def answer(
         expected=by_expected,
         published=published_for(data["name"]),
         empty=empty,
+        axes=axes,
     )
 
 

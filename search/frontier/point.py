@@ -21,7 +21,8 @@ class FrontPoint:
     what that was drawn from ("images" or "counts"). `expected`: the accuracy to be expected on other images, with its
     95 % interval `expected_low` to `expected_high` (`search.frontier.expected`); None where too little is known or
     nobody asked. `latency_ms`, `latency_ms_64`: milliseconds per image
-    where they were measured, alone and in batches of 64 (`search.frontier.latency`).
+    where they were measured, alone and in batches of 64 (`search.frontier.latency`). `merit` and `cost`: the figures of
+    the study's own axes, for which accuracy and MACs stand there; None where its axes are those.
     """
 
     trial: str
@@ -53,6 +54,8 @@ class FrontPoint:
     expected_high: float | None = None
     latency_ms: float | None = None
     latency_ms_64: float | None = None
+    merit: float | None = None
+    cost: float | None = None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -79,7 +82,7 @@ def point_of(row: Mapping[str, Any], layer: int = 0) -> FrontPoint:
         macs_full=row["macs_full"], params=row["params"], setting=parsed(row["setting"]),
         knobs=parsed(row["knobs"]), checkpoint=row["checkpoint"] or "", config=parsed(row["config"]),
         config_id=row["config_id"], study=row["study"], seed=row["seed"] or 0, correct=row["correct"],
-        count=row["count"], layer=layer,
+        count=row["count"], layer=layer, merit=row.get("merit"), cost=row.get("cost"),
     )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from search.errors import InputError
 from search.points import files as points
 from search.points.table import state_table
-from search.state.constraints import Constraints
 from search.state.state import StudyState
+from search.units import AxesText
 
 if TYPE_CHECKING:
     from search.studies.stored import StoredStudy
@@ -60,7 +60,7 @@ class StudyPoints:
     @property
     def _constrained(self) -> bool:
         """Whether some points do not count: the files have them all, and only the journal says which."""
-        return bool(Constraints.of(self.created["spec"].get("constraints")))
+        return any(limit is not None for limit in (self.created["spec"].get("constraints") or {}).values())
 
     def _checked(self, created: dict[str, Any]) -> dict[str, Any]:
         for key, names in _CREATED.items():
@@ -107,6 +107,13 @@ def opened(studies: Sequence[StoredStudy]) -> list[StudyPoints]:
 
 def _comparable(one: StudyPoints, other: StudyPoints) -> None:
     a, b = one.created["data"], other.created["data"]
+    axes = [source.created.get("objective") for source in (one, other)]
+    if axes[0] != axes[1]:
+        said = [f"{t.merit_title} and {t.cost_title}" for t in (AxesText.of(s.created) for s in (one, other))]
+        raise InputError(
+            f"studies {one.name!r} ({said[0]}) and {other.name!r} ({said[1]}) have different axes, or bounds of them:"
+            " their points share no front; ask for one at a time"
+        )
     if a["hash"] != b["hash"] or a["task"] != b["task"]:
         raise InputError(
             f"studies {one.name!r} ({_images(a)}) and {other.name!r} ({_images(b)}) have different images:"
@@ -121,6 +128,8 @@ def _comparable(one: StudyPoints, other: StudyPoints) -> None:
 
 def _images(data: dict[str, Any]) -> str:
     task = data["task"]
+    if not task["classes"]:
+        return f"measured on {data['name']}"
     return f"{data['name']}, {task['classes']} classes, {task['size']} px, digest {data['hash'][:8]}"
 
 

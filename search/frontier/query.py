@@ -19,14 +19,16 @@ from search.errors import InputError
 from search.frontier.point import FrontPoint, point_of
 from search.frontier.pool import StudyPoints, joint_reference
 from search.pareto import front as pareto
-from search.units import parsed, show_count, show_share
+from search.units import AxesText, parsed, show_count, show_share
 from spaces.space import nearest
+from trainables.contracts.objective import Objective
 
 _MOST_LAYERS = 100
 _NAMES = ("method", "variant", "network")
 TOLD = (
     "point_id", "study", "trial", "config_id", "method", "variant", "network", "epoch", "setting", "knobs", "accuracy",
     "correct", "count", "macs", "macs_std", "macs_full", "params", "seed", "checkpoint", "config",
+    "merit", "cost",
 )  # fmt: skip
 """The columns that a member of a front is made of (`search.frontier.point.point_of`)."""
 
@@ -35,7 +37,8 @@ TOLD = (
 class Query:
     """What is asked for; None and empty do not restrict.
 
-    `max_macs` MACs per image, `max_params` parameters, `min_accuracy` in [0, 1]. `methods`, `variants`,
+    `max_macs` MACs per image, `max_params` parameters, `min_accuracy` in [0, 1]. `cost` and `merit`: at least as cheap
+    and as good as that, in the study's own figures (`on_axes`). `methods`, `variants`,
     `networks`: names. `knobs`: the value of a knob, or (low, high). `layers`: how many fronts, the
     second being that of what the first leaves, and so on.
     """
@@ -43,6 +46,8 @@ class Query:
     max_macs: float | None = None
     max_params: float | None = None
     min_accuracy: float | None = None
+    cost: float | None = None
+    merit: float | None = None
     methods: Sequence[str] = ()
     variants: Sequence[str] = ()
     networks: Sequence[str] = ()
@@ -54,6 +59,24 @@ class Query:
             raise InputError(f"min_accuracy {self.min_accuracy}: accuracies lie in [0, 1], for example 0.95")
         if not 1 <= self.layers <= _MOST_LAYERS:
             raise InputError(f"layers {self.layers}: ask for 1 (the front alone) to {_MOST_LAYERS}")
+
+    def on_axes(self, objective: Objective) -> Query:
+        """The question with `cost` and `merit` as what stands for them on a study's axes.
+
+        Raises `InputError` for MACs or an accuracy where the axes are others, and for impossible figures.
+        """
+        for name, value in (("max_macs", self.max_macs), ("min_accuracy", self.min_accuracy)):
+            if value is not None and not objective.usual:
+                raise InputError(
+                    f"{name}: the axes of this study are {objective.merit.title} and {objective.cost.title}; ask for"
+                    " merit and cost (--merit, --cost)"
+                )
+        try:
+            most = self.max_macs if self.cost is None else objective.macs_of(self.cost)
+            least = self.min_accuracy if self.merit is None else objective.accuracy_of(self.merit)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return replace(self, cost=None, merit=None, max_macs=most, min_accuracy=least)
 
     def taking_part(self) -> pc.Expression | None:
         """The filter of the points that take part, but for their knobs."""
@@ -81,6 +104,11 @@ class Pool:
     table: pa.Table
     error: np.ndarray
     macs: np.ndarray
+
+    @property
+    def axes(self) -> AxesText:
+        """The axes of the studies."""
+        return AxesText.of(self.sources[0].created)
 
     @property
     def reference(self) -> tuple[float, float]:
@@ -232,14 +260,19 @@ def unmet(pool: Pool) -> str:
     rows = front_rows(pool.error, pool.macs)
     if not rows:
         return "there is no operating point yet"
-    query, front = pool.query, rows[0]
+    query, front, axes = pool.query, rows[0], pool.axes
     cheapest, best = front[0], front[-1]
     wishes = []
     if query.max_macs is not None:
-        wishes.append(f"at most {show_count(query.max_macs)} MACs")
+        most = "least" if axes.objective.cost.maximise else "most"
+        wishes.append(f"at {most} {axes.cost(query.max_macs)} {axes.cost_title}")
     if query.min_accuracy is not None:
-        wishes.append(f"accuracy of at least {show_share(query.min_accuracy)}")
+        least = "least" if axes.objective.merit.maximise else "most"
+        wishes.append(f"{axes.merit_title} of at {least} {axes.merit(query.min_accuracy)}")
     ends = [(float(pool.macs[row]), float(1 - pool.error[row])) for row in (cheapest, best)]
+    if not axes.usual:
+        cheap, good = (axes.point(accuracy, macs) for macs, accuracy in ends)
+        return f"no operating point has {' and '.join(wishes)}; the cheapest has {cheap}, the best {good}"
     told = [(show_count(macs), show_share(accuracy)) for macs, accuracy in ends]
     return (
         f"no operating point has {' and '.join(wishes)}; the cheapest costs {told[0][0]} MACs ({told[0][1]}),"

@@ -5,7 +5,8 @@ Kinds of events and their payloads:
 ========== =====================================================================================
 created    spec, reference {error, macs}, data {name, hash, classes, task, ...}, code_version,
            methods: by name the space, defaults and published setting that it keeps (`search.state.kept`), donors: by
-           the name in the study file what trials may begin with {checkpoint, digest, from} (`search.state.donors`)
+           the name in the study file what trials may begin with {checkpoint, digest, from} (`search.state.donors`),
+           trainables: by name {path, digest of its file}; objective: its axes, where they are no accuracy and MACs
 session    host, pid, workers: a driver began to work
 known      study, trials: what an earlier study of these images showed (`search.planning.warm_start`): id, config,
            curves {epoch: [errors, MACs]}

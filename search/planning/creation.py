@@ -23,6 +23,7 @@ from search.studies.stored import journal_address
 from spaces.recorded import recorded
 from spaces.space import Space, drawn
 from trainables.data.datasets import NAMES
+from trainables.external import Measured, digests_of, first_of, load, source_of
 from trainables.version import code_version
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 _DRAWS = 64
 
 
-def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None, fetch: Fetch | None = None) -> None:
+def create(
+    spec: StudySpec, folder: StudyFolder, data: Data | Measured, root: Path | None, fetch: Fetch | None = None
+) -> None:
     """Write a new study: its journal with what it begins with, then its study file.
 
     The study file comes last: a folder without one is no study, and what a killed creation left of a journal in it
@@ -43,25 +46,17 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None, 
     method's phases not the epochs, a constraint can be met by nothing, or the folder cannot be written.
     """
     sampler_of(spec.sampler)
-    phases_fit(spec)
-    images_fit(spec, data)
-    begun = named(spec, data.task, fetch)
-    task = {"classes": data.task.classes, "size": data.task.size, "channels": data.task.channels}
     created = {
         "spec": spec.model_dump(mode="json"),
-        "reference": reference(spec.spaces(), data.task, Constraints.of(spec.constraints.model_dump())),
-        "data": {
-            "name": data.name,
-            "hash": data.hash,
-            "classes": list(data.classes),
-            "task": task,
-            "counts": [len(data.train.labels), len(data.validation.labels), len(data.test.labels)],
-            **({"scale": data.scale.record()} if data.scale is not None else {}),
-        },
+        **(_without_images(spec, data) if isinstance(data, Measured) else _with_images(spec, data)),
         "code_version": code_version(),
         "methods": record_of(spec),
-        **({"donors": {each.written: each.record() for each in begun}} if begun else {}),
+        **({"trainables": digests_of(spec.references)} if spec.trainables else {}),
+        **({"objective": spec.axes.record()} if not spec.axes.usual else {}),
     }
+    begun = [] if isinstance(data, Measured) else named(spec, data.task, fetch)
+    if begun:
+        created["donors"] = {each.written: each.record() for each in begun}
     first = [("created", created), *taught(spec, data.hash, root)]
     _reach(spec, folder)
     fresh = not folder.path.exists()
@@ -97,12 +92,42 @@ def create(spec: StudySpec, folder: StudyFolder, data: Data, root: Path | None, 
         raise
 
 
+def _with_images(spec: StudySpec, data: Data) -> dict[str, Any]:
+    """Reference and images of a study with methods, which must fit them."""
+    phases_fit(spec)
+    images_fit(spec, data)
+    spaces = {name: space for name, space in spec.spaces().items() if name in spec.methods}
+    task = {"classes": data.task.classes, "size": data.task.size, "channels": data.task.channels}
+    return {
+        "reference": reference(spaces, data.task, Constraints.of(spec.constraints.model_dump(), spec.axes)),
+        "data": {
+            "name": data.name,
+            "hash": data.hash,
+            "classes": list(data.classes),
+            "task": task,
+            "counts": [len(data.train.labels), len(data.validation.labels), len(data.test.labels)],
+            **({"scale": data.scale.record()} if data.scale is not None else {}),
+        },
+    }
+
+
+def _without_images(spec: StudySpec, data: Measured) -> dict[str, Any]:
+    """Reference and data of a study with nothing but trainables, which bring their own."""
+    task = {"classes": 0, "size": 0, "channels": 0}
+    return {
+        "reference": spec.axes.reference,
+        "data": {"name": data.name, "hash": data.hash, "classes": [], "task": task, "counts": [0, 0, 0]},
+    }
+
+
 def phases_fit(spec: StudySpec) -> None:
     """Raise `InputError` where a full training has fewer epochs than a method has phases at a corner of its space."""
     from trainables.contracts.recipe import plan
     from trainables.registry import get_method
 
     for name, space in spec.spaces().items():
+        if name in spec.trainables:
+            continue
         for values in corners(space):
             method = get_method(name)
             try:
@@ -116,6 +141,8 @@ def images_fit(spec: StudySpec, data: Data) -> None:
     from trainables.registry import get_method
 
     for name, space in spec.spaces().items():
+        if name in spec.trainables:
+            continue
         for values in corners(space):
             try:
                 data.for_config(get_method(name).configure(values))
@@ -197,6 +224,9 @@ def placed(spec: StudySpec) -> StudySpec:
     for table in values["methods"].values():
         if "pretrained" in table:
             table["pretrained"] = absolute(table["pretrained"])
+    for table in values["trainables"].values():
+        if (source := source_of(table["path"])) is not None:
+            table["path"] = f"{source}:{table['path'].rpartition(':')[2]}"
     return StudySpec.parse(values, spec.name, trusted=True)
 
 
@@ -224,4 +254,9 @@ def record_of(spec: StudySpec) -> dict[str, Any]:
     """What a new study records: by method ``space``, ``defaults`` and ``published`` as plain JSON values."""
     from trainables.registry import get_method
 
-    return {name: {**settings_of(get_method(name)), "space": recorded(space)} for name, space in spec.spaces().items()}
+    def settings(name: str) -> dict[str, Any]:
+        if name not in spec.trainables:
+            return settings_of(get_method(name))
+        return {"defaults": {}, "published": first_of(load(spec.references[name], name), name)}
+
+    return {name: {**settings(name), "space": recorded(space)} for name, space in spec.spaces().items()}

@@ -20,7 +20,7 @@ def fitting(spec: StudySpec, data: Data | None = None) -> StudySpec:
     Without `data` only the epochs are asked. A spec that names its methods is returned as it is: what cannot be is an
     error then. Raises `InputError` where no method is left.
     """
-    if "methods" in spec.model_fields_set:
+    if "methods" in spec.model_fields_set or not spec.methods:
         return spec
     from search.planning.creation import built_of, images_fit, phases_fit
     from trainables.registry import get_method

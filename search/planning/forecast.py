@@ -42,7 +42,7 @@ def forecast(spec: StudySpec, studies: Path | None = None) -> dict[str, Any]:
         "epoch_seconds": epoch,
         "seconds": None if epoch is None else likely * epoch,
         "seconds_from": origin,
-        "constraints": str(Constraints.of(spec.constraints.model_dump())),
+        "constraints": str(Constraints.of(spec.constraints.model_dump(), spec.axes)),
         "first": first,
         "space": {m: {n: p.describe() for n, p in s.parameters.items()} for m, s in spaces.items()},
     }

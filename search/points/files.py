@@ -31,7 +31,7 @@ from search.points.schema import FEW_VALUES, SCHEMA, VERSION
 from search.points.schema import VERSION_KEY as _VERSION_KEY
 
 _JSON = ("setting", "knobs", "config")
-_FILLED_IN = {"schema_version"}
+_FILLED_IN = {"schema_version", "merit", "cost"}  # the last two are empty where a study has no axes of its own
 _MERGED = ".merged.parquet"
 _ATTEMPTS = 10
 _STALE = timedelta(hours=1)
@@ -74,7 +74,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             problem = "unknown" if wrong[0] not in known else "missing"
             raise ValueError(f"point {row.get('point_id')!r}: {problem} column {', '.join(wrong)}")
         texts = {name: canonical(row[name]) for name in _JSON if not isinstance(row[name], str)}
-        plain.append({**row, **texts, "schema_version": VERSION})
+        plain.append({"merit": None, "cost": None, **row, **texts, "schema_version": VERSION})
     if not plain:
         raise ValueError("no operating points to write")
     try:
@@ -129,7 +129,7 @@ def _put(table: pa.Table, filesystem: fs.FileSystem, path: str, name: str) -> st
 def write(rows: Iterable[Mapping[str, Any]], folder: str | Path, *, filesystem: fs.FileSystem | None = None) -> str:
     """Write the rows as one new file of `folder` (made where missing) and return its path.
 
-    A row has every column of `SCHEMA` but schema_version; setting, knobs
+    A row has every column of `SCHEMA` but schema_version, and merit and cost where there are such; setting, knobs
     and config are mappings or JSON text. ValueError for no rows, a missing or unknown column, a value
     of the wrong type, an accuracy outside [0, 1] or MACs that are not positive; nothing is written then.
     """

@@ -31,6 +31,8 @@ SCHEMA = pa.schema(
         pa.field("correct", pa.int64()),  # images
         pa.field("count", pa.int64()),  # images
         pa.field("macs", pa.float64(), nullable=False),  # mean per image
+        pa.field("merit", pa.float64()),  # the figures of a study's own axes, for which accuracy and MACs stand there;
+        pa.field("cost", pa.float64()),  # null where its axes are accuracy and MACs
         pa.field("macs_std", pa.float64()),  # over images
         pa.field("macs_full", pa.int64()),  # every unit executed
         pa.field("params", pa.int64()),

@@ -68,6 +68,7 @@ def report_of(
         kept=_kept(study, state),
         command_more=_more(study),
         cluster=cluster_record(study.spec, state, time.time()),
+        axes=front.axes,
     )
 
 
@@ -140,7 +141,7 @@ def write_report(study: StoredStudy, folder: Path) -> dict[str, str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         frontier_png(report, folder / "frontier.png")
-        pictures = draw_paths(report.points, report.paths, folder)
+        pictures = draw_paths(report.points, report.paths, folder) if report.axes.usual else []
         report_html(report, folder / "report.html")
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from None

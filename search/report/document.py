@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from search.report import style
-from search.units import knobs_text, parsed, show_count
+from search.units import knobs_text, parsed
 
 if TYPE_CHECKING:
     from search.report.record import Report
@@ -48,7 +48,7 @@ def document(report: Report, figures: Mapping[str, Any]) -> dict[str, Any]:
     place = {name: index for index, name in enumerate(table["point_id"].to_pylist())}
     front = [row for row in sorted(report.front, key=lambda r: r["macs"]) if _id(row) in place]
     (left, right), (bottom, top) = style.window(style.drawn(report.points, 20_000), front)
-    ticks = style.log_ticks(left, right, 6)
+    axes = report.axes
     name = str(report.study.get("name", "study"))
     return {
         "name": name,
@@ -57,7 +57,7 @@ def document(report: Report, figures: Mapping[str, Any]) -> dict[str, Any]:
             "t": rows,
             "e": table["epoch"].to_pylist(),
             "a": np.round(table["accuracy"].to_numpy(), 6).tolist(),
-            "m": np.round(table["macs"].to_numpy(), 1).tolist(),
+            "m": np.round(table["macs"].to_numpy(), 1).tolist() if axes.usual else table["macs"].to_pylist(),
             "k": codes,
             "i": [int(text.rsplit("-", 1)[-1]) if text.rsplit("-", 1)[-1].isdigit() else 0 for text in place],
             "c": table["correct"].to_pylist(),
@@ -74,7 +74,14 @@ def document(report: Report, figures: Mapping[str, Any]) -> dict[str, Any]:
             if p.macs is not None
         ],
         "window": [[math.log10(left), math.log10(right)], [bottom, top]],
-        "ticks": [ticks, [show_count(tick) for tick in ticks]],
+        "ticks": style.cost_ticks(axes, left, right, 6),
+        "axes": None
+        if axes.usual
+        else {
+            **axes.objective.record(),
+            "merits": style.merit_ticks(axes, bottom, top),
+            "titles": [axes.merit_title, axes.cost_title],
+        },
         "promote": f"routefront promote {shlex.quote(name)}{report.command_more}",
         "figures": {key: json.loads(figure.to_json()) for key, figure in figures.items()},
     }

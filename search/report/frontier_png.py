@@ -16,13 +16,13 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
 from search.errors import InputError
 from search.frontier.answer import Front
 from search.frontier.point import FrontPoint
-from search.report.style import STYLES, curves, drawn, log_ticks, style, window
-from search.units import dataset_name, printable, show_count
+from search.report.style import STYLES, cost_ticks, curves, drawn, merit_ticks, style, window
+from search.units import AxesText, dataset_name, printable
 
 _PNG_POINTS = 20_000
 _CORNER_HOLDS = 8
@@ -68,19 +68,16 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
         x, y = zip(*printed, strict=True)
         axes.scatter(x, y, 40, facecolors="none", edgecolors="#6A737D", linewidths=1.1, label="papers (test split)")
     axes.set(xscale="log", xlim=(left, right))
-    axes.xaxis.set_major_locator(FixedLocator(log_ticks(left, right)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    axes.set_xlabel("MACs per image (log scale)", fontsize=12)
-    axes.set_ylabel("validation accuracy, 95 % interval", fontsize=12)
+    _tick(axes, front.axes, (left, right))
+    interval = ", 95 % interval" if any(p.interval for p in points) else ""
+    axes.set_ylabel(f"{'validation accuracy' if front.axes.usual else front.axes.merit_title}{interval}", fontsize=12)
     named = f"{', '.join(front.studies)} on {dataset_name(front.dataset)}"
     axes.set_title(printable(named), fontsize=13, loc="left", parse_math=False)
     axes.tick_params(labelsize=11)
     axes.grid(color="#DDE1E6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    add_legend(figure, axes)
+    add_legend(figure, axes, _legend(front.axes))
     try:
         figure.savefig(path, format="png", metadata={"Software": "routefront"})
     except OSError as error:
@@ -95,8 +92,34 @@ def _by_macs(front: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(front, key=lambda row: float(row["macs"]))
 
 
-def draw_png(points: pa.Table, front: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> None:
-    """Draw accuracy against MACs per image (log) as a PNG of 1200 x 800 pixels."""
+def _tick(axes: Axes, shown: AxesText, costs: tuple[float, float]) -> None:
+    """Ticks and titles of both axes, in the study's own figures; the limits of merit are set already."""
+    places, texts = cost_ticks(shown, *costs)
+    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FixedFormatter(texts))
+    if shown.usual:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+        axes.set_xlabel("MACs per image (log scale)", fontsize=12)
+        axes.set_ylabel("validation accuracy", fontsize=12)
+        return
+    places, texts = merit_ticks(shown, *axes.get_ylim())
+    axes.yaxis.set_major_locator(FixedLocator(places))
+    axes.yaxis.set_major_formatter(FixedFormatter(texts))
+    way = " (log scale)" if shown.objective.cost.log else ""
+    axes.set_xlabel(f"{shown.cost_title}{way}, cheaper to the left", fontsize=12)
+    axes.set_ylabel(f"{shown.merit_title}, better upwards", fontsize=12)
+
+
+def draw_png(
+    points: pa.Table,
+    front: Sequence[Mapping[str, Any]],
+    title: str,
+    path: str | Path,
+    shown: AxesText | None = None,
+) -> None:
+    """Draw merit against cost, accuracy against MACs per image (log) by default, as a PNG of 1200 x 800 pixels."""
+    shown = shown or AxesText()
     cloud, rows = drawn(points, _PNG_POINTS), _by_macs(front)
     (left, right), (bottom, top) = window(cloud, rows)
     figure = Figure(figsize=(7.5, 5), dpi=160, layout="constrained")
@@ -115,28 +138,29 @@ def draw_png(points: pa.Table, front: Sequence[Mapping[str, Any]], title: str, p
     axes.set(
         xscale="log", xlim=(left, right), ylim=(bottom, top + 0.015 * (top - bottom))
     )  # markers at the top stay whole
-    axes.xaxis.set_major_locator(FixedLocator(log_ticks(left, right)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    axes.set_xlabel("MACs per image (log scale)", fontsize=12)
-    axes.set_ylabel("validation accuracy", fontsize=12)
+    _tick(axes, shown, (left, right))
     axes.set_title(title, fontsize=13, loc="left", parse_math=False)
     axes.tick_params(labelsize=11)
     axes.grid(color="#DDE1E6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    add_legend(figure, axes)
+    add_legend(figure, axes, _legend(shown))
     figure.savefig(path, format="png", metadata={"Software": "routefront"})
 
 
-def add_legend(figure: Figure, axes: Axes) -> None:
+def add_legend(figure: Figure, axes: Axes, title: str = "accuracy against MACs") -> None:
     """Name what is drawn: in the corner that fronts leave free, or below the axes where that would cover curves."""
     entries = len(axes.get_legend_handles_labels()[0])
     if entries >= _CORNER_HOLDS:
         figure.legend(loc="outside lower center", ncols=5, fontsize=10, frameon=False, columnspacing=1.2)
     elif entries:
-        axes.legend(title="accuracy against MACs", title_fontsize=10, loc="lower right", framealpha=0.9, fontsize=11)
+        axes.legend(title=title, title_fontsize=10, loc="lower right", framealpha=0.9, fontsize=11)
+
+
+def _legend(shown: AxesText) -> str:
+    return (
+        "accuracy against MACs" if shown.usual else f"{shown.objective.merit.name} against {shown.objective.cost.name}"
+    )
 
 
 def _draw_front(axes: Axes, rows: Sequence[Mapping[str, Any]], right: float) -> None:

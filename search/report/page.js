@@ -29,9 +29,19 @@
   const idOf = (i) => `${trialOf(i).id}-${data.cloud.e[i]}-${data.cloud.i[i]}`;
   const named = (t) => [t.method, t.variant].filter(Boolean).join(" ");
 
+  /* Accuracies and MACs of a study with axes of its own stand for other figures: these are shown. */
+  const figure = (value) => (Math.abs(value) >= 1e5 ? count(value) : `${+value.toPrecision(4)}`);
+  const along = (axis, place) => (axis.log ? axis.best * (axis.worst / axis.best) ** place : axis.best + place * (axis.worst - axis.best));
+  const meritOf = (accuracy) => along(data.axes.merit, 1 - accuracy);
+  const costOf = (macs) => (!data.axes.cost.log ? along(data.axes.cost, Math.log10(macs) / 2) : data.axes.cost.maximise ? 1 / macs : macs);
+  const meritText = (accuracy) => (data.axes ? figure(meritOf(accuracy)) : percent(accuracy));
+  const costText = (macs) => (data.axes ? figure(costOf(macs)) : count(macs));
+  const unit = () => (data.axes ? data.axes.cost.unit || data.axes.cost.name : "MACs");
+  const titles = () => (data.axes ? [`${data.axes.titles[1]}${data.axes.cost.log ? " (log scale)" : ""}`, data.axes.titles[0]] : ["MACs per image (log scale)", "validation accuracy"]);
   const accuracyText = (i) => {
-    const bounds = interval(i);
-    return percent(data.cloud.a[i]) + (bounds ? ` (${(100 * bounds[0]).toFixed(1)} to ${(100 * bounds[1]).toFixed(1)})` : "");
+    const bounds = interval(i), name = data.axes ? `${data.axes.merit.name} ` : "";
+    const between = bounds && (data.axes ? bounds.map(meritOf).sort((p, q) => p - q).map((v) => `${+v.toPrecision(3)}`) : bounds.map((b) => (100 * b).toFixed(1)));
+    return name + meritText(data.cloud.a[i]) + (between ? ` (${between[0]} to ${between[1]})` : "");
   };
   const shortConfig = (config) =>
     Object.entries(config)
@@ -42,7 +52,7 @@
   const hover = (i, others) => {
     const t = trialOf(i);
     return (
-      `<b>${accuracyText(i)}</b> at <b>${count(data.cloud.m[i])} MACs</b><br>` +
+      `<b>${escape(accuracyText(i))}</b> at <b>${costText(data.cloud.m[i])} ${escape(unit())}</b><br>` +
       `${escape(named(t))}, ${escape(t.network)}, trial ${escape(t.id)}, epoch ${data.cloud.e[i]}<br>` +
       `${escape(data.knobs[data.cloud.k[i]])}<br>${escape(shortConfig(t.config))}` +
       (others > 1 ? `<br><i>the best of ${others} points here; zoom in to tell them apart</i>` : "")
@@ -136,7 +146,14 @@
     if (values.length < 3) for (let s = 0; s < 5; s++) values.push(10 ** (left + ((right - left) * (s + 0.5)) / 5));
     const step = Math.ceil(values.length / 7);
     const kept = values.sort((p, q) => p - q).filter((_, n) => n % step === 0);
-    return { tickvals: kept, ticktext: kept.map(count) };
+    return { tickvals: kept, ticktext: kept.map(costText) };
+  };
+  const merits = () => {
+    if (!data.axes) return { tickformat: ".3~p" };
+    const [low, high] = range[1];
+    if (range === data.window) return { tickvals: data.axes.merits[0], ticktext: data.axes.merits[1] };
+    const values = [0, 1, 2, 3, 4, 5].map((n) => low + ((high - low) * (n + 0.5)) / 6);
+    return { tickvals: values, ticktext: values.map(meritText) };
   };
   /* The frame around the chosen point is an annotation: to move it draws nothing else again. */
   const frame = () => (chosen < 0 ? [] : [{ x: Math.log10(data.cloud.m[chosen]), y: data.cloud.a[chosen], text: " ", showarrow: false,
@@ -147,8 +164,8 @@
     hoverlabel: { bgcolor: "#1F242B", font: { color: "#FFFFFF" }, align: "left" },
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: GREY, activecolor: GREY },
-    xaxis: { ...AXIS, title: { text: "MACs per image (log scale)" }, type: "log", range: [...range[0]], ...ticks() },
-    yaxis: { ...AXIS, title: { text: "validation accuracy" }, range: [...range[1]], tickformat: ".3~p" },
+    xaxis: { ...AXIS, title: { text: escape(titles()[0]) }, type: "log", range: [...range[0]], ...ticks() },
+    yaxis: { ...AXIS, title: { text: escape(titles()[1]) }, range: [...range[1]], ...merits() },
   });
   const narrow = () => window.matchMedia("(max-width: 600px)").matches;
   let busy = false, times = 0;
@@ -200,7 +217,8 @@
   function show(i) {
     const t = trialOf(i), at = data.front.indexOf(i), sure = data.sure[at];
     const facts = [
-      ["accuracy, 95 % interval", accuracyText(i)], ["MACs per image", count(data.cloud.m[i])], ["method", named(t)], ["network", t.network],
+      [data.axes ? data.axes.titles[0] : "accuracy, 95 % interval", accuracyText(i)],
+      [data.axes ? data.axes.titles[1] : "MACs per image", costText(data.cloud.m[i])], ["method", named(t)], ...(t.network ? [["network", t.network]] : []),
       ["knobs", data.knobs[data.cloud.k[i]]], ["epoch", data.cloud.e[i]], ["trial", `${t.id}${t.state ? `, ${t.state}` : ""}`],
       ["frontier", at < 0 ? "not on it" : `point ${at + 1} of ${data.front.length}`],
     ];
@@ -216,8 +234,8 @@
     $("chosen-config").textContent = JSON.stringify(t.config, null, 2);
     const kept = t.kept.includes(data.cloud.e[i]);
     $("command").textContent = kept ? `${data.promote} --point ${quote(idOf(i))} --model NAME` : "";
-    $("command-box").hidden = !kept;
-    $("command-none").hidden = kept;
+    $("command-box").hidden = !kept || !!data.axes;
+    $("command-none").hidden = kept || !!data.axes;
     $("chosen").hidden = false;
     drawTrial(i);
   }
@@ -226,6 +244,12 @@
     for (let i = 0; i < data.cloud.t.length; i++) if (idOf(i) === id) return select(i), true;
     return false;
   }
+  /* Five ticks over some accuracies, with the figures for which they stand. */
+  const levels = (accuracies) => {
+    const low = Math.min(...accuracies), high = Math.max(...accuracies);
+    const values = high > low ? [0, 1, 2, 3, 4].map((n) => low + ((high - low) * n) / 4) : [low];
+    return { tickvals: values, ticktext: values.map(meritText) };
+  };
   function drawTrial(i) {
     const t = data.cloud.t[i], epochs = new Map();
     data.cloud.t.forEach((other, k) => {
@@ -246,9 +270,9 @@
     const base = layout();
     Plotly.react("trial", found, { ...base, height: 360, dragmode: false, annotations: [], legend: { ...base.legend, title: { text: "" } },
       margin: { l: 8, r: 12, t: 12, b: 8 },
-      xaxis: { ...AXIS, title: { text: "MACs per image (log scale)" }, type: "log", tickvals: values, ticktext: values.map(count),
+      xaxis: { ...AXIS, title: { text: escape(titles()[0]) }, type: "log", tickvals: values, ticktext: values.map(costText),
         ...(near ? { range: [Math.log10(low / 1.3), Math.log10(low * 1.3)] } : {}) },
-      yaxis: { ...AXIS, title: { text: "validation accuracy" }, tickformat: ".3~p" } }, SMALL);
+      yaxis: { ...AXIS, title: { text: escape(titles()[1]) }, ...(data.axes ? levels(all.map((_, n) => a[[...epochs.values()].flat()[n]])) : { tickformat: ".3~p" }) } }, SMALL);
   }
 
   /* Figures are drawn when they come near the window: the page is there at once. */

@@ -26,7 +26,7 @@ from search.report.record import Report
 from search.report.sections import path_sections
 from search.report.study import figures as study_figures
 from search.report.study import section as study_section
-from search.units import knobs_text, parsed, show_count, show_seconds, show_share
+from search.units import AxesText, knobs_text, parsed, show_count, show_seconds, show_share
 
 SCRIPT = Path(__file__).with_name("page.js")
 
@@ -34,7 +34,7 @@ SCRIPT = Path(__file__).with_name("page.js")
 def frontier_png(report: Report, path: str | Path) -> None:
     """Write the picture of the frontier: validation accuracy against MACs per image (log), 1200 x 800."""
     named = [str(report.study[key]) for key in ("name", "dataset") if report.study.get(key)]
-    draw_png(report.points, report.front, " on ".join(named), path)
+    draw_png(report.points, report.front, " on ".join(named), path, report.axes)
 
 
 def report_html(report: Report, path: str | Path) -> None:
@@ -49,13 +49,13 @@ def page_html(report: Report, *, live: float | None = None, tag: str = "") -> st
     name = escape(str(report.study.get("name", "study")))
     figures, sections = _parts(report)
     body = [
-        f"<h1>{name}: accuracy for every compute budget</h1>",
+        f"<h1>{name}: {_headline(report.axes)}</h1>",
         '<p id="live" role="status" class="note">live</p>' if live else "",
         f'<div id="facts">{sections["facts"]}</div>',
         _frontier(report),
         _CHOSEN,
         *(f'<div id="{key}">{html}</div>' for key, html in sections.items() if key != "facts"),
-        *path_sections(report.points, report.paths),
+        *(path_sections(report.points, report.paths) if report.axes.usual else ()),
     ]
     plotly, ours = get_plotlyjs(), SCRIPT.read_text(encoding="utf-8")
     data = f'<script type="application/json" id="data">{as_data(document(report, figures))}</script>'
@@ -69,6 +69,12 @@ def page_html(report: Report, *, live: float | None = None, tag: str = "") -> st
         f"<title>{name} - routefront</title><style>{STYLE}</style><script>{plotly}</script></head>\n"
         f"<body{following}><main>\n{content}\n</main>{data}<script>{ours}</script></body></html>\n"
     )
+
+
+def _headline(axes: AxesText) -> str:
+    if axes.usual:
+        return "accuracy for every compute budget"
+    return f"{escape(axes.objective.merit.name)} for every budget of {escape(axes.objective.cost.name)}"
 
 
 def fresh_parts(report: Report) -> dict[str, Any]:
@@ -102,14 +108,14 @@ def _parts(report: Report) -> tuple[dict[str, Any], dict[str, str]]:
         figures["parallel"] = study_figures.parallel_figure(report.results, axes)
     sections = {
         "facts": _facts(report),
-        "front-table": _front_table(report.front),
+        "front-table": _front_table(report.front, report.axes),
         "papers-table": study_section.papers_section(report.published),
         "history": study_section.history_section(report.history),
         "importances": study_section.importances_section(report.importances, told),
         "parallels": study_section.parallel_section(report.results, axes) if "parallel" in figures else "",
         "cluster": study_section.cluster_section(report.cluster),
         "times": study_section.timeline_section(report.trials) if "timeline" in figures else "",
-        "trials": study_section.trials_section(report.trials),
+        "trials": study_section.trials_section(report.trials, report.axes),
         "configs": _configs(report.front),
     }
     return figures, sections
@@ -144,7 +150,12 @@ def _facts(report: Report) -> str:
     facts["hypervolume"] = f"{study.pop('hypervolume', 0.0):.4f}"
     if reference is not None:
         error, macs = (reference["error"], reference["macs"]) if isinstance(reference, Mapping) else reference
-        facts["reference"] = f"error {show_share(error)}, {show_count(macs)} MACs"
+        axes = report.axes
+        facts["reference"] = (
+            f"error {show_share(error)}, {show_count(macs)} MACs"
+            if axes.usual
+            else f"{axes.objective.merit.name} {axes.merit(1.0 - error)}, {axes.objective.cost.name} {axes.cost(macs)}"
+        )
     facts |= {key.replace("_", " "): value for key, value in study.items()}
     cells = [f"<div><dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts.items()]
     return f"<dl>{''.join(cells)}</dl>"
@@ -154,12 +165,21 @@ def _frontier(report: Report) -> str:
     with tempfile.TemporaryDirectory() as folder:
         frontier_png(report, Path(folder) / "frontier.png")
         picture = base64.b64encode((Path(folder) / "frontier.png").read_bytes()).decode()
-    label = f"Validation accuracy against MACs per image; {len(report.front)} points on the front, listed in the table"
+    axes = report.axes
+    drawn = (
+        "Validation accuracy against MACs per image" if axes.usual else f"{axes.merit_title} against {axes.cost_title}"
+    )
+    label = f"{drawn}; {len(report.front)} points on the front, listed in the table"
+    what = (
+        "Accuracy is that of the validation split. MACs are multiply-accumulates per image, counted where they were"
+        " executed."
+        if axes.usual
+        else f"{drawn}, as the trainables measured them: better upwards, cheaper to the left."
+    )
     papers = " Hollow circles are what papers printed for this data set, on its test split." if report.published else ""
     return (
         '<section aria-labelledby="frontier-title"><h2 id="frontier-title">Frontier</h2>'
-        '<p class="note">Accuracy is that of the validation split. MACs are multiply-accumulates per image,'
-        " counted where they were executed. Faint dots are operating points, the steps what a budget buys, bars 95 %"
+        f'<p class="note">{escape(what)} Faint dots are operating points, the steps what a budget buys, bars 95 %'
         f' intervals.{papers} <span id="drawn"></span></p>'
         f'<figure aria-label="{escape(label)}"><div id="frontier-box" tabindex="0" role="application"'
         ' aria-roledescription="chart" aria-describedby="frontier-keys" aria-label="Points of the frontier, cheapest'
@@ -170,20 +190,23 @@ def _frontier(report: Report) -> str:
     )
 
 
-def _accuracy(row: Mapping[str, Any]) -> str:
+def _accuracy(row: Mapping[str, Any], axes: AxesText) -> str:
     if not row.get("count") or row.get("correct") is None:
-        return show_share(row["accuracy"])
+        return axes.merit(row["accuracy"])
     low, high = wilson(row["correct"], row["count"])
-    return f"{show_share(row['accuracy'])} <small>({100 * low:.1f} to {100 * high:.1f})</small>"
+    if axes.usual:
+        return f"{show_share(row['accuracy'])} <small>({100 * low:.1f} to {100 * high:.1f})</small>"
+    ends = sorted((axes.objective.merit_at(low), axes.objective.merit_at(high)))
+    return f"{axes.merit(row['accuracy'])} <small>({ends[0]:.3g} to {ends[1]:.3g})</small>"
 
 
-def _front_table(front: Sequence[Mapping[str, Any]]) -> str:
+def _front_table(front: Sequence[Mapping[str, Any]], axes: AxesText) -> str:
     rows = [
         (
             _button(row),
-            show_count(row["macs"]),
+            axes.cost(row["macs"]),
             show_share(row["macs"] / row["macs_full"]) if row.get("macs_full") else "-",
-            _accuracy(row),
+            _accuracy(row, axes),
             "-" if row.get("membership") is None else f"{row['membership']:.2f}",
             method_name(row),
             escape(str(row.get("network", "-"))),
@@ -192,11 +215,23 @@ def _front_table(front: Sequence[Mapping[str, Any]]) -> str:
         )
         for row in sorted(front, key=lambda row: row["macs"])
     ]
-    heads = ("Point", "#MACs", "#of full", "#Accuracy", "#P(front)", "Method", "Network", "~Knobs", "#Parameters")
+    cost, merit = ("MACs", "Accuracy") if axes.usual else (axes.cost_title, axes.merit_title)
+    heads = (
+        "Point",
+        f"#{escape(cost)}",
+        "#of full",
+        f"#{escape(merit)}",
+        "#P(front)",
+        "Method",
+        "Network",
+        "~Knobs",
+        "#Parameters",
+    )
+    of = "images" if axes.usual else "examples"
     about = (
         "Cheapest first; a point is named by its trial, epoch and place in the curve. In brackets the 95 % interval"
-        " that the number of validation images allows. P(front): how often the point is still on the front when the"
-        " measurement is made again on resampled images and seeds."
+        f" that the number of validation {of} allows. P(front): how often the point is still on the front when the"
+        f" measurement is made again on resampled {of} and seeds."
     )
     note = f'<p class="note">{about}</p>' if any(row.get("count") for row in front) else ""
     return f"<section><h2>Points of the frontier</h2>{note}{table('Points of the frontier', heads, rows)}</section>"

@@ -11,6 +11,7 @@ import pyarrow as pa
 from search.frontier.published import Published
 from search.report.importance import Importances
 from search.report.paths.data import Paths
+from search.units import AxesText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Report:
     hypervolume) of every trial; `importances` and `paths`: what `search.report.importance` and
     `search.report.paths.data` found. `published`: printed points of the data set. `kept`: by trial the epochs whose
     checkpoints are there. `command_more`: what a command that promotes from this study needs behind its name.
-    `cluster`: what `search.status.cluster.cluster_record` tells.
+    `cluster`: what `search.status.cluster.cluster_record` tells. `axes`: what accuracies and MACs stand for.
     """
 
     study: Mapping[str, Any]
@@ -42,3 +43,4 @@ class Report:
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     command_more: str = ""
     cluster: Mapping[str, Any] = field(default_factory=dict)
+    axes: AxesText = field(default_factory=AxesText)

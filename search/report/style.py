@@ -16,6 +16,8 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from search.units import AxesText
+
 CLASS_COLOURS = (
     "#4E79A7", "#F28E2B", "#E15759", "#76B7B2", "#59A14F", "#D9B036", "#B07AA1", "#FF9DA7", "#9C755F", "#8F8A86",
 )  # fmt: skip
@@ -59,6 +61,36 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
         if len(ticks) <= most:
             return ticks if len(ticks) >= 2 else [low, high]
     return ticks[:: -(-len(ticks) // most)]
+
+
+def cost_ticks(axes: AxesText, low: float, high: float, most: int = 7) -> tuple[list[float], list[str]]:
+    """Where an axis of costs between two MACs has ticks, and what is written there: round figures of its own."""
+    objective = axes.objective
+    if axes.usual or not (objective.cost.maximise or not objective.cost.log):
+        places = log_ticks(low, high, most)
+    else:
+        ends = sorted((objective.cost_at(low), objective.cost_at(high)))
+        own = log_ticks(ends[0], ends[1], most) if objective.cost.log else even_ticks(ends[0], ends[1], most)
+        places = sorted(objective.macs_of(value) for value in own)
+    return places, [axes.cost(place) for place in places]
+
+
+def merit_ticks(axes: AxesText, low: float, high: float, most: int = 7) -> tuple[list[float], list[str]]:
+    """As `cost_ticks`, of an axis of merit between two accuracies."""
+    merit = axes.objective.merit
+    ends = sorted((merit.at(1.0 - max(0.0, low)), merit.at(1.0 - min(1.0, high))))
+    own = log_ticks(ends[0], ends[1], most) if merit.log else even_ticks(ends[0], ends[1], most)
+    places = sorted(1.0 - merit.place(value) for value in own)
+    return places, [axes.merit(place) for place in places]
+
+
+def even_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """At most `most` round numbers between two, evenly spaced."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** np.floor(np.log10(span / most))
+    step = next(s * power for s in (1, 2, 5, 10, 20) if span / (s * power) <= most - 1)
+    first = np.ceil(low / step - 1e-9)
+    return [float((first + i) * step) for i in range(most) if (first + i) * step <= high + 1e-9 * step] or [low, high]
 
 
 def drawn(points: pa.Table, limit: int) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from search.sampling.view import Proposal, View
 from search.spec.study import StudySpec
 from search.state.state import StudyState
 from spaces.space import Parameter, Space
+from trainables.external import first_of, load
 from trainables.registry import get_method
 
 Papers = Mapping[str, Mapping[str, Any]]
@@ -30,9 +31,12 @@ def seed_of(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
-def papers_of(names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-    """The published settings of methods by name."""
-    return {name: get_method(name).published for name in names}
+def papers_of(names: Iterable[str], references: Mapping[str, str] | None = None) -> dict[str, Mapping[str, Any]]:
+    """By name the published settings of methods, and what the trainables with these `references` want to run first."""
+    own = references or {}
+    return {
+        name: first_of(load(own[name], name), name) if name in own else get_method(name).published for name in names
+    }
 
 
 class Proposer:
@@ -43,7 +47,7 @@ class Proposer:
 
     def __init__(self, spec: StudySpec, spaces: Mapping[str, Space], papers: Papers | None = None) -> None:
         self.spec, self.spaces = spec, spaces
-        self.papers = papers_of(spaces) if papers is None else papers
+        self.papers = papers_of(spaces, spec.references) if papers is None else papers
         self.observations = Observations()
         self._ask = sampler_of(spec.sampler)
         self._frozen: dict[tuple[str, int], Any] = {}
@@ -59,10 +63,11 @@ class Proposer:
         """The configuration of ask `number` (0 is the first) and why it was proposed."""
         seed = seed_of(self.spec.seed, number)
         methods = list(self.spaces)
-        if self.spec.sampler.published and number < len(methods):
+        if self.spec.sampler.published and number < len(methods) and self.papers[methods[number]]:
             name = methods[number]
             config = published(name, self.spaces[name], self.papers[name], random.Random(seed))
-            return Proposal(config, "the paper's own setting, as far as the space allows it")
+            own = "its class's first setting" if name in self.spec.trainables else "the paper's own setting"
+            return Proposal(config, f"{own}, as far as the space allows it")
         return self.asked(view, seed)
 
     def asked(self, view: View, seed: int, given: Mapping[str, Any] | None = None) -> Proposal:

@@ -22,6 +22,7 @@ from search.spec.tables import (
     BudgetSpec,
     ConstraintSpec,
     DataSpec,
+    ObjectiveSpec,
     Part,
     ResourceSpec,
     RungSpec,
@@ -37,9 +38,12 @@ from spaces.written import narrowed
 
 if TYPE_CHECKING:
     from trainables.contracts.method import Method
+    from trainables.contracts.objective import Objective
 
 
-def _all_methods() -> dict[str, dict[str, Any]]:
+def _all_methods(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    if values.get("trainables"):
+        return {}  # who brings something of their own searches that
     from trainables.registry import all_methods
 
     try:
@@ -69,6 +73,8 @@ class StudySpec(Part):
     tracking: TrackingSpec = TrackingSpec()
     journal: str | None = None
     diagnostics: bool = True
+    objective: ObjectiveSpec = ObjectiveSpec()
+    trainables: dict[str, dict[str, Any]] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=_all_methods)
 
     @field_validator("name")
@@ -85,7 +91,7 @@ class StudySpec(Part):
     @field_validator("methods")
     @classmethod
     def _known_methods(cls, value: dict[str, dict[str, Any]], info: ValidationInfo) -> dict[str, dict[str, Any]]:
-        if not value:
+        if not value and not info.data.get("trainables"):
             raise ValueError("methods is empty; name at least one, for example [methods.skipnet]")
         if not _trusted(info):
             from trainables.registry import get_method
@@ -93,6 +99,76 @@ class StudySpec(Part):
             for name in value:
                 get_method(name)
         return value
+
+    @field_validator("trainables", mode="before")
+    @classmethod
+    def _by_class(cls, value: Any) -> Any:
+        """From Python a class may stand where a study file names it."""
+        if not isinstance(value, Mapping):
+            return value
+        named = {}
+        for name, written in value.items():
+            table = {"path": written} if isinstance(written, type | str) else written
+            if isinstance(table, Mapping) and isinstance(table.get("path"), type):
+                from trainables.external import reference_of
+
+                table = {**table, "path": reference_of(table["path"])}
+            named[name] = table
+        return named
+
+    @field_validator("trainables")
+    @classmethod
+    def _well_named(cls, value: dict[str, dict[str, Any]], info: ValidationInfo) -> dict[str, dict[str, Any]]:
+        for name, written in value.items():
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", name):
+                raise ValueError(
+                    f"trainables.{name}: a name has at most 40 letters, digits, '_' and '-', the first a letter"
+                )
+            if not isinstance(written.get("path"), str):
+                raise ValueError(
+                    f'trainables.{name}: path is missing; name its class, for example path = "mine.py:Mine"'
+                )
+        return value
+
+    def _axes_fit(self) -> None:
+        """Raise ValueError where methods and trainables can have no front together."""
+        both = sorted(self.methods.keys() & self.trainables.keys())
+        if both:
+            raise ValueError(f"trainables.{both[0]}: a method has this name; choose another one")
+        given = [name for name, value in self.constraints.model_dump().items() if value is not None]
+        asked = [name for name in given if name in ("min_accuracy", "max_macs", "max_params")]
+        if asked and not self.axes.usual:
+            raise ValueError(
+                f"constraints.{asked[0]}: the axes of this study are {self.axes.merit.name} and {self.axes.cost.name};"
+                " constraints.merit and constraints.cost limit them"
+            )
+        try:
+            if self.constraints.merit is not None:
+                self.axes.accuracy_of(self.constraints.merit)
+            if self.constraints.cost is not None:
+                self.axes.macs_of(self.constraints.cost)
+        except ValueError as error:
+            raise ValueError(f"constraints: {error}") from None
+        if self.methods and not self.axes.usual:
+            raise ValueError(
+                f"objective: methods have accuracy and MACs, not {self.axes.merit.name} and {self.axes.cost.name};"
+                " leave [methods] out, or [objective]"
+            )
+
+    @property
+    def axes(self) -> Objective:
+        """What is searched for."""
+        return self.objective.objective()
+
+    @property
+    def subject(self) -> str:
+        """What is trained on, for people: the images, or where there are none the trainables."""
+        return self.data.name if self.methods else ", ".join(self.trainables)
+
+    @property
+    def references(self) -> dict[str, str]:
+        """By name the trainables' classes, as ``mine.py:Mine``."""
+        return {name: written["path"] for name, written in self.trainables.items()}
 
     @model_validator(mode="after")
     def _fits(self, info: ValidationInfo) -> StudySpec:
@@ -106,6 +182,7 @@ class StudySpec(Part):
                 )
         if not _trusted(info):
             self.refuse_secrets()
+            self._axes_fit()
             self._normalises()
             self.spaces()
         return self
@@ -149,9 +226,17 @@ class StudySpec(Part):
 
         What ``[data]`` says of all methods counts as said in the table of each that says nothing itself.
         """
+        from trainables.external import load, space_of
         from trainables.registry import get_method
 
         spaces: dict[str, Space] = {}
+        for name, written in self.trainables.items():
+            overrides = {key: value for key, value in written.items() if key != "path"}
+            try:
+                spaces[name] = narrowed(space_of(load(written["path"], name), name), overrides)
+            except ValueError as error:
+                said = str(error).removeprefix(f"trainables.{name}: ")
+                raise ValueError(f"trainables.{name}: {said}") from None
         common = {"normalise": self.data.normalise} if self.data.normalise is not None else {}
         for name, written in self.methods.items():
             method, overrides = get_method(name), {**common, **written}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from search.units import parse_bytes, parse_count, parse_seconds, show_bytes
 from spaces.space import nearest
+from trainables.contracts.objective import Axis, Objective
 
 _LEAST_MEMORY = 200e6
 SAMPLERS = ("surrogate", "budgets", "tpe", "nsga2", "evolution", "qmc", "random")
@@ -34,6 +35,87 @@ class DataSpec(Part):
     image_size: int | None = Field(default=None, ge=4)
     limit: int | None = Field(default=None, ge=2)
     normalise: str | None = None
+
+
+class AxisSpec(Part):
+    """One axis of the objective, as ``{name = "error", best = 0, worst = 1}``.
+
+    `direction`: maximize or minimize. `best` and `worst`: what it can show; a figure of merit has 0 and 1 by default, a
+    cost needs `worst`. `scale`: whether ratios of it count (log) or differences (linear).
+    """
+
+    name: str = Field(min_length=1, max_length=60)
+    unit: str = Field(default="", max_length=30)
+    direction: Literal["maximize", "minimize"] | None = None
+    best: float | None = None
+    worst: float | None = None
+    scale: Literal["linear", "log"] | None = None
+
+
+_AXES: dict[str, dict[str, Any]] = {
+    "accuracy": {"direction": "maximize", "best": 1.0, "worst": 0.0},
+    "error": {"direction": "minimize", "best": 0.0, "worst": 1.0},
+    "macs": {"direction": "minimize", "unit": "MACs", "scale": "log"},
+}
+"""What is known of axes by their name."""
+
+
+class ObjectiveSpec(Part):
+    """What is searched for: a figure of merit against a cost (`trainables.contracts.objective.Objective`).
+
+    Methods have accuracy and MACs; trainables name their own two axes, a word alone where its name says all.
+    """
+
+    merit: AxisSpec = AxisSpec(name="accuracy")
+    cost: AxisSpec = AxisSpec(name="macs")
+
+    @field_validator("merit", "cost", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        self.objective()
+        return self
+
+    def objective(self) -> Objective:
+        """The axes with all that their names and directions imply. Raises ValueError where bounds contradict it."""
+        merit = {"direction": "maximize", "scale": "linear", **_AXES.get(self.merit.name, {}), **_given(self.merit)}
+        rising = merit["direction"] == "maximize"
+        merit = {"best": float(rising), "worst": float(not rising), **merit}
+        cost = {"direction": "minimize", "scale": "log", **_AXES.get(self.cost.name, {}), **_given(self.cost)}
+        known = Objective()
+        if cost["name"] == known.cost.name:
+            cost.setdefault("worst", known.cost.worst)
+        if merit["name"] == cost["name"]:
+            raise ValueError(f"objective: merit and cost are both {cost['name']!r}; they are two axes")
+        if cost.get("worst") is None:
+            raise ValueError(
+                f"objective.cost: {cost['name']!r} needs a worst value, from which the area under a front is"
+                f' measured: cost = {{ name = "{cost["name"]}", worst = ... }}'
+            )
+        if cost["scale"] == "linear" and cost.get("best") is None:
+            if cost["direction"] == "maximize":
+                raise ValueError(
+                    f"objective.cost: {cost['name']!r} is maximized on a linear scale: give its best value"
+                )
+            cost["best"] = 0.0
+        return Objective(merit=_axis(merit), cost=_axis(cost))
+
+
+def _given(axis: AxisSpec) -> dict[str, Any]:
+    return {name: value for name, value in axis.model_dump().items() if value is not None and value != ""}
+
+
+def _axis(values: Mapping[str, Any]) -> Axis:
+    kept = {name: values.get(name) for name in ("name", "best", "worst")}
+    return Axis(
+        **kept,  # type: ignore[arg-type]
+        unit=values.get("unit", ""),
+        maximise=values["direction"] == "maximize",
+        log=values["scale"] == "log",
+    )
 
 
 class BudgetSpec(Part):
@@ -122,8 +204,13 @@ class SamplerSpec(Part):
 
 
 class ConstraintSpec(Part):
-    """What an operating point must meet to count (`search.state.constraints`); latency in ms for one image."""
+    """What an operating point must meet to count (`search.state.constraints`); latency in ms for one image.
 
+    `merit` and `cost`: as good and as cheap as this at least, on the axes of ``[objective]``.
+    """
+
+    merit: float | None = None
+    cost: float | None = None
     min_accuracy: float | None = Field(default=None, gt=0, le=1)
     max_macs: float | None = None
     max_params: float | None = None

@@ -8,12 +8,13 @@ so that a search is led to where points begin to count.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.units import show_count, show_share
+from search.units import AxesText, show_count
+from trainables.contracts.objective import Objective
 
 if TYPE_CHECKING:
     from trainables.contracts.network import RoutedNetwork
@@ -28,14 +29,24 @@ class Constraints:
     max_params: float | None = None
     max_latency: float | None = None
     max_seconds: float | None = None
+    objective: Objective = field(default_factory=Objective)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any] | None) -> Constraints:
-        """From a study file's table; unknown keys are of later versions."""
-        return cls(**{k: v for k, v in (values or {}).items() if k in cls.__dataclass_fields__})
+    def of(cls, values: Mapping[str, Any] | None, objective: Objective | None = None) -> Constraints:
+        """From a study file's table, `merit` and `cost` as what stands for them on the axes of the `objective`.
+
+        Unknown keys are of later versions. Raises ValueError for a figure that its axis cannot show.
+        """
+        axes, given = objective or Objective(), {k: v for k, v in (values or {}).items() if v is not None}
+        kept = {k: v for k, v in given.items() if k in _LIMITS}
+        if "merit" in given:
+            kept["min_accuracy"] = axes.accuracy_of(given["merit"])
+        if "cost" in given:
+            kept["max_macs"] = axes.macs_of(given["cost"])
+        return cls(**kept, objective=axes)
 
     def __bool__(self) -> bool:
-        return any(getattr(self, name) is not None for name in self.__dataclass_fields__)
+        return any(getattr(self, name) is not None for name in _LIMITS)
 
     def misses(self, points: Sequence[Mapping[str, Any]], params: float, seconds: float) -> np.ndarray:
         """By how much each point (n,) misses, as the sum of the shares of the limits; 0 where it counts.
@@ -66,16 +77,22 @@ class Constraints:
         return ""
 
     def __str__(self) -> str:
-        words = []
+        words, axes = [], AxesText(self.objective)
         if self.min_accuracy is not None:
-            words.append(f"accuracy of at least {show_share(self.min_accuracy)}")
-        for limit, unit in ((self.max_macs, "MACs"), (self.max_params, "parameters")):
-            if limit is not None:
-                words.append(f"at most {show_count(limit)} {unit}")
+            least = "least" if self.objective.merit.maximise else "most"
+            words.append(f"{axes.merit_title} of at {least} {axes.merit(self.min_accuracy)}")
+        if self.max_macs is not None:
+            most = "least" if self.objective.cost.maximise else "most"
+            words.append(f"at {most} {axes.cost(self.max_macs)} {axes.cost_title}")
+        if self.max_params is not None:
+            words.append(f"at most {show_count(self.max_params)} parameters")
         for value, unit in ((self.max_latency, "ms an image"), (self.max_seconds, "seconds of training")):
             if value is not None:
                 words.append(f"at most {value:g} {unit}")
         return " and ".join(words)
+
+
+_LIMITS = ("min_accuracy", "max_macs", "max_params", "max_latency", "max_seconds")
 
 
 def _over(value: float, limit: float | None) -> float:

@@ -11,7 +11,7 @@ Studies that were created by commit 7022e79 or before recorded none of this. The
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from search.errors import InputError
@@ -32,13 +32,14 @@ Values = dict[str, Any]
 class Kept:
     """By method of a study its space, the defaults of its `Config`, its published setting.
 
-    `before`: the study recorded none of them.
+    `before`: the study recorded none of them. `trainables`: by name what is no method (`trainables.external`).
     """
 
     spaces: Mapping[str, Space]
     defaults: Mapping[str, Mapping[str, Any]]
     papers: Mapping[str, Mapping[str, Any]]
     before: bool = False
+    trainables: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, created: Mapping[str, Any]) -> Kept:
@@ -56,7 +57,8 @@ class Kept:
         spaces, defaults, papers = (
             {name: each[part] for name, each in methods.items()} for part in ("space", "defaults", "published")
         )
-        return cls(spaces, defaults, papers, before)
+        own = {name: each["path"] for name, each in (spec.get("trainables") or {}).items()}
+        return cls(spaces, defaults, papers, before, own)
 
     @classmethod
     def by(cls, journal: Journal) -> Kept:
@@ -68,10 +70,12 @@ class Kept:
 
     def values(self, config: Mapping[str, Any]) -> Values:
         """Every value of a trial's configuration {method, ...}, as `Method.configure` takes them."""
-        from trainables.registry import get_method
-
         name = config["method"]
         drawn = {parameter: value for parameter, value in config.items() if parameter != "method"}
+        if name in self.trainables:
+            return drawn
+        from trainables.registry import get_method
+
         return completed(get_method(name), {**self.defaults.get(name, {}), **drawn})
 
     def configure(self, config: Mapping[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from search.state.constraints import Constraints
 from search.state.kept import Kept
 from search.state.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
 from search.state.trial import Donor, History, Stage, Trial
+from trainables.contracts.objective import Objective
 
 _DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, AssertionError, RecursionError)
 """What a handler of an event raises where a payload is not what this code, or any earlier one, has written."""
@@ -114,7 +115,9 @@ class StudyState:
 
     def _on_created(self, event: Event) -> None:
         self.created, self._kept = event.payload, None
-        self.constraints = Constraints.of(event.payload["spec"].get("constraints"))
+        axes = event.payload.get("objective")
+        objective = Objective.of(axes) if axes else None
+        self.constraints = Constraints.of(event.payload["spec"].get("constraints"), objective)
         reference = event.payload["reference"]
         self.archive = Archive((reference["error"], reference["macs"]))
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from search.errors import InputError
-from search.units import show_count, show_share
+from search.units import AxesText
 from spaces.space import nearest
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def trial_story(study: StoredStudy, name: str) -> dict[str, Any]:
     state = study.state()
     if name not in state.trials:
         raise InputError(f"study {study.spec.name!r} has no trial {name!r}{nearest(name, list(state.trials))}")
-    trial = state.trials[name]
+    trial, axes = state.trials[name], AxesText.of(state.created)
     journal = study.journal()
     try:
         events = [event for event in journal.events() if event.trial == name]
@@ -32,13 +32,17 @@ def trial_story(study: StoredStudy, name: str) -> dict[str, Any]:
         "config": trial.config,
         "seed": trial.seed,
         "events": [
-            {"at": time.strftime("%H:%M:%S", time.localtime(e.time)), "kind": e.kind, "says": _says(e.kind, e.payload)}
+            {
+                "at": time.strftime("%H:%M:%S", time.localtime(e.time)),
+                "kind": e.kind,
+                "says": _says(e.kind, e.payload, axes),
+            }
             for e in events
         ],
     }
 
 
-def _says(kind: str, payload: dict[str, Any]) -> str:
+def _says(kind: str, payload: dict[str, Any], axes: AxesText) -> str:
     if kind == "ask":
         stage = payload.get("stage")
         behind = f", to begin behind epoch {stage['epoch']} of {stage['trial']}" if stage else ""
@@ -51,7 +55,8 @@ def _says(kind: str, payload: dict[str, Any]) -> str:
         return f"lost its worker at epoch {payload['epoch']}, {payload['kind']}: {payload['why']}"
     if kind == "report":
         losses = ", ".join(f"{name} {value:.4g}" for name, value in payload["losses"].items())
-        text = f"epoch {payload['epoch']} ({payload['phase']}, {payload['seconds']:.1f} s): {losses}"
+        text = f"epoch {payload['epoch']} ({payload['phase']}, {payload['seconds']:.1f} s)"
+        text += f": {losses}" if losses else ""
         if payload.get("donor"):
             text += f"; began as {payload['donor']['from']}: {payload['donor']['tensors']} tensors"
         if payload.get("uncaptured"):
@@ -61,9 +66,7 @@ def _says(kind: str, payload: dict[str, Any]) -> str:
         if "curve" in payload:
             points = payload["curve"]["points"]
             best = max(points, key=lambda p: p["accuracy"])
-            text += (
-                f"; curve of {len(points)} points, best {show_share(best['accuracy'])} at {show_count(best['macs'])}"
-            )
+            text += f"; curve of {len(points)} points, best {axes.point(best['accuracy'], best['macs'])}"
         return text
     if kind == "stage":
         what = "has to be trained again" if payload["action"] == "lost" else "is not kept"

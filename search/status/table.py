@@ -11,7 +11,7 @@ from search.rungs.brackets import epochs_to_come
 from search.spec.study import StudySpec
 from search.state.state import StudyState
 from search.state.trial import Trial
-from search.units import show_count, show_seconds, show_share
+from search.units import AxesText, show_count, show_seconds, show_share
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -57,22 +57,21 @@ def _saved(state: StudyState) -> str:
     )
 
 
-def _best(trial: Trial) -> str:
+def _best(trial: Trial, axes: AxesText) -> str:
     if not trial.curves:
         return ""
     points = trial.curves[max(trial.curves)]
     best = max(points, key=lambda p: p["accuracy"])
     cheap = min(points, key=lambda p: p["macs"])
-    if len(points) == 1:
-        return f"{show_share(best['accuracy'])} at {show_count(best['macs'])}"
-    return f"{show_share(best['accuracy'])} at {show_count(best['macs'])}, down to {show_count(cheap['macs'])}"
+    shown = axes.point(best["accuracy"], best["macs"])
+    return shown if len(points) == 1 else f"{shown}, down to {axes.cost(cheap['macs'])}"
 
 
 def status_table(spec: StudySpec, state: StudyState, what: str, rows: int = 12) -> RenderableType:
     """The study as a table: the live trials and those that ended last."""
-    table = Table(
-        "trial", "method", "network", "epoch", "state", "accuracy and MACs of its curve", box=None, padding=(0, 2)
-    )
+    axes = AxesText.of(state.created)
+    shown = f"{axes.merit_title} and {axes.cost_title} of its curve"
+    table = Table("trial", "method", "network", "epoch", "state", shown, box=None, padding=(0, 2))
     trials = list(state.trials.values())
     live = [t for t in trials if t.state == "running"]
     others = [t for t in trials if t.state != "running"][-max(0, rows - len(live)) :]
@@ -85,7 +84,7 @@ def status_table(spec: StudySpec, state: StudyState, what: str, rows: int = 12) 
             epoch += f", {trial.behind.epoch} of {trial.behind.trial}"
         elif trial.donor:
             epoch += f", from {trial.donor.trial}"
-        words = trial.reason if trial.state == "failed" else _best(trial)
+        words = trial.reason if trial.state == "failed" else _best(trial, axes)
         table.add_row(
             trial.id, trial.method, str(trial.config.get("network", "")), epoch,
             Text("waiting" if trial.state == "asked" else trial.state, style=colours[trial.state]), Text(words),
@@ -117,10 +116,10 @@ def best_points(state: StudyState, count: int = 5) -> str:
     """Some points of the front in words, evenly chosen from the cheapest to the most accurate."""
     front = state.front()
     chosen = [front[round(i * (len(front) - 1) / max(1, count - 1))] for i in range(min(count, len(front)))]
-    words = []
+    words, axes = [], AxesText.of(state.created)
     for name, epoch, index in dict.fromkeys(chosen):
         point = state.trials[name].curves[epoch][index]
-        words.append(f"{show_share(point['accuracy'])} at {show_count(point['macs'])} ({name})")
+        words.append(f"{axes.point(point['accuracy'], point['macs'])} ({name})")
     return ", ".join(words)
 
 

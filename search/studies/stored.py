@@ -23,6 +23,7 @@ from spaces.space import nearest
 
 if TYPE_CHECKING:
     from trainables.data.splits import Data
+    from trainables.external import Measured
 
 
 def journal_address(spec: StudySpec, folder: StudyFolder) -> str:
@@ -168,9 +169,14 @@ class StoredStudy:
         write_spec(self.folder, to_toml(self.spec.model_dump(mode="json", exclude_none=True)))
         self.stored = self.spec
 
-    def check_data(self, state: StudyState, data: Data) -> None:
+    def check_data(self, state: StudyState, data: Data | Measured) -> None:
         """Raise `InputError` where the images are not those that the study began with."""
         before = state.created["data"]
+        if data.hash != before["hash"] and not self.spec.methods:
+            raise InputError(
+                f"study {self.spec.name!r} began with trainables measured on {before['name']!r}, now they are measured"
+                f" on {data.name!r}; start a study of another name"
+            )
         if data.hash != before["hash"]:
             raise InputError(
                 f"study {self.spec.name!r} began with other images of {before['name']!r} "
@@ -191,8 +197,25 @@ class StoredStudy:
         return found + [f"ray/{path.name}" for path in self.folder.ray.glob("session-*")]
 
 
+def load_subject(spec: StudySpec) -> Data | Measured:
+    """The images of a study; of one that has no method, what its trainables are measured on.
+
+    Raises `InputError` where images are missing, or a trainable cannot be imported.
+    """
+    if spec.methods:
+        return load_data(spec)
+    from trainables.external import measured
+
+    try:
+        return measured(spec.references, spec.axes)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
 def load_data(spec: StudySpec) -> Data:
-    """The images of a study."""
+    """The images of a study. Raises `InputError` where they are missing, or the study has none."""
+    if not spec.methods:
+        raise InputError(f"study {spec.name!r} has no images: its trainables bring their own data")
     from trainables.data import datasets
 
     root = Path(spec.data.root) if spec.data.root else datasets.default_root()

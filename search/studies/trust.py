@@ -1,7 +1,8 @@
 """Whether addresses that a study's folder names may be used: only those that the person gave or agreed to.
 
 A study's folder may come from a stranger, and its study file names places: a database for the journal, a server of
-MLflow. Who opens them shows its user and password. So an address out of a folder is used only where it is local to the
+MLflow. Who opens them shows its user and password. It may also name code: the classes of its trainables, an installed
+sampler. Who goes on with the study runs it. So an address out of a folder is used only where it is local to the
 study, or the person has named it itself (in the environment), or has agreed to it for this study. What was agreed to,
 and every study that the person creates, is remembered in the person's own state folder
 (``$XDG_STATE_HOME/routefront/trust``): one file a study and set of addresses, believed where it belongs to this user
@@ -27,7 +28,7 @@ from search.redaction import redacted
 from search.spec.study import StudySpec
 from search.studies.folder import StudyFolder
 
-JOURNAL, TRACKING = "journal", "tracking.uri"
+JOURNAL, TRACKING, CODE = "journal", "tracking.uri", "code"
 TRUSTED = "ROUTEFRONT_TRUST"
 """The variable of the environment that lists, divided by spaces, addresses that the person trusts in any study."""
 
@@ -49,6 +50,8 @@ def foreign(spec: StudySpec, folder: StudyFolder) -> dict[str, str]:
         beside = f"sqlite:///{own.parent / 'mlflow.db'}"  # `search.tracking.server.default_uri`
         if uri != beside:
             found[TRACKING] = uri
+    if code := [*spec.references.values(), *([spec.sampler.name] if ":" in spec.sampler.name else [])]:
+        found[CODE] = " ".join(code)
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from search.journal.events import Event
 from search.pareto.front import Archive, hypervolume
 from search.tracking.values import dataset_input, diagnostic_metrics, flat, plain_name
+from trainables.contracts.objective import Objective
 
 STUDY = ""  # the key of the study's own run
 
@@ -64,6 +65,7 @@ class Chronicle:
         self.front_changed = False
         self._trials: dict[str, _TrialRun] = {}
         self._archive: Archive | None = None
+        self._objective: Objective | None = None
         self._reference = (1.0, 1.0)
         self._cost = 0.0
         self._seconds = {"seconds": 0.0, "system/cpu_seconds": 0.0}
@@ -90,6 +92,8 @@ class Chronicle:
             points = [{**item, "accuracy": 1.0 - error, "macs": macs} for error, macs, item in self._archive]
             error, macs = self._reference
             document = {"reference": {"error": error, "macs": macs}, "split": "validation", "points": points}
+            if self._objective is not None:
+                document["objective"] = self._objective.record()
             self._change(STUDY).files["frontier.json"] = document
             self.front_changed = False
 
@@ -106,11 +110,13 @@ class Chronicle:
         reference = event.payload["reference"]
         self._reference = (reference["error"], reference["macs"])
         self._archive = Archive(self._reference)
+        axes = event.payload.get("objective")
+        self._objective = Objective.of(axes) if axes else None
         self._begun = _milliseconds(event)
         change = self._change(STUDY)
-        left_out = ("methods", "resources", "tracking", "journal", "budget.trials", "budget.time")
+        left_out = ("methods", "trainables", "resources", "tracking", "journal", "budget.trials", "budget.time")
         change.params = {k: v for k, v in flat(spec).items() if not k.startswith(left_out)}
-        change.params["methods"] = ", ".join(spec["methods"])
+        change.params["methods"] = ", ".join([*spec["methods"], *spec.get("trainables", {})])
         change.tags = {
             "mlflow.runName": spec["name"],
             "routefront.kind": "study",
@@ -201,17 +207,17 @@ class Chronicle:
                 "method": self._trials[name].method,
                 "setting": point.get("setting", {}),
                 "knobs": point.get("knobs", {}),
+                **{each: point[each] for each in ("merit", "cost") if each in point},
             }
             joined = self._archive.add(1.0 - point["accuracy"], point["macs"], item)
             self.front_changed = self.front_changed or joined
         best = max(points, key=lambda point: (point["accuracy"], -point["macs"]))
         errors, macs = [1.0 - point["accuracy"] for point in points], [point["macs"] for point in points]
-        return {
-            "accuracy": best["accuracy"],
-            "macs": best["macs"],
-            "macs_min": min(macs),
-            "hypervolume": hypervolume(errors, macs, self._reference),
-        }
+        volume = {"hypervolume": hypervolume(errors, macs, self._reference)}
+        if self._objective is not None:
+            merit, cost = self._objective.merit.name, self._objective.cost.name
+            return {merit: best["merit"], cost: best["cost"], **volume}
+        return {"accuracy": best["accuracy"], "macs": best["macs"], "macs_min": min(macs), **volume}
 
     def _on_decision(self, event: Event) -> None:
         assert event.trial is not None

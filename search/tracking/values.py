@@ -56,11 +56,11 @@ def dataset_input(data: Mapping[str, Any]) -> dict[str, str]:
         "source_type": "local",
         "source": json.dumps({"uri": data["name"]}),
     }
-    if "task" in data:
+    if data.get("task", {}).get("classes"):
         size, channels = data["task"]["size"], data["task"]["channels"]
         tensor = {"features": ("uint8", [-1, channels, size, size]), "targets": ("int64", [-1])}
         fields["schema"] = json.dumps({"mlflow_tensorspec": {k: _tensor(*v) for k, v in tensor.items()}})
-    if "counts" in data:
+    if any(data.get("counts", ())):
         images = dict(zip(("train", "validation", "test"), data["counts"], strict=True))
         fields["profile"] = json.dumps({**images, "classes": len(data.get("classes", ()))})
     return fields

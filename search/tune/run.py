@@ -26,6 +26,7 @@ from search.spec.study import StudySpec
 from search.studies.marker import StoredMarker
 from search.tune.signals import heeded
 from trainables.data.splits import Data
+from trainables.external import Measured, source_of
 from trainables.worker.remote import StorageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
 
 def run(
     driver: Driver,
-    data: Data,
+    data: Data | Measured,
     *,
     address: str | None,
     watch: Watcher | None = None,
@@ -54,7 +55,7 @@ def run(
     Raises `InputError` where the cluster cannot be reached or holds no trial, `RunError` where Tune
     itself fails.
     """
-    if address is None and trainable is None and driver.spec.resources.gpus_per_trial:
+    if address is None and trainable is None and driver.spec.resources.gpus_per_trial and isinstance(data, Data):
         say("looking at this machine's GPU")
         _look_at_gpus(driver.spec, data)
     say("starting Ray on this machine" if address is None else f"connecting to Ray at {address}")
@@ -111,12 +112,14 @@ def _connect(driver: Driver, address: str | None) -> tuple[Any, list[Node]]:
     return ray, nodes
 
 
-def _survey(driver: Driver, data: Data, ray: Any, nodes: Sequence[Node]) -> None:
+def _survey(driver: Driver, data: Data | Measured, ray: Any, nodes: Sequence[Node]) -> None:
     """Let every node that holds a trial look for the study's folder, its images and this code."""
     resources = driver.spec.resources
     able = [node for node in nodes if node.holds(resources.cpus_per_trial, resources.gpus_per_trial)]
     with _refused():
-        survey = Survey(ray, able, _marker(driver), data.folders, data.sample())
+        own, paths = driver.spec.references if isinstance(data, Data) else {}, list(data.folders)
+        paths += [str(path) for path in map(source_of, own.values()) if path is not None]
+        survey = Survey(ray, able, _marker(driver), paths, data.sample())
         importlib.import_module("ray.tune")  # takes as long as the nodes, which look meanwhile
         survey.settle()
 
@@ -131,7 +134,7 @@ def _begin(driver: Driver, ray: Any, nodes: Sequence[Node]) -> None:
     driver.stages.tidy()
 
 
-def _assemble(driver: Driver, data: Data, cpus: float | None, trainable: Any) -> tune.Tuner:
+def _assemble(driver: Driver, data: Data | Measured, cpus: float | None, trainable: Any) -> tune.Tuner:
     """The Tuner of a study; `cpus` of this machine are shared by its trials' threads (None: other machines, too)."""
     from ray import tune
     from ray.air._internal import usage
@@ -224,7 +227,7 @@ def _ending(driver: Driver) -> str:
     return driver.stopping or "interrupted"
 
 
-def _trainable(driver: Driver, data: Data, other: Any) -> Any:
+def _trainable(driver: Driver, data: Data | Measured, other: Any) -> Any:
     from ray import tune
 
     from trainables.worker.ray_trainable import RoutedTrainable
@@ -234,4 +237,5 @@ def _trainable(driver: Driver, data: Data, other: Any) -> Any:
     def asked(config: dict[str, Any]) -> Any:
         return tune.PlacementGroupFactory([amounts(cpus, gpus, config["share"])])
 
-    return tune.with_resources(tune.with_parameters(other or RoutedTrainable, data=data), asked)
+    images = data if isinstance(data, Data) else None
+    return tune.with_resources(tune.with_parameters(other or RoutedTrainable, data=images), asked)

@@ -124,6 +124,11 @@ class Training:
         self.last_diagnostics: Diagnostics | None = None
 
     @property
+    def size(self) -> tuple[int, int]:
+        """The network's parameters, and its MACs with every unit executed."""
+        return sum(parameter.numel() for parameter in self.network.parameters()), self.network.macs_full
+
+    @property
     def done(self) -> bool:
         """Whether all epochs are trained."""
         return self.epoch >= self.epochs

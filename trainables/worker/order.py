@@ -19,8 +19,9 @@ class Order:
     (`trainables.training.steps`). `memory`: bytes that the trial may have.
     `diagnostics`: whether its last epoch measures its paths, `latency`: whether curves measure theirs.
     `stage`: the key of a first stage to begin behind, `publish`: whether to store its own. `donor`: the name of the
-    checkpoint whose weights it begins with (`trainables.training.donors`). For the driver alone: `share`, of how many
-    trials' resources it takes, and `attempt`, how often it was handed out before.
+    checkpoint whose weights it begins with (`trainables.training.donors`). `trainable`: the class that is trained
+    instead of a method (`trainables.external.load`), whose points have the axes of `objective`. For the driver alone:
+    `share`, of how many trials' resources it takes, and `attempt`, how often it was handed out before.
     """
 
     trial: str
@@ -42,6 +43,8 @@ class Order:
     stage: str | None = None
     publish: bool = False
     donor: str | None = None
+    trainable: str | None = None
+    objective: Mapping[str, Any] | None = None
     share: float = 1
     attempt: int = 0
 

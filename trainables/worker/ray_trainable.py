@@ -1,4 +1,6 @@
-"""The class trainable that wraps every method for Ray Tune: one epoch a step, its own checkpoints.
+"""The class trainable that wraps every method, and every trainable of somebody else's, for Ray Tune.
+
+It trains one epoch a step and writes its own checkpoints.
 
 Ray's checkpoints are not used. After every epoch, and before its report is returned, the trial
 writes ``<checkpoints>/<trial>/epoch-NNNN`` with the report inside; an actor that starts a trial
@@ -32,7 +34,9 @@ import torch
 from ray import tune
 
 from trainables import checkpoints
+from trainables.contracts.objective import Objective
 from trainables.data.splits import Data
+from trainables.external import ExternalTraining
 from trainables.registry import get_method
 from trainables.training import stages
 from trainables.training.partial import Interrupted
@@ -61,8 +65,10 @@ class RoutedTrainable(tune.Trainable):
     _fresh: int | None = None
 
     def setup(self, config: dict[str, Any], data: Data | None = None) -> None:
-        """Remember the data; the network is built in the first step, where a failure can be reported."""
-        assert data is not None, "tune.with_parameters hands the data in"
+        """Remember the images (None in a study without methods).
+
+        The network is built in the first step, where a failure can be reported.
+        """
         self._data = data
         self._guard = Guard()
         self._leak = ""
@@ -81,7 +87,7 @@ class RoutedTrainable(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._order = order = Order.of(config)
-        self._training: Training | None = None
+        self._training: Training | ExternalTraining | None = None
         self._shelf = Shelf(order.checkpoints, order.trial, order.storage)
         self._lost = ""
         self._meter = Meter()
@@ -138,8 +144,20 @@ class RoutedTrainable(tune.Trainable):
         self._shelf.drop_before(report["epoch"], kept=report["epoch"] - 1 in set(self._order.evaluate_at))
         return self._result(report, folder)
 
-    def _build(self) -> Training:
+    def _build(self) -> Training | ExternalTraining:
         order = self._order
+        if order.trainable is not None:
+            assert order.objective is not None, "the driver says what a trainable is searched for"
+            return ExternalTraining(
+                order.trainable,
+                order.config,
+                name=order.method,
+                objective=Objective.of(order.objective),
+                epochs=order.epochs,
+                seed=order.seed,
+                evaluate_at=order.evaluate_at,
+            )
+        assert self._data is not None, "tune.with_parameters hands the images in"
         method = get_method(order.method)
         return Training(
             method,
@@ -158,7 +176,7 @@ class RoutedTrainable(tune.Trainable):
 
     def _begin_behind(self, stage: str) -> None:
         """Take a finished first stage over; where it cannot be, train it and say why in the next report."""
-        assert self._training is not None
+        assert isinstance(self._training, Training), "only methods have stages"
         try:
             self._shelf.behind(self._training, stage)
         except checkpoints.CheckpointError as error:
@@ -166,17 +184,18 @@ class RoutedTrainable(tune.Trainable):
             self._training = self._build()
 
     def _result(self, report: dict[str, Any], folder: Path) -> dict[str, Any]:
-        assert self._training is not None
-        network = self._training.network
+        training = self._training
+        assert training is not None
+        params, macs_full = training.size
         more: dict[str, Any] = {"stage_lost": self._lost} if self._lost else {}
-        if self._order.publish and stages.ends(self._training):
-            more["stage"] = self._shelf.publish(self._training)
+        if self._order.publish and isinstance(training, Training) and stages.ends(training):
+            more["stage"] = self._shelf.publish(training)
         return {
             **report,
             **more,
             "checkpoint": f"{folder.parent.name}/{folder.name}",
-            "params": sum(p.numel() for p in network.parameters()),
-            "macs_full": network.macs_full,
+            "params": params,
+            "macs_full": macs_full,
             "worker": os.getpid(),
         }
 

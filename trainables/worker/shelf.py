@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from trainables import checkpoints
+from trainables.external import ExternalTraining
 from trainables.training import stages
 from trainables.training.training import Training
 from trainables.worker.private import private_folder
@@ -66,7 +67,7 @@ class Shelf:
                 shutil.rmtree(folder)
         return None
 
-    def keep(self, training: Training, folder: Path) -> None:
+    def keep(self, training: Training | ExternalTraining, folder: Path) -> None:
         """Write a checkpoint of a training; it is safe when this returns."""
         training.save(folder, {"trial": self._trial})
         if self._remote is not None:

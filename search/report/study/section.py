@@ -10,7 +10,7 @@ from search.frontier.published import Published
 from search.report.html import method_name, slot, table
 from search.report.importance import Importances
 from search.status.cluster import facts
-from search.units import show_count, show_share
+from search.units import AxesText, show_count, show_share
 
 _TRIAL_ROWS = 2_000
 
@@ -91,7 +91,7 @@ def timeline_section(trials: Sequence[Mapping[str, Any]]) -> str:
     return f'<section><h2>Timeline</h2><p class="note">{about}</p>{slot("timeline", label)}</section>'
 
 
-def trials_section(trials: Sequence[Mapping[str, Any]]) -> str:
+def trials_section(trials: Sequence[Mapping[str, Any]], axes: AxesText) -> str:
     """All trials, or the first of very many, and why they ended."""
     rows = [
         (
@@ -100,13 +100,15 @@ def trials_section(trials: Sequence[Mapping[str, Any]]) -> str:
             escape(str(row.get("network") or "-")),
             escape(str(row["state"])),
             str(row.get("epoch", "-")),
-            "-" if row.get("best_accuracy") is None else show_share(row["best_accuracy"]),
-            "-" if row.get("min_macs") is None else show_count(row["min_macs"]),
+            "-" if row.get("best_accuracy") is None else axes.merit(row["best_accuracy"]),
+            "-" if row.get("min_macs") is None else axes.cost(row["min_macs"]),
             escape(str(row.get("reason") or "")),
         )
         for row in trials[:_TRIAL_ROWS]
     ]
-    heads = ("Trial", "Method", "Network", "State", "#Epoch", "#Best accuracy", "#Least MACs", "~Why it ended")
+    merit, cost = ("accuracy", "MACs") if axes.usual else (axes.objective.merit.name, axes.objective.cost.name)
+    best, least = f"#Best {escape(merit)}", f"#Least {escape(cost)}" if axes.usual else f"#Cheapest {escape(cost)}"
+    heads = ("Trial", "Method", "Network", "State", "#Epoch", best, least, "~Why it ended")
     hidden = len(trials) - len(rows)
     note = f'<p class="note">The first {len(rows):,} of {len(trials):,} trials.</p>' if hidden else ""
     return f"<section><h2>Trials</h2>{note}{table('Trials', heads, rows)}</section>"
