@@ -1,12 +1,13 @@
-"""Records a table of real trainings, curves at several epochs, for searches to be compared on (`recorded.py`).
+"""Records a table of real trainings, the curve of every epoch, for searches to be compared on (`recorded.py`).
 
-    python tests/benchmarks/search/record_table.py DATA --out FOLDER [--configs 84] [--epochs 9] [--jobs 2]
-    python tests/benchmarks/search/record_table.py DATA --out FOLDER --merge tests/benchmarks/search/recorded.json
+    python tests/benchmarks/search/record_table.py DATA --out FOLDER [--configs 162] [--repeated 20] [--jobs 2]
+    python tests/benchmarks/search/record_table.py DATA --out FOLDER --merge tests/benchmarks/search/trainings.json
 
-The configurations are uniform draws from the spaces of ``recorded.toml``, as many of every method. Each trains in a
-process of one thread and leaves ``FOLDER/NNN.json``; what is there is not trained again. The validation
-images are parted: a contender is shown the accuracy on the even ones, what it found is scored on the odd ones.
-The test split is not touched.
+The configurations are uniform draws from the spaces of ``recorded.toml``, as many of every method; those of `repeated`,
+evenly chosen, are trained on two more seeds. Each trains in a process of one thread and leaves ``FOLDER/NNN.json``, or
+``NNN-SEED.json``; what is there is not trained again, and one that was interrupted goes on behind its last epoch. A
+point is [accuracy on the even validation images, on the odd ones, on the test images, MACs]: a contender is shown the
+even ones, what it found is scored on the odd ones, and the test split is read by the comparison of selections alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import sys
 import tomllib
@@ -29,10 +31,10 @@ from search.spec.study import StudySpec
 from spaces.space import drawn
 
 SPACES = Path(__file__).with_name("recorded.toml")
-AT = (1, 2, 3, 4, 6, 9)
+EPOCHS = 12
 
 
-def spec(epochs: int = 9) -> StudySpec:
+def spec(epochs: int = EPOCHS) -> StudySpec:
     """A study over the recorded spaces."""
     return StudySpec.parse({"name": "recorded", "budget": {"epochs": epochs}, **tomllib.loads(SPACES.read_text())})
 
@@ -44,11 +46,14 @@ def configuration(number: int) -> dict[str, Any]:
     return {"method": method, **drawn(spaces[method], random.Random(seed_of("recorded", number)), {})}
 
 
-def train(number: int, data_name: str, epochs: int, file: Path) -> None:
-    """Train one configuration and write what it showed."""
+def train(number: int, seed: int, data_name: str, file: Path) -> None:
+    """Train one configuration and write what it showed after every epoch."""
     import torch
 
+    from trainables import checkpoints
+    from trainables.data.augment import normalise
     from trainables.data.datasets import default_root, load
+    from trainables.data.splits import to_device
     from trainables.registry import get_method
     from trainables.training.training import Training
 
@@ -57,33 +62,58 @@ def train(number: int, data_name: str, epochs: int, file: Path) -> None:
     method = get_method(config["method"])
     values = {key: value for key, value in config.items() if key != "method"}
     data = load(data_name, root=default_root())
-    training = Training(method, method.configure(values), data, epochs=epochs, seed=number, evaluate_at=AT)
-    curves: dict[int, list[list[float]]] = {}
-    seconds = []
+    training = Training(
+        method, method.configure(values), data, epochs=EPOCHS, seed=seed, evaluate_at=range(1, EPOCHS + 1)
+    )
+    folder, notes = file.with_suffix(".trial"), file.with_suffix(".notes")
+    curves: dict[str, list[list[float]]] = {}
+    seconds: list[float] = []
+    if (known := checkpoints.newest(folder)) is not None and notes.exists():
+        training.restore(known)
+        curves, seconds = json.loads(notes.read_text())
+        curves, seconds = {k: v for k, v in curves.items() if int(k) <= training.epoch}, seconds[: training.epoch]
+    images, labels = to_device(data.test, "cpu")
+    test = normalise(images, training.data), labels
     while not training.done:
         report = training.step()
         seconds.append(report["seconds"])
-        if "curve" in report:
-            assert training.last_curve is not None
-            correct = training.last_curve.correct
-            macs = [round(point["macs"]) for point in training.last_curve.points]
-            halves = zip(correct[:, ::2].mean(1).tolist(), correct[:, 1::2].mean(1).tolist(), macs, strict=True)
-            curves[report["epoch"]] = [[round(shown, 4), round(scored, 4), cost] for shown, scored, cost in halves]
-    print(
-        f"{number:3} {config['method']}: {max(row[0] for row in curves[epochs]):.3f}, {sum(seconds):.0f} s", flush=True
-    )
-    record = {"config": config, "seconds": round(statistics.mean(seconds), 2), "curves": curves}
+        assert training.last_curve is not None
+        curves[str(report["epoch"])] = _points(training, test)
+        if not training.done:
+            notes.write_text(json.dumps([curves, seconds]))
+            training.save(checkpoints.epoch_folder(folder, training.epoch))
+            shutil.rmtree(checkpoints.epoch_folder(folder, training.epoch - 1), ignore_errors=True)
+    best = max(row[0] for row in curves[str(EPOCHS)])
+    print(f"{file.stem:6} {config['method']}: {best:.3f}, {sum(seconds):.0f} s", flush=True)
+    record = {"number": number, "seed": seed, "config": config, "seconds": round(statistics.median(seconds), 2)}
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(record))
+    part.write_text(json.dumps({**record, "curves": curves}))
     part.rename(file)
+    shutil.rmtree(folder, ignore_errors=True)
+    notes.unlink(missing_ok=True)
+
+
+def _points(training: Any, test: Any) -> list[list[float]]:
+    """A curve's points; on the test images at the knobs that the validation images gave."""
+    from trainables.inference.evaluation import curve, evaluate
+
+    found, method, network = training.last_curve, training.method, training.network
+    images, labels = test
+    if method.calibrate is None:
+        on_test = [point["accuracy"] for point in curve(method, network, images, labels).points]
+    else:
+        on_test = [evaluate(network, images, labels, p["knobs"]).points[0]["accuracy"] for p in found.points]
+    even, odd = found.correct[:, ::2].mean(1).tolist(), found.correct[:, 1::2].mean(1).tolist()
+    macs = [round(point["macs"]) for point in found.points]
+    return [[round(a, 4), round(b, 4), round(c, 4), d] for a, b, c, d in zip(even, odd, on_test, macs, strict=True)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--configs", type=int, default=84)
-    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--configs", type=int, default=162)
+    parser.add_argument("--repeated", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--merge", type=Path, help="only write what is there as one file")
     given = parser.parse_args()
@@ -91,17 +121,20 @@ def main() -> None:
         rows = [json.loads(file.read_text()) for file in sorted(given.out.glob("*.json"))]
         name = Path(given.data).name
         lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-        given.merge.write_text(f'{{"data":{json.dumps(name)},"epochs":{given.epochs},"rows":[\n{lines}\n]}}\n')
+        given.merge.write_text(f'{{"data":{json.dumps(name)},"epochs":{EPOCHS},"rows":[\n{lines}\n]}}\n')
         print(f"{len(rows)} trainings, {given.merge.stat().st_size / 1e3:.0f} kB")
         return
     os.environ["OMP_NUM_THREADS"] = "1"
     given.out.mkdir(parents=True, exist_ok=True)
+    wanted = [(number, number, f"{number:03}") for number in range(given.configs)]
+    chosen = [round(i * (given.configs - 1) / max(1, given.repeated - 1)) for i in range(given.repeated)]
+    wanted += [(number, 1000 * seed + number, f"{number:03}-{seed}") for seed in (1, 2) for number in chosen]
     with ProcessPoolExecutor(given.jobs) as pool:
         jobs = []
-        for number in range(given.configs):
-            file = given.out / f"{number:03}.json"
+        for number, seed, name in wanted:
+            file = given.out / f"{name}.json"
             if not file.exists():
-                jobs.append(pool.submit(train, number, given.data, given.epochs, file))
+                jobs.append(pool.submit(train, number, seed, given.data, file))
         for job in as_completed(jobs):
             job.result()
 

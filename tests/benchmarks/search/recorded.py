@@ -28,14 +28,14 @@ class Recorded:
     def __init__(self, file: Path = FILE) -> None:
         table = json.loads(file.read_text())
         self.data, self.epochs = table["data"], table["epochs"]
-        self.spaces: Mapping[str, Space] = spec(self.epochs).spaces()
-        self.papers: Mapping[str, Mapping[str, Any]] = {name: {} for name in self.spaces}
         self.rows: dict[str, list[dict[str, Any]]] = {}
         for row in table["rows"]:
             row["curves"] = {int(epoch): curve for epoch, curve in row["curves"].items()}
             self.rows.setdefault(row["config"]["method"], []).append(row)
+        self.spaces: Mapping[str, Space] = {n: s for n, s in spec(self.epochs).spaces().items() if n in self.rows}
+        self.papers: Mapping[str, Mapping[str, Any]] = {name: {} for name in self.spaces}
         rows = [row for rows in self.rows.values() for row in rows]
-        self.reference = (0.9, max(point[2] for row in rows for point in row["curves"][self.epochs]))
+        self.reference = (0.9, max(point[-1] for row in rows for point in row["curves"][self.epochs]))
         self._found: dict[str, dict[str, Any]] = {}
 
     def nearest(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,11 +52,11 @@ class Recorded:
 
     def curve(self, config: Mapping[str, Any], seed: int, epoch: int) -> list[tuple[float, float]]:
         """See `search.simulation.simulation.Problem`."""
-        return [(shown, macs) for shown, _, macs in self._points(config, epoch)]
+        return [(point[0], point[-1]) for point in self._points(config, epoch)]
 
     def exact(self, config: Mapping[str, Any], epoch: int) -> list[tuple[float, float]]:
         """(error, MACs) of every setting on the images that no contender was shown."""
-        return [(1 - scored, macs) for _, scored, macs in self._points(config, epoch)]
+        return [(1 - point[1], point[-1]) for point in self._points(config, epoch)]
 
     def seconds(self, config: Mapping[str, Any]) -> float:
         """Seconds of an epoch."""
