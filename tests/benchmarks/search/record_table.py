@@ -51,9 +51,8 @@ def train(number: int, seed: int, data_name: str, file: Path) -> None:
     import torch
 
     from trainables import checkpoints
-    from trainables.data.augment import normalise
+    from trainables.data.augment import normalise, to_device
     from trainables.data.datasets import default_root, load
-    from trainables.data.splits import to_device
     from trainables.registry import get_method
     from trainables.training.training import Training
 
