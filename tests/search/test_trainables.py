@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.support.command import Run
 from trainables.contracts.objective import Objective
 from trainables.external import ExternalTraining
 
+DOCS = Path(__file__).parents[2] / "docs"
 FILE = Path(__file__).parents[1] / "fixtures" / "trainable.py"
 SPEC: dict[str, Any] = {
     "name": "own",
@@ -54,7 +56,10 @@ def _work(driver: Driver, count: int = 10**6) -> None:
 
 
 def _driven(root: Path, **changes: Any) -> Study:
-    study = _study(root, **changes)
+    return _drive(_study(root, **changes))
+
+
+def _drive(study: Study) -> Study:
     with study.driving() as driver:
         driver.workers = 1
         driver.record("session", {"host": "here", "pid": 1, "workers": 1})
@@ -304,3 +309,20 @@ def test_a_study_of_a_trainable_on_ray(tmp_path: Path, ray_address: str, uri: st
     runs = client.search_runs([experiment.experiment_id], filter_string="tags.`routefront.trial` = 't0000'")
     assert {"error", "ms"} <= runs[0].data.metrics.keys()
     assert "accuracy" not in runs[0].data.metrics
+
+
+# -- the documentation -----------------------------------------------------------------------------------
+
+
+def test_the_twenty_lines_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```(python|toml)\n# (\S+)\n(.*?)```", (DOCS / "trainables.md").read_text(), re.S)
+    for _, name, text in blocks:
+        (tmp_path / name).write_text(text)
+    assert [name for _, name, _ in blocks] == ["mine.py", "study.toml"]
+    assert len([line for line in blocks[0][2].splitlines() if line.strip()]) <= 20
+    monkeypatch.chdir(tmp_path)
+    spec = StudySpec.read(tmp_path / "study.toml", {"budget.trials": 4, "budget.epochs": 3})
+    study = Study.create(spec, root=tmp_path / "studies")
+    _drive(study)
+    assert study.state().count()["failed"] == 0
+    assert study.frontier(cost=50)[-1].merit < 0.1  # type: ignore[operator]
