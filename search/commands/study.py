@@ -110,7 +110,7 @@ def status(
             if watch and out.is_terminal:
                 out.clear()
             out.print(status_table(found.spec, state, record["state"]))
-            if record["state"] == "running" or cluster["setbacks"]["latest"]:
+            if record["state"] == "running" or cluster["setbacks"]["latest"] or cluster["uncaptured"]:
                 for line in cluster_table(cluster):
                     out.print(line)
             failures(state)

@@ -203,6 +203,7 @@ class StudyState:
         trial.params, trial.macs_full = p.get("params", 0), p.get("macs_full", 0)
         trial.losses[epoch], trial.phases[epoch] = p["losses"], p["phase"]
         trial.diagnostics = p.get("diagnostics")
+        trial.uncaptured = str(p.get("uncaptured", ""))
         if p.get("checkpoint"):
             trial.checkpoint = p["checkpoint"]
         if "curve" in p:

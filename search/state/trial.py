@@ -46,6 +46,8 @@ class Trial:
     `missed` says by epoch how far its nearest point was from what the constraints ask (0: it has one).
     `node` is where it runs or ran; `setbacks` is what took its workers away, each {kind, why, epoch, node}
     (`search.state.setbacks`). `alone`: memory ran out, so it runs when nothing else does; `infeasible`: then too.
+    `uncaptured`: why its worker no longer repeats its steps as a CUDA graph (`trainables.training.steps`); empty where
+    it does, or where its steps were never to be captured.
     """
 
     id: str
@@ -82,6 +84,7 @@ class Trial:
     setbacks: list[dict[str, Any]] = field(default_factory=list)
     alone: bool = False
     infeasible: bool = False
+    uncaptured: str = ""
     heard: float = 0.0
     diagnostics: dict[str, Any] | None = None
     _arrays: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 from rich.console import RenderableType
@@ -27,7 +28,10 @@ _LATEST = 5
 
 
 def cluster_record(spec: StudySpec, state: StudyState, now: float) -> dict[str, Any]:
-    """Plain values: nodes, workers, running, waiting, stragglers, setbacks, cost at a moment (seconds since 1970)."""
+    """Plain values of a moment (seconds since 1970).
+
+    Keys: nodes, workers, running, waiting, alone, stragglers, setbacks, uncaptured, cost, seconds, time_budget.
+    """
     share = spec.resources.cpus_per_trial, spec.resources.gpus_per_trial
     live = state.live
     running = [trial for trial in live if trial.state == "running"]
@@ -48,6 +52,9 @@ def cluster_record(spec: StudySpec, state: StudyState, now: float) -> dict[str, 
         "alone": sum(trial.alone for trial in live),
         "stragglers": _stragglers(state, running, now),
         "setbacks": {"counts": dict(Counter(each["kind"] for each in latest)), "latest": latest[-_LATEST:]},
+        "uncaptured": [
+            {"trial": trial.id, "why": trial.uncaptured} for trial in state.trials.values() if trial.uncaptured
+        ],
         "cost": {
             "spent": cost_of(spec, state),
             "budget": spec.budget.cost,
@@ -99,6 +106,11 @@ def facts(record: Mapping[str, Any]) -> dict[str, str]:
         )
     if counts:
         said["setbacks"] = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    if ended := record["uncaptured"]:
+        trials = "1 trial" if len(ended) == 1 else f"{len(ended)} trials"
+        said["CUDA graphs"] = (
+            f"{trials} went on without ({ended[-1]['trial']}: {shorten(ended[-1]['why'], 160, placeholder=' ...')})"
+        )
     return said
 
 
