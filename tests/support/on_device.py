@@ -4,7 +4,8 @@
     python -m tests.support.on_device --write    # writes the table anew
 
 The table (`tests/fixtures/launches.json`) holds for every configuration, by phase, the launches and the host waits of a
-step in the middle of an epoch, written, not captured. Who adds launches says why in the commit that writes it.
+step in the middle of an epoch, written, not captured, and the waits that its phase declares (`Phase.most_waits`). Who
+adds launches says why in the commit that writes it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 BATCH, STEP = 4, 3
 """Four whole batches an epoch, and what is left; the third one is counted."""
 Counts = dict[str, dict[str, int]]
-"""By phase {launches, waits} of a step."""
+"""By phase {launches, waits, declared} of a step; `declared` is how often it may wait at most."""
 
 
 def go(name: str, values: Mapping[str, Any], log: Log, folder: Path) -> Counts:
@@ -114,7 +115,10 @@ def _counted(training: Training, log: Log) -> Counts:
         seen.clear()
         report = training.step()
         (before, waited), (after, later) = seen[STEP - 2 : STEP]
-        counts[report["phase"]] = {"launches": after - before, "waits": later - waited}
+        assert training.phase is not None
+        declared = training.phase.most_waits(sum(unit.kind == "block" for unit in training.network.units))
+        assert declared is not None, f"phase {training.phase.name} declares neither `capturable` nor `waits`"
+        counts[report["phase"]] = {"launches": after - before, "waits": later - waited, "declared": declared}
     return counts
 
 

@@ -239,9 +239,10 @@ class Phase:
     `batch_size` 0 is the configuration's. `source`: ``images``, augmented anew in every epoch, or
     ``features``, those of `cached_views` fixed augmented copies, computed once by `Method.features`.
     `comparable`: whether the phase's curves may be compared with later ones by the rungs. `capturable`: whether a GPU
-    may repeat its steps without Python (`trainables.training.captured`): no step waits for the device, all of one batch
+    may repeat its steps without Python (`trainables.training.steps`): no step waits for the device, all of one batch
     size launch the same kernels, and no number of the host enters them that changes from step to step but by
-    `Method.anneal`.
+    `Method.anneal`. What is not capturable says how often a step waits for a GPU at most: `waits`, and `waits_by_block`
+    more for every block that may be skipped; None where that is not known.
     """
 
     name: str
@@ -256,6 +257,18 @@ class Phase:
     batch_size: int = 0
     comparable: bool = True
     capturable: bool = False
+    waits: int | None = None
+    waits_by_block: int = 0
+
+    def __post_init__(self) -> None:
+        waits = bool(self.waits or self.waits_by_block)
+        require(not (self.capturable and waits), "waits", self.waits, "steps that can be captured never wait")
+
+    def most_waits(self, blocks: int) -> int | None:
+        """How often a step waits for a GPU at most, with so many skippable blocks; None where that is not known."""
+        if self.capturable:
+            return 0
+        return None if self.waits is None else self.waits + self.waits_by_block * blocks
 
     def trains(self, parameter: str) -> bool:
         """Whether a parameter, by its full name, is trained in this phase."""

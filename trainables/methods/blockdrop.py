@@ -172,6 +172,8 @@ def phases(config: Config) -> tuple[Phase, ...]:
         trained=("router",),
         eval_mode=layers,
         batch_size=config.curriculum_batch_size,
+        waits=0,
+        waits_by_block=1,
     )
     finetune = Phase(
         name=FINETUNE,
@@ -179,6 +181,8 @@ def phases(config: Config) -> tuple[Phase, ...]:
         share=left * (1 - config.curriculum_share),
         batch_size=config.finetune_batch_size,
         capturable=config.impl == "official",  # else the baseline skips for real, which the host directs
+        waits=0,
+        waits_by_block=int(config.impl != "official"),
     )
     return tuple(phase for phase in (pretrain, curriculum, finetune) if phase.share > 0)
 

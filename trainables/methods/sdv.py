@@ -215,7 +215,15 @@ def donor(config: Config, task: Task) -> dict[str, Any]:
 def phases(config: Config) -> tuple[Phase, ...]:
     """Everything together, on drawn masks."""
     drawn_here = config.variant == "original"  # which blocks run is read from the device once a step
-    return (Phase(name="train", optimiser=Optimiser.of(config), relaxation="bernoulli", capturable=not drawn_here),)
+    return (
+        Phase(
+            name="train",
+            optimiser=Optimiser.of(config),
+            relaxation="bernoulli",
+            capturable=not drawn_here,
+            waits=int(drawn_here),
+        ),
+    )
 
 
 def settings(config: Config) -> tuple[dict[str, Any], ...]:
