@@ -179,7 +179,8 @@ def _loaded(name: str, root: Path) -> dict[str, Any]:
 
 
 def _report_gpu(path: Path, as_json: bool) -> None:
-    from trainables.worker.gpus import report, seen
+    from trainables.worker.gpu_report import report
+    from trainables.worker.gpus import seen
 
     if not path.parent.is_dir():
         raise InputError(f"--gpu-report {path}: there is no folder {path.parent}")
@@ -193,7 +194,12 @@ def _report_gpu(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    out.print(f"{len(found['measured'])} networks measured in {found['seconds']:.0f} s; the figures are in {path}")
+    rows = [row for part in found["parts"].values() for row in part]
+    failed = sum("error" in row for row in rows)
+    left = f", {len(found['left_out'])} left out for lack of time" if found["left_out"] else ""
+    out.print(
+        f"{len(rows)} measurements in {found['seconds']:.0f} s, {failed} of them failed{left}; the figures are in {path}"
+    )
 
 
 def doctor(

@@ -51,6 +51,7 @@ from trainables import constants
 ROOT = Path(__file__).resolve().parents[2]
 _OURS = tuple(f"{ROOT}/{package}/" for package in ("cluster", "routefront", "search", "spaces", "trainables"))
 _CUDA, _CPU = torch.device("cuda", 0), torch.device("cpu")
+_PROPERTIES = {"name": "simulated", "total_memory": 80 * 10**9, "major": 9, "minor": 0}
 
 _NO_LAUNCH = frozenset(
     """view _unsafe_view expand permute transpose t slice select unsqueeze squeeze as_strided detach alias split
@@ -615,7 +616,7 @@ def sim() -> Iterator[Log]:
         (torch.cuda, "is_initialized", lambda: True),
         (torch.cuda, "empty_cache", log.empty),
         (torch.cuda, "set_per_process_memory_fraction", lambda fraction, device=None: log.limit(fraction)),
-        (torch.cuda, "get_device_properties", lambda device=None: SimpleNamespace(total_memory=80 * 10**9)),
+        (torch.cuda, "get_device_properties", lambda device=None: SimpleNamespace(**_PROPERTIES)),
         (torch.cuda, "max_memory_allocated", lambda device=None: 0),
         (torch.cuda, "reset_peak_memory_stats", lambda device=None: None),
         (torch.cuda, "CUDAGraph", _Graph),

@@ -192,7 +192,7 @@ def measured(
         training.step()  # what is chosen, allocated and compared once
         before = time.perf_counter()
         report = training.step()
-        _settle(device)
+        settle(device)
         row[key] = 1000 * (time.perf_counter() - before) / -(-len(training.labels) // each)
         row["uncaptured"] = report.get("uncaptured", "" if report.get("captured_steps") else "not on this device")
         if how == "auto" and row["uncaptured"]:
@@ -211,10 +211,10 @@ def _passes(network: RoutedNetwork, images: Tensor, device: str) -> dict[str, An
     row: dict[str, Any] = {}
     for key, call in (("hard_ms", lambda: fast.infer(images, {})), ("dense_ms", lambda: fast(images))):
         call()
-        _settle(device)
+        settle(device)
         before = time.perf_counter()
         call()
-        _settle(device)
+        settle(device)
         row[key] = 1000 * (time.perf_counter() - before)
     here = fast(images).output.float().cpu()
     memory = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
@@ -222,7 +222,8 @@ def _passes(network: RoutedNetwork, images: Tensor, device: str) -> dict[str, An
     return {**row, "off": float((here - there).abs().max() / there.abs().max()), "memory_mb": memory}
 
 
-def _settle(device: str) -> None:
+def settle(device: str) -> None:
+    """Wait for what was handed to the device."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -241,40 +242,3 @@ def self_test(device: str = "cuda") -> dict[str, Any]:
     if not row["off"] <= MOST_OFF:
         raise RuntimeError(f"logits of the GPU are {row['off']:.2g} of the largest off those of the CPU")
     return row
-
-
-REPORTED: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("static", {"network": "resnet-20", "batch_size": 128}),
-    ("codinet", {"network": "resnet-20", "batch_size": 256, "views": 4}),
-    ("skipnet", {"network": "resnet-38", "batch_size": 128, "gate": "rnn"}),
-    ("imta", {"network": "msdnet-5", "variant": "none", "batch_size": 64}),
-    ("act", {"network": "preact-resnet-32", "batch_size": 128}),
-    ("decide", {"network": "pyramid-4", "batch_size": 128}),
-    ("multipath", {"network": "resnet-20-2", "batch_size": 128}),
-    ("codinet", {"network": "resnet-110", "batch_size": 256, "views": 4}),
-)
-
-
-def report(seconds: float = 480.0, device: str = "cuda") -> dict[str, Any]:
-    """Plain values for a file that somebody sends: the machine, and `measured` of `REPORTED` in both precisions.
-
-    Nothing new begins behind `seconds`; what failed says why under ``error``.
-    """
-    began, rows = time.monotonic(), []
-    cases = [(name, {**values, "precision": how}) for name, values in REPORTED for how in ("float32", "bfloat16")]
-    for name, values in cases:
-        if time.monotonic() - began > seconds:
-            break
-        try:
-            rows.append({"precision": values["precision"], **measured(name, values, device=device)})
-        except (RuntimeError, ValueError) as error:
-            why = f"{type(error).__name__}: {error}".splitlines()[0]
-            rows.append({"method": name, "network": values["network"], "precision": values["precision"], "error": why})
-    return {
-        "torch": torch.__version__,
-        "gpus": facts() if device == "cuda" else [],
-        "machine": surroundings(),
-        "measured": rows,
-        "left_out": len(cases) - len(rows),
-        "seconds": round(time.monotonic() - began, 1),
-    }

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.support.simcuda import sim
-from trainables.worker import gpus
-from trainables.worker.gpus import Gpu, measured, refusal, report, seen, trouble
+from trainables.worker import gpu_report
+from trainables.worker.gpu_report import report
+from trainables.worker.gpus import Gpu, measured, refusal, seen, trouble
 
 TOO_OLD = "RuntimeError: The NVIDIA driver on your system is too old (found version 11040). Please update your driver."
 
@@ -45,14 +46,40 @@ def test_without_a_gpu_the_reason_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_self_test_captures_a_step_and_agrees_with_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ("codinet", {"network": "resnet-8", "width": 0.25, "batch_size": 4, "views": 2})
-    monkeypatch.setattr(gpus, "REPORTED", (small, ("static", {"network": "no-such-network"})))
+def test_the_self_test_captures_a_step_and_agrees_with_the_cpu() -> None:
+    small = {"network": "resnet-8", "width": 0.25, "batch_size": 4, "views": 2}
     with sim() as log:
-        row = measured(*small, size=8, steps=5, images=6)
+        row = measured("codinet", small, size=8, steps=5, images=6)
         assert row["captured_ms"] > 0 and row["uncaptured"] == "" and row["off"] < 1e-5
     assert not log.faults
-    found = report(seconds=1e-9, device="cpu")
-    assert found["measured"] == [] and found["left_out"] == 4
     row = measured("static", {"network": "resnet-8", "width": 0.25, "batch_size": 4}, device="cpu", size=8, steps=2)
     assert row["captured_ms"] is None and row["uncaptured"] == "not on this device" and row["written_ms"] > 0
+
+
+def test_the_report_of_a_gpu_says_all_that_it_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part but those of other processes on the simulated device; what fails is a row that says why."""
+    networks = [*gpu_report.NETWORKS[:2], ("static", {"network": "resnet-20", "dropout": 1}), gpu_report.NETWORKS[3]]
+    monkeypatch.setattr(gpu_report, "NETWORKS", tuple(networks))
+    monkeypatch.setattr(gpu_report, "COMPILED", ())
+    monkeypatch.setattr(gpu_report, "TRIALS", ())
+    monkeypatch.setattr(gpu_report._Run, "constants", lambda run: {"launch_us": 1.0})
+    with sim() as log:
+        found = report(600, "cuda", tiny=True)
+    parts = found["parts"]
+    assert not log.faults and not found["left_out"] and len(parts["networks"]) == 8
+    assert sum("error" in row for rows in parts.values() for row in rows) == 2  # the network that there is not
+    good = [row for row in parts["networks"] if "error" not in row]
+    assert all(row["captured_ms"] > 0 and row["off"] < 1e-5 and row["epoch_of_50000_s"] > 0 for row in good)
+    assert [row["deterministic"] for row in parts["repeats"]] == [0, 0]
+    for row in parts["batches"]:
+        assert 0 < row["macs"] <= 1 and all(row[f"{how}_{size}_ms"] > 0 for how in ("hard", "dense") for size in (1, 4))
+
+
+def test_several_trials_at_once_are_processes_that_count_together() -> None:
+    row = gpu_report._Run("cpu", tiny=True).shared(2)
+    assert row["trials"] == 2 and 0 < 2 * row["slowest_steps_s"] <= row["steps_s"]
+
+
+def test_behind_its_time_the_report_leaves_out_what_is_left() -> None:
+    found = report(1e-9, "cpu", tiny=True)
+    assert not any(found["parts"].values()) and len(found["left_out"]) > 20
