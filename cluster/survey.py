@@ -1,11 +1,11 @@
-"""Checks of every node before the first trial: whether it sees the study's folder and the images; its clock."""
+"""Checks of every node before the first trial: whether it sees the study's folder and the images; its clock, its GPUs."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,8 @@ SKEW_SECONDS = 30.0
 class Seen:
     """What a node sees: whether the marker is there, what hindered an answer beside it, missing paths, its clock.
 
-    `other`: the first file that is not as long as it should be, said with its lengths.
+    `other`: the first file that is not as long as it should be, said with its lengths. `device`: why trials cannot use
+    its GPUs.
     """
 
     reads: bool
@@ -31,6 +32,7 @@ class Seen:
     missing: tuple[str, ...]
     clock: float
     other: str = ""
+    device: str = ""
 
 
 class Marker(Protocol):
@@ -86,15 +88,23 @@ class FolderMarker:
             left.unlink(missing_ok=True)
 
 
-def look(marker: Marker, node: str, paths: Sequence[str], files: Sequence[tuple[str, int]] = ()) -> Seen:
+def look(
+    marker: Marker,
+    node: str,
+    paths: Sequence[str],
+    files: Sequence[tuple[str, int]] = (),
+    device: Callable[[], str] | None = None,
+) -> Seen:
     """Run on a node: `marker` was set by the driver and is to be answered, `paths` are read by trials.
 
-    `files` are a sample of what lies there, with lengths in bytes.
+    `files` are a sample of what lies there, with lengths in bytes. `device` says why trials cannot use the node's GPUs,
+    or nothing.
     """
     reads, writes = marker.answer(node)
     missing = tuple(path for path in paths if not Path(path).exists())
     other = "" if missing else next((said for path, length in files if (said := _other(path, length))), "")
-    return Seen(reads, writes, missing, time.time(), other)
+    clock = time.time()
+    return Seen(reads, writes, missing, clock, other, device() if device else "")
 
 
 def _other(path: str, length: int) -> str:
@@ -115,6 +125,7 @@ class Survey:
         marker: Marker,
         paths: Sequence[str] = (),
         files: Sequence[tuple[str, int]] = (),
+        device: Callable[[], str] | None = None,
     ) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -125,7 +136,7 @@ class Survey:
         self._seen = {
             node: task.options(
                 num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-            ).remote(marker, node.id[:12], list(paths), list(files))
+            ).remote(marker, node.id[:12], list(paths), list(files), device)
             for node in nodes
         }
 
@@ -182,6 +193,8 @@ def wrong(node: Node, seen: Seen, folder: str, asked: float, answered: float) ->
         return f"{place} has no images at {seen.missing[0]}: copy them there, or name a folder that all nodes share"
     if seen.other:
         return f"{place} has other images than this machine ({seen.other}): copy them there anew"
+    if seen.device:
+        return f"the GPUs of {place}: {seen.device}"
     skew = max(asked - seen.clock, seen.clock - answered)
     if skew > SKEW_SECONDS:
         return f"the clock of {place} is {skew:.0f} s off: set the clocks of the nodes (chrony, ntpd)"

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.connect import beginning, connect, unguarded, watched_head
@@ -81,19 +82,24 @@ def _refused() -> Iterator[None]:
 
 def _look_at_gpus(spec: StudySpec, data: Data) -> None:
     """Raise `InputError` with one line where trials could not use this machine's GPUs."""
-    from search.planning.sharing import sizes_of
     from trainables.worker.gpus import refusal, seen
-    from trainables.worker.probe import device_estimate
 
-    precisions = [str(values["precision"]) for values in spec.methods.values() if "precision" in values]
     try:
-        gpus, smallest = seen(), sizes_of(spec, data)[0]
+        why = refusal(seen(), *_asked_of_gpus(spec, data))
     except ValueError as error:
         share = spec.resources.gpus_per_trial
         raise InputError(f"resources.gpus_per_trial = {share:g}, and {error}") from None
-    why = refusal(gpus, spec.resources.gpus_per_trial, precisions, device_estimate(smallest.config, data))
     if why:
         raise InputError(why)
+
+
+def _asked_of_gpus(spec: StudySpec, data: Data) -> tuple[float, list[str], float]:
+    """What a study asks of a GPU: a trial's share, the precisions that are fixed, bytes of its smallest network."""
+    from search.planning.sharing import sizes_of
+    from trainables.worker.probe import device_estimate
+
+    precisions = [str(values["precision"]) for values in spec.methods.values() if "precision" in values]
+    return spec.resources.gpus_per_trial, precisions, device_estimate(sizes_of(spec, data)[0].config, data)
 
 
 def _connect(driver: Driver, address: str | None) -> tuple[Any, list[Node]]:
@@ -113,13 +119,18 @@ def _connect(driver: Driver, address: str | None) -> tuple[Any, list[Node]]:
 
 
 def _survey(driver: Driver, data: Data | Measured, ray: Any, nodes: Sequence[Node]) -> None:
-    """Let every node that holds a trial look for the study's folder, its images and this code."""
+    """Let every node that holds a trial look for the study's folder, its images and this code, and at its GPUs."""
     resources = driver.spec.resources
     able = [node for node in nodes if node.holds(resources.cpus_per_trial, resources.gpus_per_trial)]
     with _refused():
+        device = None
+        if resources.gpus_per_trial and isinstance(data, Data):
+            from trainables.worker.gpus import hindered
+
+            device = partial(hindered, *_asked_of_gpus(driver.spec, data))
         own, paths = driver.spec.references if isinstance(data, Data) else {}, list(data.folders)
         paths += [str(path) for path in map(source_of, own.values()) if path is not None]
-        survey = Survey(ray, able, _marker(driver), paths, data.sample())
+        survey = Survey(ray, able, _marker(driver), paths, data.sample(), device)
         importlib.import_module("ray.tune")  # takes as long as the nodes, which look meanwhile
         survey.settle()
 

@@ -122,6 +122,18 @@ def refusal(gpus: Sequence[Gpu], share: float, precisions: Sequence[str], least:
     return ""
 
 
+def hindered(share: float, precisions: Sequence[str], least: float) -> str:
+    """Why trials of a study cannot run on the GPUs of this node of a cluster, in one line; empty where they can.
+
+    As `refusal`. Ray hides the GPUs from a process that holds none: it is asked without its ``CUDA_VISIBLE_DEVICES``.
+    """
+    environment = {name: value for name, value in os.environ.items() if (name, value) != ("CUDA_VISIBLE_DEVICES", "")}
+    try:
+        return refusal(seen(environment), share, precisions, least)
+    except ValueError as error:
+        return f"resources.gpus_per_trial = {share:g}, and {error}"
+
+
 def surroundings() -> dict[str, str]:
     """Driver, MPS and NVLink in words, as far as the machine tells."""
     found = {"CUDA of torch": str(torch.version.cuda)}

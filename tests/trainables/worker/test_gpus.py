@@ -10,7 +10,7 @@ import torch
 from tests.support.simcuda import sim
 from trainables.worker import gpu_report
 from trainables.worker.gpu_report import report
-from trainables.worker.gpus import Gpu, measured, refusal, seen, trouble
+from trainables.worker.gpus import Gpu, hindered, measured, refusal, seen, trouble
 
 TOO_OLD = "RuntimeError: The NVIDIA driver on your system is too old (found version 11040). Please update your driver."
 
@@ -44,6 +44,7 @@ def test_without_a_gpu_the_reason_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"no NVIDIA driver|no GPU is to be seen") as caught:
         seen({name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"})
     assert "\n" not in str(caught.value)
+    assert hindered(0.5, [], 1e9) == f"resources.gpus_per_trial = 0.5, and {caught.value}"
 
 
 def test_the_self_test_captures_a_step_and_agrees_with_the_cpu() -> None:
