@@ -74,6 +74,13 @@ def _devices() -> str:
     return f"{cores} CPU cores{limited}, {', '.join(gpus) if gpus else 'no GPU'}, {low}"
 
 
+_EVIDENCE = (
+    "proven on a simulated GPU only: devices of all tensors, waits, launches, captured steps equal to written ones;"
+    " never measured on a card: speed, memory, streams, MPS (`doctor --gpu-report F.json` measures them)"
+)
+"""What is known of routefront on GPUs, for who decides whether to rely on it."""
+
+
 def _has_gpu() -> bool:
     import torch
 
@@ -93,7 +100,7 @@ def _gpus() -> str:
 
 def _self_test() -> str:
     if not _has_gpu():
-        raise LookupError("no GPU here: what routefront does on one is proven on a simulated device only")
+        raise LookupError(f"no GPU here; {_EVIDENCE}")
     from trainables.worker.gpus import self_test
 
     row = self_test()
@@ -101,7 +108,7 @@ def _self_test() -> str:
     return (
         f"{row['method']} on {row['network']}, batch {row['batch']}: a step {row['written_ms']:.1f} ms as written,"
         f" captured {captured}; a hard pass {row['hard_ms']:.1f} ms, the whole network {row['dense_ms']:.1f} ms;"
-        f" logits within {row['off']:.1g} of the CPU's"
+        f" logits within {row['off']:.1g} of the CPU's; {_EVIDENCE}"
     )
 
 
