@@ -1,4 +1,4 @@
-"""Checks of every node before the first trial: whether it sees the study's folder and the images; its clock, its GPUs."""
+"""Checks of every node before the first trial: whether it sees the study's folder and images; its clock, its GPUs."""
 
 from __future__ import annotations
 

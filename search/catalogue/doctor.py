@@ -88,14 +88,9 @@ def _has_gpu() -> bool:
 
 
 def _gpus() -> str:
-    from trainables.worker.gpus import seen, surroundings
+    from trainables.worker.gpus import described, seen
 
-    each = [
-        f"{gpu.name}, {gpu.memory / 1e9:.0f} GB, compute capability {gpu.capability},"
-        f" {'bfloat16' if gpu.bfloat16 else 'no bfloat16'}"
-        for gpu in seen()
-    ]
-    return "; ".join([*each, *(f"{name}: {words}" for name, words in surroundings().items())])
+    return "; ".join(f"{name}: {words}" for name, words in described(seen()).items())
 
 
 def _self_test() -> str:

@@ -197,9 +197,7 @@ def _report_gpu(path: Path, as_json: bool) -> None:
     rows = [row for part in found["parts"].values() for row in part]
     failed = sum("error" in row for row in rows)
     left = f", {len(found['left_out'])} left out for lack of time" if found["left_out"] else ""
-    out.print(
-        f"{len(rows)} measurements in {found['seconds']:.0f} s, {failed} of them failed{left}; the figures are in {path}"
-    )
+    out.print(f"{len(rows)} measurements in {found['seconds']:.0f} s, {failed} failed{left}; the figures are in {path}")
 
 
 def doctor(

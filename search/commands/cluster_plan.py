@@ -107,6 +107,8 @@ def _show(record: dict[str, Any]) -> None:
             *(f"{size['throughput'][level]:.0f}" if level in size["throughput"] else "-" for level in levels),
             show_seconds(size["epoch_seconds"]),
         )  # fmt: skip
+    for name, words in record["gpu"].items():
+        out.print(f"{name}: {words}", soft_wrap=True)
     out.print(f"probed on {record['device']}: training images per second, views counted, by trainings at once")
     out.print(table)
     packing, nodes = record["packing"], record["nodes"]

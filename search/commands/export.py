@@ -25,8 +25,9 @@ def register(app: typer.Typer) -> None:
 def export_model(
     model: Registered,
     folder: Annotated[Path, typer.Option("--out", help="A folder that does not exist yet.")],
-    to: Annotated[str, typer.Option("--to", help="The form: onnx.")] = "onnx",
+    to: Annotated[str, typer.Option("--to", help="The form: onnx, or pt2 (parts of torch.export).")] = "onnx",
     opset: Annotated[int, typer.Option(help="The version of ONNX's operators, 17 to 20.")] = 18,
+    int8: Annotated[bool, typer.Option("--int8", help="The parts in eight bits, too, and their accuracy.")] = False,
     limit: Annotated[int | None, typer.Option(help="Compare on at most this many validation images (1000).")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Where data sets lie.")] = None,
     tracking: Tracking = None,
@@ -37,14 +38,15 @@ def export_model(
 
     The folder is written only if its logits, paths and MACs are those of the registry's model.
 
-    Example: routefront export-model digits@champion --to onnx --out exported
+    Examples: routefront export-model digits@champion --to onnx --out exported
+    routefront export-model digits@champion --int8 --out small
     """
     from search.promotion.export import export_model as leave
     from search.promotion.export import lines_of
 
     uri = registry_uri(tracking, studies, reading=True)
     with progress(f"exporting {model}", as_json):
-        record = leave(model, folder, uri=uri, to=to, root=data_root, limit=limit, opset=opset)
+        record = leave(model, folder, uri=uri, to=to, root=data_root, limit=limit, opset=opset, int8=int8)
     if as_json:
         print_json(record)
         return

@@ -59,6 +59,11 @@ def frontier(
         bool, typer.Option("--latency", help="Measure the points on this machine, alone and by 64.")
     ] = False,
     axis: Annotated[str, typer.Option(help="The cost: macs, or the measured latency or latency-64.")] = "macs",
+    runtime: Annotated[
+        str, typer.Option(help="What is timed: torch (our own execution), or onnxruntime (the exported member).")
+    ] = "torch",
+    threads: Annotated[int | None, typer.Option(help="Threads of the runtime that is timed.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Time batches of this size alone: 1 or 64.")] = None,
     papers: Annotated[bool, typer.Option("--papers", help="What papers printed for this data set, too.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Hypervolume over time instead of the front.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap behind P(front).")] = 0,
@@ -77,6 +82,7 @@ def frontier(
     Examples: routefront frontier digits --max-macs 2M --best
     routefront frontier night morning --by-method --plot both.png
     routefront frontier digits --latency --axis latency --layers 2
+    routefront frontier digits --axis latency --runtime onnxruntime --threads 1 --batch 1
     """  # fmt: skip
     without_pandas()
     from search.frontier.answer import ask
@@ -84,6 +90,8 @@ def frontier(
     found = [opened(name, studies, trust) for name in study]
     if axis not in ("macs", "latency", "latency-64"):
         raise InputError(f"--axis {axis!r}: the cost is macs, latency or latency-64")
+    timing = _timing(axis, runtime, threads, batch)
+    latency = latency or bool(timing)
     if best + cheapest + knee > 1:
         raise InputError(f"give one of --{_ONE.replace(', ', ', --')}: each tells one point")
     if history:
@@ -104,7 +112,7 @@ def frontier(
     front = ask(
         found, by_method=by_method or plot is not None or as_json, sure=True, expected=expected, seed=seed, **wishes
     )
-    points = _chosen(found, front, axis, latency, max_latency, as_json)
+    points = _chosen(found, front, axis, latency, max_latency, as_json, timing)
     if points and (best or cheapest or knee):
         points = [_one(points, axis, best, cheapest)]
     _write(front, points, plot, csv, parquet, as_json)
@@ -115,7 +123,13 @@ def frontier(
 
 
 def _chosen(
-    studies: Sequence[Study], front: Front, axis: str, latency: bool, most: float | None, as_json: bool
+    studies: Sequence[Study],
+    front: Front,
+    axis: str,
+    latency: bool,
+    most: float | None,
+    as_json: bool,
+    timing: dict[str, Any],
 ) -> Sequence[FrontPoint]:
     """The front's points, measured and cut by latency where that was asked for."""
     from search.frontier.latency import by_latency, measured
@@ -126,7 +140,7 @@ def _chosen(
     if not points or not (latency or most is not None or axis != "macs"):
         return points
     with progress("measuring latency", as_json) as spinner:
-        points = measured(studies, points, say=spinner.update)
+        points = measured(studies, points, spinner.update, **timing)
     if axis != "macs":
         points = by_latency(points, 1 if axis == "latency" else 64)
     if most is not None:
@@ -139,6 +153,29 @@ def _chosen(
                 f" {quickest.latency_ms:.3g} ms ({100 * quickest.accuracy:.1f} %)"
             )
     return points
+
+
+def _timing(axis: str, runtime: str, threads: int | None, batch: int | None) -> dict[str, Any]:
+    """What `--runtime`, `--threads` and `--batch` ask of a measurement; empty where none of them is given."""
+    from search.frontier.latency import BATCHES, ONNXRUNTIME, RUNTIMES
+
+    if runtime not in RUNTIMES:
+        raise InputError(f"--runtime {runtime!r}: what runs a point is {' or '.join(RUNTIMES)}")
+    if batch is not None and batch not in BATCHES:
+        raise InputError(f"--batch {batch}: images are timed alone (1) or by 64")
+    if batch is not None and axis != "macs" and (axis == "latency") != (batch == 1):
+        raise InputError(f"--axis {axis} needs batches of {1 if axis == 'latency' else 64}, not --batch {batch}")
+    if runtime == ONNXRUNTIME:
+        from trainables.export.graphs import tool
+
+        try:
+            for name in ("onnx", "onnxruntime"):
+                tool(name)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    if runtime == RUNTIMES[0] and threads is None and batch is None:
+        return {}
+    return {"runtime": runtime, "threads": threads, "batches": BATCHES if batch is None else (batch,)}
 
 
 def _one(points: Sequence[FrontPoint], axis: str, best: bool, cheapest: bool) -> FrontPoint:

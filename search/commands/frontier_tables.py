@@ -26,6 +26,7 @@ def front_table(front: Front, points: Sequence[FrontPoint], wide: bool = True) -
         (axes.cost_title, "right", True, lambda p: axes.cost(p.macs)),
         ("of full", "right", wide and axes.usual, _of_full),
         ("ms", "right", any(p.latency_ms for p in points), lambda p: _ms(p.latency_ms)),
+        ("quickest as", "left", any(p.latency_form for p in points), lambda p: p.latency_form),
         ("ms at 64", "right", any(p.latency_ms_64 for p in points), lambda p: _ms(p.latency_ms_64)),
         ("layer", "right", any(p.layer for p in points), lambda p: str(p.layer)),
         ("method", "left", True, lambda p: " ".join(filter(None, (p.method, p.variant)))),

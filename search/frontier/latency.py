@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,14 +25,24 @@ if TYPE_CHECKING:
     from trainables.data.splits import Data
 
 BATCHES = (1, 64)
+TORCH, ONNXRUNTIME = "torch", "onnxruntime"
+RUNTIMES = (TORCH, ONNXRUNTIME)
+"""What runs a member: our own execution, or onnxruntime what is exported of it (`search.frontier.exported`)."""
 
 
 def measured(
-    studies: Sequence[StoredStudy], points: Sequence[FrontPoint], say: Callable[[str], None] = lambda text: None
+    studies: Sequence[StoredStudy],
+    points: Sequence[FrontPoint],
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    runtime: str = TORCH,
+    threads: int | None = None,
+    batches: Sequence[int] = BATCHES,
 ) -> list[FrontPoint]:
     """The points with `latency_ms` and `latency_ms_64` where their checkpoints are there, the others as they are.
 
-    Raises `InputError` where no checkpoint is left, or the study's images are not at hand.
+    `threads`: of the runtime, else those that torch has here, one of onnxruntime. `batches`: which of `BATCHES` are
+    measured. Raises `InputError` where no checkpoint is left, or the study's images are not at hand.
     """
     by_name = {study.spec.name: study for study in studies}
     here = [_folder(by_name[p.study], p) is not None for p in points]
@@ -48,10 +58,13 @@ def measured(
     for point, there in zip(points, here, strict=True):
         if there:
             say(f"measuring {point.point_id}")
-            alone, batched = _of_point(by_name[point.study], point, *images[point.study])
-            point = replace(point, latency_ms=alone, latency_ms_64=batched)
+            how = runtime, threads, tuple(batches)
+            point = replace(point, **_of_point(by_name[point.study], point, *images[point.study], *how))
         found.append(point)
     return found
+
+
+_FIELDS = {1: "latency_ms", 64: "latency_ms_64"}
 
 
 def _folder(study: StoredStudy, point: FrontPoint) -> str | None:
@@ -75,7 +88,18 @@ def _images(study: StoredStudy) -> tuple[Tensor, Data]:
     return torch.cat(list(chosen.split(len(rows)))), data  # images that lie in files are decoded here, once
 
 
-def _of_point(study: StoredStudy, point: FrontPoint, images: Tensor, data: Data) -> tuple[float, float]:
+def _of_point(
+    study: StoredStudy,
+    point: FrontPoint,
+    images: Tensor,
+    data: Data,
+    runtime: str,
+    threads: int | None,
+    batches: tuple[int, ...],
+) -> dict[str, Any]:
+    """The fields of a point that its measurement fills in."""
+    import torch
+
     from trainables.checkpoints import CheckpointError
     from trainables.data.augment import normalise
     from trainables.inference.latency import milliseconds
@@ -88,9 +112,19 @@ def _of_point(study: StoredStudy, point: FrontPoint, images: Tensor, data: Data)
         raise InputError(f"point {point.point_id} cannot be measured: {error}") from None
     if (record.get("trial", point.trial), record.get("epoch")) != (point.trial, point.epoch):
         raise InputError(f"checkpoint {path} is of trial {record.get('trial')} at epoch {record.get('epoch')}")
-    inputs = normalise(images, data.for_config(network.config))
-    alone, batched = (milliseconds(network, inputs, [point.knobs], size)[0] for size in BATCHES)
-    return alone, batched
+    if runtime == ONNXRUNTIME:
+        from search.frontier import exported
+
+        found = exported.milliseconds(network, point.knobs, images.numpy(), data, batches, threads or 1)
+        quickest = {size: min(forms.values()) for size, forms in found.items()}
+        form = min(found[1], key=found[1].__getitem__) if 1 in found else "parts"
+        return {**{_FIELDS[size]: ms for size, ms in quickest.items()}, "latency_form": form}
+    inputs, before = normalise(images, data.for_config(network.config)), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)
+        return {_FIELDS[size]: milliseconds(network, inputs, [point.knobs], size)[0] for size in batches}
+    finally:
+        torch.set_num_threads(before)
 
 
 def by_latency(points: Sequence[FrontPoint], batch: int = 1) -> list[FrontPoint]:

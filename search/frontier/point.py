@@ -21,8 +21,10 @@ class FrontPoint:
     what that was drawn from ("images" or "counts"). `expected`: the accuracy to be expected on other images, with its
     95 % interval `expected_low` to `expected_high` (`search.frontier.expected`); None where too little is known or
     nobody asked. `latency_ms`, `latency_ms_64`: milliseconds per image
-    where they were measured, alone and in batches of 64 (`search.frontier.latency`). `merit` and `cost`: the figures of
-    the study's own axes, for which accuracy and MACs stand there; None where its axes are those.
+    where they were measured, alone and in batches of 64 (`search.frontier.latency`); `latency_form` is what one image
+    alone was quickest with under onnxruntime (`search.frontier.exported`), empty where our own execution was measured.
+    `merit` and `cost`: the figures of the study's own axes, for which accuracy and MACs stand there; None where its
+    axes are those.
     """
 
     trial: str
@@ -54,6 +56,7 @@ class FrontPoint:
     expected_high: float | None = None
     latency_ms: float | None = None
     latency_ms_64: float | None = None
+    latency_form: str = ""
     merit: float | None = None
     cost: float | None = None
 

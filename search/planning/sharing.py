@@ -27,6 +27,7 @@ from search.planning.forecast import forecast
 from search.spec.study import StudySpec
 from spaces.space import drawn
 from trainables.registry import get_method
+from trainables.worker.gpus import described, seen
 from trainables.worker.probe import Prober, device_estimate
 
 if TYPE_CHECKING:
@@ -86,12 +87,17 @@ def plan(
     studies: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Plain values: device, sizes, packing, nodes, slots, trials_an_hour, limit and the lines of ``[resources]``.
+    """Plain values: device, gpu (what its GPUs are, empty without one), sizes, packing, nodes, slots, trials_an_hour,
+    limit and the lines of ``[resources]``.
 
     Raises `InputError` where no node can hold a trial, or the probe fails.
     """
     machine, gpus = here(), any(node.gpus for node in nodes)
     device = "cuda" if gpus and machine.gpus else "cpu"
+    try:
+        cards = described(seen()) if device == "cuda" else {}
+    except ValueError as error:
+        raise InputError(f"this machine's GPU: {error}") from None
     threads = max(1, int(spec.resources.cpus_per_trial))
     if not slots(nodes, threads, 0):
         raise InputError(misfit(nodes, threads, spec.resources.gpus_per_trial))
@@ -126,6 +132,7 @@ def plan(
     return {
         "study": spec.name,
         "device": torch.cuda.get_device_name(0) if device == "cuda" else f"{machine.cpus:g} CPU cores",
+        "gpu": cards,
         "sizes": [asdict(size) for size in sizes],
         "nodes": [node.record() for node in nodes],
         "packing": asdict(packing),

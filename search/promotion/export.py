@@ -18,26 +18,32 @@ import numpy as np
 import torch
 
 from search.errors import InputError, RunError
+from search.pareto.confidence import wilson
+from search.promotion.compare import paired
 from search.promotion.gates import Gate, failed
 from search.promotion.models import Registered, load, own_data
 from search.units import show_count, show_share
 from trainables.checkpoints import CheckpointError
 from trainables.contracts.network import RoutedNetwork
 from trainables.export.families import program_of
-from trainables.export.folder import write
+from trainables.export.folder import ONNX, PT2, write
 from trainables.export.graphs import OPSET, OPSETS, tool
+from trainables.export.int8 import INT8, add_int8, measured
 from trainables.export.program import ExportError
-from trainables.export.routefront_runner import Runner, Single
+from trainables.export.pt2 import Pt2Runner
+from trainables.export.routefront_runner import Runner, Single, read_manifest
 from trainables.inference.prepare import prepared
 from trainables.normalisation import Normalisation
 from trainables.serving import load_network
 
-FORMS = ("onnx",)
+FORMS = (ONNX, PT2)
 IMAGES = 1000
 """Validation images that the promoted setting is compared on, where nothing else is asked."""
 _FEW = 64  # images that every other setting of the curve is compared on
 _ALONE = 4  # images that every other setting of the file for single images is compared on
 _BATCH = 128  # as the served model's
+LOST = 0.01
+"""The accuracy on validation that eight bits may cost."""
 CLOSE = 1e-5
 """How far logits may be off, as a share of the largest."""
 PATHS = 0.999
@@ -53,15 +59,19 @@ def export_model(
     root: Path | None = None,
     limit: int | None = None,
     opset: int = OPSET,
+    int8: bool = False,
 ) -> dict[str, Any]:
     """Write ``NAME@ALIAS`` or ``NAME/VERSION`` into a new folder; its record with the gates it passed.
 
-    `root`: where data sets lie; `limit`: validation images to compare on (`IMAGES`). Raises `InputError` for a model
+    `root`: where data sets lie; `limit`: validation images to compare on (`IMAGES`); `int8`: with the parts in eight
+    bits beside those in float32, a curve of their own, and a gate on their accuracy. Raises `InputError` for a model
     that cannot be exported, a folder that exists, another form or opset, and `RunError` where what was written does not
     do what the registry's model does; then nothing is left.
     """
     if to not in FORMS:
         raise InputError(f"--to {to!r}: it takes {' or '.join(FORMS)}")
+    if int8 and to != ONNX:
+        raise InputError(f"--int8: onnxruntime quantises ONNX graphs, not {to}")
     if opset not in OPSETS:
         raise InputError(f"--opset {opset}: it takes {OPSETS[0]} to {OPSETS[-1]}")
     if folder.exists() or folder.is_symlink():
@@ -69,14 +79,17 @@ def export_model(
     if limit is not None and limit < 1:
         raise InputError(f"--limit {limit}: at least one image has to be compared")
     try:
-        for name in ("onnx", "onnxruntime"):
+        for name in ("onnx", "onnxruntime") if to == ONNX else ():
             tool(name)
         registered = load(model, uri)
-        images = own_data(registered, root).validation.images[: limit or IMAGES]
+        split = own_data(registered, root).validation
+        images, labels = split.images[: limit or IMAGES], split.labels[: limit or IMAGES]
         with _beside(folder) as scratch:
             network = network_of(registered)
-            _written(registered, network, scratch, opset)
+            _written(registered, network, scratch, opset, to)
             gates = compared(scratch, registered, network, images)
+            if int8 and failed(gates) is None:
+                gates.append(in_eight_bits(scratch, images, labels))
             if (wrong := failed(gates)) is not None:
                 raise RunError(f"{registered.shown} was not exported: gate {wrong.name} fails: {wrong.says}")
             os.rename(scratch, folder)
@@ -85,8 +98,12 @@ def export_model(
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    parts = len(list(folder.glob("*.onnx")))
-    record = {"model": registered.shown, "folder": str(folder), "to": to, "opset": opset, "parts": parts, "bytes": size}
+    parts = len(list(folder.glob(f"*.{to}")))
+    opset_of = opset if to == ONNX else None
+    record = {"model": registered.shown, "folder": str(folder), "to": to, "opset": opset_of, "parts": parts}
+    record["bytes"] = size
+    if int8:
+        record["int8"] = read_manifest(folder)["precisions"][INT8]["settings"]
     return {**record, "gates": [gate.record() for gate in gates]}
 
 
@@ -108,7 +125,7 @@ def network_of(registered: Registered) -> RoutedNetwork:
     return load_network(Path(registered.files.name) / "model" / "artifacts" / "model")[1]
 
 
-def _written(registered: Registered, network: RoutedNetwork, scratch: Path, opset: int) -> None:
+def _written(registered: Registered, network: RoutedNetwork, scratch: Path, opset: int, form: str) -> None:
     serving = registered.serving
     curve = [dict(each["knobs"]) for each in serving["curve"]]
     names = ("study", "point_id", "method", "network", "code_version")
@@ -123,6 +140,7 @@ def _written(registered: Registered, network: RoutedNetwork, scratch: Path, opse
         model={"name": registered.name, "registered": registered.version, **{n: serving.get(n) for n in names}},
         reference=serving.get("reference"),
         opset=opset,
+        form=form,
     )
 
 
@@ -136,7 +154,7 @@ def compared(folder: Path, registered: Registered, network: RoutedNetwork, image
     h, h), uint8; logits those of its network, which the served answers do not have. Every other setting of the curve is
     compared on the first images, by the network alone; the file for single images with the runner.
     """
-    runner, fast = Runner(folder), prepared(network)
+    runner, fast = runner_of(folder), prepared(network)
     normalise = Normalisation.of(registered.serving["normalisation"]).apply
     single = Single(folder) if runner.manifest["single"] else None
     found = _Differences()
@@ -153,6 +171,43 @@ def compared(folder: Path, registered: Registered, network: RoutedNetwork, image
             few = images[: _ALONE if setting["knobs"] != runner.manifest["promoted"]["knobs"] else _FEW]
             found.add(_one_by_one(single, few, setting["values"]), runner.predict(few, values=setting["values"]))
     return found.gates()
+
+
+def in_eight_bits(folder: Path, images: np.ndarray, labels: np.ndarray) -> Gate:
+    """Quantise the parts of a folder, measure every setting of the curve; the gate ``int8``.
+
+    It passes where the promoted setting loses at most `LOST` of its accuracy on validation, or no more than what the
+    paired interval of these images (`search.promotion.compare.paired`) takes for nothing.
+    """
+    manifest = add_int8(folder, images)
+    runner, whole = Runner(folder, precision=INT8), Runner(folder)
+    settings = []
+    for each in manifest["settings"]:
+        found = runner.predict(images, values=each["values"])
+        right = int((found["label"] == labels).sum())
+        low, high = wilson(right, len(labels))
+        point = {"accuracy": right / len(labels), "macs": float(found["macs"].mean()), "interval": [low, high]}
+        settings.append({**each, **point, "images": len(labels)})
+    measured(folder, settings)
+    promoted = manifest["promoted"]["values"]
+    both = [each.predict(images, values=promoted) for each in (whole, runner)]
+    sides = [{"right": found["label"] == labels, "macs": found["macs"]} for found in both]
+    told = paired(sides[0], sides[1], LOST)["accuracy_difference"]
+    accuracy = float(sides[1]["right"].mean())
+    low, high = wilson(int(sides[1]["right"].sum()), len(labels))
+    return Gate(
+        INT8,
+        told["mean"] >= -LOST or told["high"] >= 0,
+        f"{show_share(accuracy)} ({show_share(low)} to {show_share(high)}) in eight bits on {len(labels)} validation"
+        f" images, {100 * told['mean']:+.2f} points against float32 ({100 * told['low']:+.2f} to"
+        f" {100 * told['high']:+.2f}; at least {-100 * LOST:g}, or no difference that can be told)",
+        {"accuracy": accuracy, "interval": [low, high], "difference": told, "limit": -LOST},
+    )
+
+
+def runner_of(folder: Path) -> Runner:
+    """What runs a folder that was written here: torch runs ``.pt2`` parts."""
+    return (Pt2Runner if read_manifest(folder)["form"] == PT2 else Runner)(folder)
 
 
 def _one_by_one(single: Single | None, images: np.ndarray, values: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -222,4 +277,11 @@ class _Differences:
 def lines_of(record: Mapping[str, Any]) -> Sequence[str]:
     """What a person reads of an export."""
     parts, size = record["parts"], show_count(record["bytes"])
-    return [f"{record['model']} is in {record['folder']}: {parts} graphs, {size} bytes, opset {record['opset']}"]
+    form = "torch.export" if record["opset"] is None else f"opset {record['opset']}"
+    lines = [f"{record['model']} is in {record['folder']}: {parts} graphs, {size} bytes, {form}"]
+    for each in record.get(INT8, ()):
+        low, high = (show_share(end) for end in each["interval"])
+        knobs = ", ".join(f"{name} {value:.4g}" for name, value in each["knobs"].items()) or "no knobs"
+        point = f"{show_share(each['accuracy'])} ({low} to {high}) at {show_count(each['macs'])} MACs"
+        lines.append(f"  int8, {knobs}: {point}")
+    return lines

@@ -153,6 +153,6 @@ def test_what_a_node_sees_and_what_is_wrong_with_it() -> None:
     denied = wrong(node, Seen(True, "Permission denied", (), 105.0), place, 100, 110)
     assert denied == f"node gpu-7 (abababab) cannot write the study's folder {place}: Permission denied"
     assert "the clock of node gpu-7 (abababab) is 60 s off" in wrong(node, Seen(True, "", (), 40.0), place, 100, 110)
-    old = Seen(True, "", (), 105.0, device="the NVIDIA driver is too old for this torch")
-    assert wrong(node, old, place, 100, 110).startswith("the GPUs of node gpu-7 (abababab): the NVIDIA driver is too old")
+    old = Seen(True, "", (), 105.0, device="the NVIDIA driver is too old")
+    assert wrong(node, old, place, 100, 110) == "the GPUs of node gpu-7 (abababab): the NVIDIA driver is too old"
     assert "is 45 s off" in wrong(node, Seen(True, "", (), 155.0), place, 100, 110)

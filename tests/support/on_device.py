@@ -78,7 +78,7 @@ def go(name: str, values: Mapping[str, Any], log: Log, folder: Path) -> Counts:
     given: dict[str, Any] = {"epochs": epochs, "seed": 1, "device": "cuda", "deterministic": True}
     real = not isinstance(torch.Generator("cuda"), Simulated)
     training = Training(method, config, data, capture="off", **given)
-    counts = _counted(training, log)
+    counts = _counted(training, log, real)
     # captured where phases say so, interrupted in the last epoch and taken up again
     captured = Training(method, config, data, diagnostics=True, **given)
     with patch.object(steps, "CHECKS", 1):
@@ -101,13 +101,16 @@ def go(name: str, values: Mapping[str, Any], log: Log, folder: Path) -> Counts:
     return counts
 
 
-def _counted(training: Training, log: Log) -> Counts:
+def _counted(training: Training, log: Log, real: bool) -> Counts:
     """Train to the end as written, without curves; what the third step of every phase took."""
     counts: Counts = {}
     seen: list[tuple[int, int]] = []
 
     def look() -> bool:
         seen.append((log.launches.total(), log.waits.total()))
+        if real:  # the next step is the one that counts: where none may wait, PyTorch itself refuses a wait
+            strict = len(seen) == STEP - 1 and training.phase is not None and training.phase.capturable
+            torch.cuda.set_sync_debug_mode("error" if strict else "default")
         return False
 
     training.leaving, training.evaluate_at = look, set()

@@ -13,10 +13,13 @@ from trainables.contracts.network import Knobs, RoutedNetwork
 from trainables.export import routefront_runner as runner
 from trainables.export.graphs import OPSET, onnx_parts, tool
 from trainables.export.program import Program
+from trainables.export.pt2 import pt2_parts
 from trainables.export.single import single_graph
 from trainables.normalisation import Normalisation
 
 MANIFEST, RUNNER, SINGLE = "manifest.json", "routefront_runner.py", "single.onnx"
+ONNX, PT2 = "onnx", "pt2"
+"""Forms of parts."""
 _TYPES = {1: "float", 7: "int64", 9: "bool", 11: "double"}
 
 
@@ -32,24 +35,32 @@ def write(
     model: Mapping[str, Any],
     reference: Mapping[str, Any] | None = None,
     opset: int = OPSET,
+    form: str = ONNX,
 ) -> dict[str, Any]:
     """Write parts, manifest and runner into an existing empty folder; the manifest.
 
     `settings`: the curve, each with ``knobs``, ``accuracy`` and ``macs`` (mean an image on validation). `model`: what
-    the network says of itself. `reference`: counts of the validation images (`routefront_runner.figures_of`). Raises
-    `ExportError` for what cannot be exported.
+    the network says of itself. `reference`: counts of the validation images (`routefront_runner.figures_of`). `form`:
+    `ONNX`, or `PT2` for parts of torch.export, without the file for single images. Raises `ExportError` for what cannot
+    be exported.
     """
-    graphs = onnx_parts(program, network, network.task.image, opset)
-    parts = {}
-    for name, graph in graphs.items():
-        content = graph.SerializeToString(deterministic=True)
-        (folder / f"{name}.onnx").write_bytes(content)
-        parts[name] = {**file_record(f"{name}.onnx", content), **_tensors(graph)}
+    parts, graphs = {}, {}
+    if form == PT2:
+        for name, (content, inputs, outputs) in pt2_parts(program, network, network.task.image).items():
+            (folder / f"{name}.pt2").write_bytes(content)
+            parts[name] = {**file_record(f"{name}.pt2", content), "inputs": inputs, "outputs": outputs}
+    else:
+        graphs = onnx_parts(program, network, network.task.image, opset)
+        for name, graph in graphs.items():
+            content = graph.SerializeToString(deterministic=True)
+            (folder / f"{name}.onnx").write_bytes(content)
+            parts[name] = {**file_record(f"{name}.onnx", content), **_tensors(graph)}
     manifest: dict[str, Any] = {
         "format": runner.FORMAT,
         "version": runner.VERSION,
         "model": dict(model),
-        "opset": opset,
+        "form": form,
+        "opset": opset if form == ONNX else None,
         "classes": list(classes),
         "image": {
             "channels": network.task.channels,
@@ -74,6 +85,8 @@ def write(
 
 def _single(folder: Path, manifest: Mapping[str, Any], graphs: Mapping[str, Any]) -> dict[str, Any]:
     """Write the file for one image at a time; its record, or why there is none."""
+    if manifest["form"] != ONNX:
+        return {"single": None, "single_missing": "the parts are no ONNX graphs"}
     if any("draw" in step for step in manifest["program"]):
         return {"single": None, "single_missing": "the program draws, which one file cannot"}
     content = single_graph(manifest, graphs).SerializeToString(deterministic=True)

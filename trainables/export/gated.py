@@ -5,6 +5,7 @@ Shape legend: B images, G gates, c channels, h height (= width).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -14,12 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.contracts.network import Knobs
-from trainables.export.program import IMAGES, LOGITS, Draw, Part, Program, Step
+from trainables.export.program import IMAGES, LOGITS, UNREAD, Draw, Part, Program, Step, joined
 from trainables.methods.sdv import StochasticDepthResNet
+from trainables.networks.gated.gates import LocalRouter, PointwiseGate, RecurrentRouter
 from trainables.networks.gated.network import GatedResNet, limits_of
 from trainables.networks.gated.policy import PolicyRouter
 
 RULE = "block k runs where P(run) of its router reaches `threshold`; where a setting draws, where it reaches a draw"
+_MEMORY = ("output", "cell")
+"""The registers of a recurrent router."""
 SDV_RULE = "block k is dropped where its draw lies below its rate; the draws follow from the image and `seed`"
 
 
@@ -66,19 +70,95 @@ class _Block(nn.Module):
 
 
 class _Gate(nn.Module):
-    """A router's answer at one gate: whether its block runs (B,), and the memory where it has one."""
+    """The answer of a router without memory at one gate: whether its block runs (B,).
 
-    def __init__(self, network: GatedResNet, gate: int, *, first: bool) -> None:
+    Of a last layer with two outputs U the difference is kept, ``z = U[run] - U[skip]``, which is all that is asked.
+    """
+
+    def __init__(self, network: GatedResNet, gate: int) -> None:
         super().__init__()
-        self.router, self.gate, self.first = network.router, gate, first
-        self.remembers = hasattr(network.router, "lstm")
-        self.hidden: int = 2 * network.router.lstm.hidden_size if self.remembers else 0  # pyright: ignore
+        self.router, self.gate = network.router, gate
+        self.own: nn.Module | None = None
+        if isinstance(network.router, LocalRouter):
+            self.own = copy.deepcopy(network.router.gates[gate])
+            name, last = list(self.own.named_children())[-1]
+            assert isinstance(last, nn.Linear | nn.Conv2d)
+            setattr(self.own, name, _difference(last))
+            if isinstance(self.own, PointwiseGate):
+                self.own = _Pointwise(self.own)
 
-    def forward(self, features: Tensor, limit: Tensor, *memory: Tensor) -> Any:
-        before = memory[0] if memory else features.new_zeros(features.shape[0], self.hidden)
-        logit, after = self.router(self.gate, features, before)
-        runs = torch.sigmoid(logit) >= limit
-        return (runs, after) if self.remembers else runs
+    def forward(self, features: Tensor, limit: Tensor) -> Tensor:
+        if self.own is not None:
+            logit = self.own(features).squeeze(1)
+        else:
+            logit = self.router(self.gate, features, features.new_zeros(features.shape[0], 0))[0]
+        return torch.sigmoid(logit) >= limit
+
+
+class _Pointwise(nn.Module):
+    """ConvNet-AIG's gate in eval mode, where no batch has statistics of its own, whatever its size."""
+
+    def __init__(self, gate: PointwiseGate) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = F.relu(self.gate.bn1(self.gate.conv1(features.mean(dim=(2, 3), keepdim=True))))
+        return self.gate.conv2(hidden).flatten(1)
+
+
+@torch.no_grad()
+def _difference(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+    """A layer with two outputs as one with their difference, the second minus the first."""
+    found = copy.deepcopy(layer)
+    found.weight = nn.Parameter((layer.weight[1:].double() - layer.weight[:1].double()).float())
+    if layer.bias is not None:
+        found.bias = nn.Parameter((layer.bias[1:].double() - layer.bias[:1].double()).float())
+    if isinstance(found, nn.Conv2d):
+        found.out_channels = 1
+    else:
+        found.out_features = 1
+    return found
+
+
+class _RecurrentGate(nn.Module):
+    """A recurrent router's answer at one gate: whether its block runs (B,), the LSTM's output and cell (B, hidden).
+
+    The gate's linear embedding and the LSTM's two products are one: with pooled features p, output h and
+    ``W = [W_ih E, W_hh]``, the LSTM's gates are ``W [p, h] + W_ih e + b_ih + b_hh``. Its rows are sorted as input,
+    forget and output gates, then the new cell, so that each function is called once.
+    """
+
+    def __init__(self, network: GatedResNet, gate: int) -> None:
+        super().__init__()
+        router = network.router
+        assert isinstance(router, RecurrentRouter)
+        embed, cell, self.out = router.embed[gate], router.lstm, router.out
+        assert isinstance(embed, nn.Conv2d) and embed.bias is not None
+        self.size, self.first = cell.hidden_size, gate == 0
+        with torch.no_grad():
+            inner = cell.weight_ih.double()
+            weight = inner @ embed.weight.double().flatten(1)
+            bias = inner @ embed.bias.double() + cell.bias_ih.double() + cell.bias_hh.double()
+            if not self.first:
+                weight = torch.cat([weight, cell.weight_hh.double()], dim=1)
+            i, f, g, o = torch.arange(4 * self.size).chunk(4)
+            order = torch.cat([i, f, o, g])
+            self.inside = nn.Linear(weight.shape[1], 4 * self.size)
+            self.inside.weight.copy_(weight[order].float())
+            self.inside.bias.copy_(bias[order].float())
+
+    def forward(self, features: Tensor, limit: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pooled = features.mean(dim=(2, 3))
+        gates, new = self.inside(torch.cat([pooled, memory[0]], 1) if memory else pooled).split(
+            [3 * self.size, self.size], dim=1
+        )
+        taken, kept, shown = torch.sigmoid(gates).split(self.size, dim=1)
+        cell = taken * torch.tanh(new)
+        if memory:
+            cell = cell + kept * memory[1]
+        output = shown * torch.tanh(cell)
+        return torch.sigmoid(self.out(output).squeeze(1)) >= limit, output, cell
 
 
 class _Trailing(nn.Module):
@@ -89,7 +169,7 @@ class _Trailing(nn.Module):
         self.network = network
 
     def forward(self, features: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor]:
-        before = memory[0] if memory else features.new_zeros(features.shape[0], 0)
+        before = torch.cat(memory, dim=1) if memory else features.new_zeros(features.shape[0], 0)
         return self.network.classifier(features), self.network.router(self.network.gates, features, before)[0]
 
 
@@ -147,7 +227,7 @@ def program_of(network: GatedResNet, curve: Iterable[Knobs]) -> Program:
         steps += [Step(Part("limits", _Limits(), ("noise", "threshold", "shift", "drawn"), tuple(limits)))]
     _body(network, steps, limits, asks=not sdv)
     settings = _sdv_settings(network) if sdv else _settings(draws)
-    return Program("gated", SDV_RULE if sdv else RULE, steps, settings, examples)
+    return Program("gated", SDV_RULE if sdv else RULE, joined(steps), settings, examples)
 
 
 def _body(network: GatedResNet, steps: list[Step | Draw], limits: list[str], *, asks: bool) -> None:
@@ -166,9 +246,9 @@ def _body(network: GatedResNet, steps: list[Step | Draw], limits: list[str], *, 
     always = not asks and isinstance(network, StochasticDepthResNet) and network.original
     for gate, k in enumerate(network.gated):
         if asks and not policy:
-            module = _Gate(network, gate, first=gate == 0)
-            memory = ("memory",) if remembers and gate else ()
-            writes = (f"run-{k}", "memory") if remembers else (f"run-{k}",)
+            module = _RecurrentGate(network, gate) if remembers else _Gate(network, gate)
+            memory = _MEMORY if remembers and gate else ()
+            writes = (f"run-{k}", *(_MEMORY if remembers else ()))
             part = Part(f"router-{k}", module, (state, limits[gate], *memory), writes)
             steps.append(Step(part, charges=(f"router-{k}",) if f"router-{k}" in units else ()))
         state = _gated(network, gate, state, steps, flag="" if always else f"run-{k}", units=units)
@@ -177,9 +257,9 @@ def _body(network: GatedResNet, steps: list[Step | Draw], limits: list[str], *, 
             steps.append(Step(Part(f"blocks-{k + 1}", _Blocks(network, k + 1), (state,), (after,))))
             state = after
     if network.trailing:
-        memory = ("memory",) if remembers else ()
+        memory = _MEMORY if remembers else ()
         name = f"router-{len(network.blocks)}"
-        part = Part("classifier", _Trailing(network), (state, *memory), (LOGITS, "unread"))
+        part = Part("classifier", _Trailing(network), (state, *memory), (LOGITS, UNREAD))
         steps.append(Step(part, charges=(name,) if name in units else ()))
     else:
         steps.append(Step(Part("classifier", network.classifier, (state,), (LOGITS,))))

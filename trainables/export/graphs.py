@@ -123,7 +123,7 @@ def _trace(
     module: nn.Module, flat: list[Tensor], axes: Any, names: Sequence[tuple[list[str], list[str]]], opset: int
 ) -> Any:
     """The ``ModelProto`` of a module on example arguments."""
-    with tempfile.TemporaryDirectory(prefix="routefront-") as scratch, _quietly(), torch.no_grad():
+    with tempfile.TemporaryDirectory(prefix="routefront-") as scratch, quietly(), torch.no_grad():
         path = Path(scratch) / "all.onnx"
         torch.onnx.export(
             module,
@@ -149,7 +149,7 @@ def _blame(parts: Sequence[Part], arguments: Mapping[str, Sequence[Tensor]], ops
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Within, exporters neither print nor warn; what they refuse they raise."""
     kept = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -10,8 +10,8 @@ Shape legend: B images, U units, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,8 +24,9 @@ class ExportError(ValueError):
     """A network that cannot leave; one line says which part and why."""
 
 
-IMAGES, LOGITS, EXIT = "images", "logits", "exit"
-"""Registers that every program begins with and ends with; `EXIT` only where the network has exits."""
+IMAGES, LOGITS, EXIT, UNREAD = "images", "logits", "exit", "unread"
+"""Registers that every program begins with and ends with; `EXIT` only where the network has exits. `UNREAD` is computed
+since it is charged, and read by nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,91 @@ def no_settings(knobs: Knobs) -> dict[str, Any]:
     return {}
 
 
+class Chain(nn.Module):
+    """Parts one behind the other as one: registers by name from part to part; `reads` in, `writes` out."""
+
+    def __init__(self, parts: Sequence[Part], reads: Sequence[str], writes: Sequence[str]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(part.module for part in parts)
+        self.names = [(part.reads, part.writes) for part in parts]
+        self.reads, self.writes = tuple(reads), tuple(writes)
+
+    def forward(self, *given: Tensor) -> Any:
+        """See the class."""
+        registers = dict(zip(self.reads, given, strict=True))
+        for part, (reads, writes) in zip(self.parts, self.names, strict=True):
+            found = part(*(registers[name] for name in reads))
+            registers.update(zip(writes, [found] if isinstance(found, Tensor) else found, strict=True))
+        results = tuple(registers[name] for name in self.writes)
+        return results[0] if len(results) == 1 else results
+
+
+def joined(steps: Sequence[Step | Draw]) -> list[Step | Draw]:
+    """The same program in fewer calls: what all images run next is joined to what some of them ran before.
+
+    A step without a flag becomes the end of the step before it; behind a pair of branches, of one flag, the end of both
+    branches, so that a gated block and the router behind it are one graph, and that router alone another one for images
+    without the block. The parts of a joined step are called one after the other, whatever their results are read by.
+    """
+    runs: list[_Run | Draw] = []
+    for step in steps:
+        last = runs[-1] if runs else None
+        if isinstance(step, Draw):
+            runs.append(step)
+        elif not (step.when or step.unless):
+            if not isinstance(last, _Run):
+                runs.append(last := _Run(""))
+            for branch in (last.then, last.rest) if last.flag else (last.then,):
+                branch.append(step)
+            last.closed = True
+        else:
+            flag = step.when or step.unless
+            if not isinstance(last, _Run) or last.flag != flag or last.closed:
+                runs.append(last := _Run(flag))
+            (last.then if step.when else last.rest).append(step)
+    found: list[Step | Draw] = []
+    read = {LOGITS, UNREAD}
+    for run in reversed(runs):
+        if isinstance(run, Draw):
+            found.append(run)
+            continue
+        after = set(read)
+        for branch, kind in ((run.rest, "unless"), (run.then, "when")):
+            if branch:
+                step = _chained(branch, after, {kind: run.flag} if run.flag else {})
+                found.append(step)
+                read |= {*step.part.reads, *step.shares.values()}
+        read |= {run.flag} if run.flag else set()
+    return found[::-1]
+
+
+class _Run:
+    """Steps that become one, or two of one `flag`; `closed`: behind it came what all images run."""
+
+    def __init__(self, flag: str) -> None:
+        self.flag, self.closed = flag, False
+        self.then: list[Step] = []
+        self.rest: list[Step] = []
+
+
+def _chained(steps: Sequence[Step], read: set[str], flag: Mapping[str, str]) -> Step:
+    """One step of several, which writes what is `read` behind it."""
+    first, shares = steps[0], {unit: name for step in steps for unit, name in step.shares.items()}
+    if len(steps) == 1:
+        return replace(first, **flag)
+    reads: list[str] = []
+    written: list[str] = []
+    for step in steps:
+        reads += [name for name in step.part.reads if name not in written and name not in reads]
+        written += [name for name in step.part.writes if name not in written]
+    writes = [name for name in written if name in read or name in shares.values()]
+    parts = [step.part for step in steps]
+    part = Part("+".join(part.name for part in parts), Chain(parts, reads, writes), tuple(reads), tuple(writes))
+    charges = tuple(unit for step in steps for unit in step.charges)
+    exits = [step.exit for step in steps if step.exit is not None]
+    return Step(part, charges=charges, shares=shares, exit=exits[-1] if exits else None, **flag)
+
+
 class Whole(nn.Module):
     """A network without a choice as one part: images (B, c, h, h) to logits (B, C)."""
 
@@ -133,8 +219,9 @@ class Whole(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
-        return self.network(images).output
+        """See the class. Static networks are asked for logits alone: their table of MACs fixes the number of rows."""
+        logits = getattr(self.network, "_logits", None)
+        return self.network(images).output if logits is None else logits(images)
 
 
 def whole(network: RoutedNetwork, rule: str) -> Program:

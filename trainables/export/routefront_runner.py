@@ -75,9 +75,14 @@ class Register:
         if known.all():
             return
         joined = np.concatenate([self.rows, rows[~known]])
+        if len(joined) == count:  # two branches together have all of them
+            whole = np.empty((count, *self.values.shape[1:]), self.values.dtype)
+            whole[self.rows], whole[rows] = self.values, values
+            self.values, self.rows = whole, None
+            return
         order = joined.argsort()
         self.values = np.concatenate([self.values, values[~known]])[order]
-        self.rows = None if len(joined) == count else joined[order]
+        self.rows = joined[order]
 
 
 def _places(asked: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,26 +97,33 @@ class Runner:
     """An exported model.
 
     `manifest`: the folder's ``manifest.json``. Raises `Refused` for a folder that is none, of another format, or of
-    which a file is not what the manifest says. `threads` are those of onnxruntime, for one part.
+    which a file is not what the manifest says. `threads` are those of onnxruntime, for one part. `precision`: float32
+    where it is empty, or one of the manifest's ``precisions``, whose curve is its own.
     """
 
     def __init__(self, folder: str | Path, *, threads: int = 1, precision: str = "") -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         files = self.manifest["parts"]
-        if precision:
+        self.settings = self.manifest["settings"]
+        if precision and precision != "float32":
             if precision not in self.manifest.get("precisions", {}):
                 known = ", ".join(["float32", *self.manifest.get("precisions", {})])
                 raise Refused(f"precision {precision!r}: this folder has {known}")
             files = {**files, **self.manifest["precisions"][precision]["parts"]}
+            self.settings = self.manifest["precisions"][precision]["settings"]
         self.image = self.manifest["image"]
         self.units = [unit["name"] for unit in self.manifest["units"]]
         self.unit_macs = np.array([unit["macs"] for unit in self.manifest["units"]], np.float64)
         self.classes = list(self.manifest["classes"])
         self._place = {name: k for k, name in enumerate(self.units)}
-        self._parts = {name: _Part(self.folder, part, threads) for name, part in files.items()}
+        self._parts = {name: self.part(part, threads) for name, part in files.items()}
         self._steps = [self._prepared(step) for step in self.manifest["program"]]
         self._last = self._last_reads()
+
+    def part(self, record: dict[str, Any], threads: int) -> Any:
+        """What runs a part, by its record in the manifest."""
+        return _Part(self.folder, record, threads)
 
     def _prepared(self, step: dict[str, Any]) -> dict[str, Any]:
         charges = np.array([self._place[name] for name in step.get("charges", ())], np.intp)
@@ -135,10 +147,9 @@ class Runner:
         """
         if max_macs is None:
             return self.manifest["promoted"]
-        settings = self.manifest["settings"]
-        fitting = [each for each in settings if each["macs"] <= max_macs]
+        fitting = [each for each in self.settings if each["macs"] <= max_macs]
         if not fitting:
-            least = min(each["macs"] for each in settings)
+            least = min(each["macs"] for each in self.settings)
             raise Refused(f"max_macs {max_macs:g}: the cheapest setting costs {least:.0f} MACs an image on average")
         return max(fitting, key=lambda each: (each["accuracy"], -each["macs"]))
 
@@ -251,6 +262,8 @@ class _Part:
     """A graph under onnxruntime."""
 
     def __init__(self, folder: Path, record: dict[str, Any], threads: int) -> None:
+        if not record["file"].endswith(".onnx"):
+            raise Refused(f"{record['file']} is no ONNX graph: {folder} holds parts of torch.export, which torch runs")
         self.session = _session(checked_file(folder, record), threads)
         self.inputs = [each["name"] for each in record["inputs"]]
         self.types = [_TYPES[each["type"]] for each in record["inputs"]]
@@ -331,7 +344,7 @@ def digest_of(manifest: dict[str, Any]) -> str:
 def checked_file(folder: Path, record: dict[str, Any]) -> bytes:
     """The content of a file of the folder; `Refused` where it is not what the manifest says."""
     name = record["file"]
-    if Path(name).name != name and Path(name).parts[0] != "int8":
+    if Path(name).name != name:
         raise Refused(f"file {name!r} lies outside the folder")
     try:
         content = (folder / name).read_bytes()
@@ -751,9 +764,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(address, Handler)
 
 
-def serve(folder: str, host: str, port: int, *, threads: int, log: str | None, window: int) -> int:
+def serve(folder: str, host: str, port: int, *, threads: int, log: str | None, window: int, precision: str = "") -> int:
     """Serve a folder until the process is told to end."""
-    runner = Runner(folder, threads=threads)
+    runner = Runner(folder, threads=threads, precision=precision)
     watch = Watch(len(runner.manifest["exits"]), folder=log, window=window)
     try:
         server = Server((host, port), runner, watch)
@@ -782,6 +795,7 @@ def main(words: list[str] | None = None) -> int:
     predict.add_argument("folder")
     predict.add_argument("images")
     predict.add_argument("--max-macs", type=float)
+    predict.add_argument("--precision", default="", help="float32, or another that the folder has")
     served = commands.add_parser("serve", help="answer over HTTP: POST /predict, GET /metrics")
     served.add_argument("folder")
     served.add_argument("--port", type=int, default=8000)
@@ -789,6 +803,7 @@ def main(words: list[str] | None = None) -> int:
         "--host", default="127.0.0.1", help="the address to listen at; others than this machine's: 0.0.0.0"
     )
     served.add_argument("--threads", type=int, default=1, help="threads of onnxruntime")
+    served.add_argument("--precision", default="", help="float32, or another that the folder has")
     served.add_argument("--log", help="a folder for one line of counts a window")
     served.add_argument("--window", type=int, default=WINDOW, help="images of a window")
     given = parser.parse_args(words)
@@ -796,9 +811,10 @@ def main(words: list[str] | None = None) -> int:
         if given.command == "serve":
             if not 0 <= given.port < 65536 or given.threads < 1 or given.window < 1:
                 raise Refused("--port takes 0 to 65535, --threads and --window whole numbers of at least 1")
-            how = {"threads": given.threads, "log": given.log, "window": given.window}
+            how = {"threads": given.threads, "log": given.log, "window": given.window, "precision": given.precision}
             return serve(given.folder, given.host, given.port, **how)
-        answers = Runner(given.folder).predict(_array(given.images), max_macs=given.max_macs)
+        runner = Runner(given.folder, precision=given.precision)
+        answers = runner.predict(_array(given.images), max_macs=given.max_macs)
     except Refused as error:
         print(error, file=sys.stderr)
         return 2

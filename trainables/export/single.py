@@ -1,7 +1,8 @@
 """The program of a network as one ONNX file for one image at a time: every conditional step is an ``If`` node.
 
 Parts are inlined; a step whose flag is false hands on what its registers held before, and zeros where they held
-nothing. Weights lie in the outer graph, once.
+nothing. Weights lie in the branch that reads them, where onnxruntime lays convolutions out for the processor (it does
+not look for weights outside a branch); in the outer graph, once, where several steps run the part.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from trainables.export.graphs import tool
 from trainables.export.program import EXIT, IMAGES, LOGITS, ExportError
 
 PIXELS = "pixels"
+_ALWAYS = "always"
 
 
 def single_graph(manifest: Mapping[str, Any], graphs: Mapping[str, Any]) -> Any:
@@ -40,7 +42,11 @@ class _Builder:
         self.inputs: list[Any] = []
         self.now: dict[str, str] = {}  # which value a register is at present
         self.shapes: dict[str, tuple[int, list[int]]] = {}  # type and shape (1, ...) of every register
-        self.weights: dict[str, dict[str, str]] = {}  # of every part: what its initializers are called here
+        self.weights: dict[str, dict[str, str]] = {}  # of every part of several steps: what its initializers are called
+        used = [step["part"] for step in manifest["program"] if "part" in step]
+        self.shared = {name for name in used if used.count(name) > 1}
+        self.flags: dict[str, str] = {}  # by "when f" and "unless f" the value that is true there
+        self.settings: set[str] = set()
         self.count = 0
 
     # -- small things ------------------------------------------------------------------------------
@@ -74,19 +80,19 @@ class _Builder:
         self.inputs.append(self.helper.make_tensor_value_info(PIXELS, self.onnx.TensorProto.UINT8, shape))
         self.now[IMAGES] = self._normalised(image["normalisation"])
         self._settings()
-        units = {unit["name"]: self.constant([0.0], np.float64) for unit in self.manifest["units"]}
+        units = {unit["name"]: "" for unit in self.manifest["units"]}
         exit_taken = self.constant([0], np.int64)
         for step in self.manifest["program"]:
             flag = self._flag(step)
             self._step(step, flag)
             for unit in step.get("charges", ()):
-                units[unit] = self.constant([1.0], np.float64) if flag is None else self._charged(flag)
+                units[unit] = self._charged(step, flag, units[unit])
             for unit, register in step.get("shares", {}).items():
                 units[unit] = self.now[register]
             if "exit" in step:
                 taken = self.constant([step["exit"]], np.int64)
                 exit_taken = taken if flag is None else self.add("Where", [flag, taken, exit_taken], EXIT)
-        return self._finished(list(units.values()), exit_taken)
+        return self._finished(self._path(list(units.values())), exit_taken)
 
     def _normalised(self, record: Mapping[str, Any]) -> str:
         pixels = self.add("Cast", [PIXELS], "pixels", to=self.onnx.TensorProto.FLOAT)
@@ -126,6 +132,7 @@ class _Builder:
             self.inputs.append(self.helper.make_tensor_value_info(name, kind, list(array.shape)))
             self.initializers.append(self.onnx.numpy_helper.from_array(array, name))
             self.now[name] = name
+            self.settings.add(name)
 
     def _flag(self, step: Mapping[str, Any]) -> str | None:
         """The value that is true where a step runs; None where it always does."""
@@ -133,29 +140,55 @@ class _Builder:
             return self.now[step["when"]]
         return self.add("Not", [self.now[step["unless"]]], "flag") if "unless" in step else None
 
-    def _charged(self, flag: str) -> str:
-        value = self.add("Cast", [flag], "charged", to=self.onnx.TensorProto.DOUBLE)
-        return self.add("Reshape", [value, self.constant([1], np.int64)], "charged")
+    def _charged(self, step: Mapping[str, Any], flag: str | None, before: str) -> str:
+        """When a unit is run: `_ALWAYS`, also where one of two complementary steps runs it, or a key of `flags`."""
+        if flag is None:
+            return _ALWAYS
+        word, other, name = ("when", "unless", step["when"]) if "when" in step else ("unless", "when", step["unless"])
+        if before in (_ALWAYS, f"{other} {name}"):
+            return _ALWAYS
+        self.flags[f"{word} {name}"] = flag
+        return f"{word} {name}"
+
+    def _path(self, units: Sequence[str]) -> str:
+        """The path (1, U), from what `_charged` says of every unit or the register that holds its share."""
+        one = self.constant([1], np.int64)
+        rows, booleans = [], all(not said or said == _ALWAYS or said in self.flags for said in units)
+        for said in units:
+            if said in self.flags:
+                flag = self.flags[said]
+                if said.partition(" ")[2] in self.settings:  # a scalar
+                    flag = self.add("Reshape", [flag, one], "charged")
+                rows.append(flag if booleans else self.add("Cast", [flag], "charged", to=self.onnx.TensorProto.DOUBLE))
+            elif said in ("", _ALWAYS):
+                rows.append(self.constant([bool(said)], np.bool_ if booleans else np.float64))
+            else:
+                rows.append(said)
+        path = self.add("Concat", rows, "units", axis=0)
+        if booleans:
+            path = self.add("Cast", [path], "units", to=self.onnx.TensorProto.DOUBLE)
+        return self.add("Reshape", [path, self.constant([1, len(units)], np.int64)], "path")
 
     def _step(self, step: Mapping[str, Any], flag: str | None) -> None:
         graph = self.graphs[step["part"]].graph
         before = {name: self.now.get(name) for name in step["writes"]}
         written = self._typed(step, graph)
         if flag is None:
-            results = self._inlined(step, graph, self.nodes)
+            results = self._inlined(step, graph, self.nodes, self.initializers)
             self.now.update(zip(step["writes"], results, strict=True))
             return
         runs: list[Any] = []
-        results = self._inlined(step, graph, runs)
+        weights: list[Any] = []
+        results = self._inlined(step, graph, runs, self.initializers if step["part"] in self.shared else weights)
         rests: list[Any] = []
         kept = [self._kept(name, before[name], rests) for name in step["writes"]]
         branches = []
-        for word, nodes, values in (("run", runs, results), ("rest", rests, kept)):
+        for word, nodes, values, own in (("run", runs, results, weights), ("rest", rests, kept, [])):
             outputs = [
                 self.helper.make_tensor_value_info(value, *written[name])
                 for value, name in zip(values, step["writes"], strict=True)
             ]
-            branches.append(self.helper.make_graph(nodes, self.name(f"{step['part']}-{word}"), [], outputs))
+            branches.append(self.helper.make_graph(nodes, self.name(f"{step['part']}-{word}"), [], outputs, own))
         after = [self.name(name) for name in step["writes"]]
         self.nodes.append(self.helper.make_node("If", [flag], after, then_branch=branches[0], else_branch=branches[1]))
         self.now.update(zip(step["writes"], after, strict=True))
@@ -178,8 +211,8 @@ class _Builder:
         zero = self.helper.make_tensor("value", kind, [1], [0])
         return self.add("ConstantOfShape", [self.constant(shape, np.int64)], f"{name}-none", into, value=zero)
 
-    def _inlined(self, step: Mapping[str, Any], graph: Any, into: list[Any]) -> list[str]:
-        """The nodes of a part under names of their own; the names of its results."""
+    def _inlined(self, step: Mapping[str, Any], graph: Any, into: list[Any], weights: list[Any]) -> list[str]:
+        """The nodes of a part under names of their own, its initializers in `weights`; the names of its results."""
         part = step["part"]
         if part not in self.weights:
             names = {}
@@ -187,7 +220,7 @@ class _Builder:
                 copied = self.onnx.TensorProto()
                 copied.CopyFrom(each)
                 copied.name = names[each.name] = self.name(f"{part}.{each.name}")
-                self.initializers.append(copied)
+                weights.append(copied)
             self.weights[part] = names
         names = dict(self.weights[part])
         for read, value in zip(step["reads"], graph.input, strict=True):
@@ -206,9 +239,9 @@ class _Builder:
             results.append(self.add("Identity", [value], part, into))  # a branch's results are its own nodes'
         return results
 
-    def _finished(self, units: list[str], exit_taken: str) -> Any:
+    def _finished(self, path: str, exit_taken: str) -> Any:
         helper, proto = self.helper, self.onnx.TensorProto
-        classes, count = len(self.manifest["classes"]), len(units)
+        classes, count = len(self.manifest["classes"]), len(self.manifest["units"])
         outputs = [
             ("logits", proto.FLOAT, [1, classes]),
             ("probabilities", proto.FLOAT, [1, classes]),
@@ -216,8 +249,6 @@ class _Builder:
             ("path", proto.DOUBLE, [1, count]),
         ]
         logits = self.now[LOGITS]
-        joined = self.add("Concat", units, "units", axis=0)
-        path = self.add("Reshape", [joined, self.constant([1, count], np.int64)], "path")
         macs = self.constant([unit["macs"] for unit in self.manifest["units"]], np.float64)
         spent = self.add("MatMul", [path, macs], "spent")
         total = self.add("Add", [spent, self.constant([self.manifest["fixed_macs"]], np.float64)], "spent")

@@ -2,7 +2,7 @@
 
     python -m trainables.worker.gpu_report --child DEVICE SECONDS [tiny]    # one of several trials on a card
 
-Parts, in this order, each with the share of the seconds that `SHARES` gives it; what one part leaves the next ones have:
+Parts, in this order, each with the share of the seconds that `SHARES` gives it; what one leaves the next ones have:
 
 ========= ============================================================================================================
 constants microseconds of a launch, of a copy from a list, of reading a value, of a kernel in a CUDA graph; GB a second
@@ -184,7 +184,10 @@ class _Run:
             ("tf32", torch.float32, True),
             ("bfloat16", torch.bfloat16, False),
         ):
-            square, allowed = torch.ones(4096, 4096, device=self.device, dtype=kind), torch.backends.cuda.matmul.allow_tf32
+            square, allowed = (
+                torch.ones(4096, 4096, device=self.device, dtype=kind),
+                torch.backends.cuda.matmul.allow_tf32,
+            )
             torch.backends.cuda.matmul.allow_tf32 = tf32
             try:
                 row[f"{name}_TFLOP_s"] = 2 * 4096**3 / self.timed(lambda square=square: square @ square, 20)[0] / 1e9
@@ -212,7 +215,9 @@ class _Run:
         for how, deterministic in (("usual", False), ("deterministic", True)):
             ends: list[list[Tensor]] = []
             for _ in range(2):
-                training = Training(method, config, data, epochs=4, device=self.device, seed=1, deterministic=deterministic)
+                training = Training(
+                    method, config, data, epochs=4, device=self.device, seed=1, deterministic=deterministic
+                )
                 training.evaluate_at = set()
                 training.step()
                 ends.append([each.detach().clone() for each in training.network.parameters()])

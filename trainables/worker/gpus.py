@@ -134,6 +134,16 @@ def hindered(share: float, precisions: Sequence[str], least: float) -> str:
         return f"resources.gpus_per_trial = {share:g}, and {error}"
 
 
+def described(gpus: Sequence[Gpu]) -> dict[str, str]:
+    """GPUs, driver, MPS and NVLink of this machine, a line of words each."""
+    cards = {
+        f"GPU {index}": f"{gpu.name}, {gpu.memory / 1e9:.0f} GB, compute capability {gpu.capability},"
+        f" {'bfloat16' if gpu.bfloat16 else 'no bfloat16'}"
+        for index, gpu in enumerate(gpus)
+    }
+    return {**cards, **surroundings()}
+
+
 def surroundings() -> dict[str, str]:
     """Driver, MPS and NVLink in words, as far as the machine tells."""
     found = {"CUDA of torch": str(torch.version.cuda)}

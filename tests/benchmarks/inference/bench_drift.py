@@ -1,11 +1,13 @@
 """At which strength of a corruption accuracy drops, at which `routefront drift` alarms, and how often without a cause.
 
     python tests/benchmarks/inference/bench_drift.py [--data cifar10] [--root data] [--method imta] [--epochs 20]
+    python tests/benchmarks/inference/bench_drift.py --data IMAGES --checkpoint FOLDER [--limit 2500]
 
-Trains one network, takes the counts of the validation images at one setting of its curve as the reference, and judges
-windows of test images: clean ones (drawn again and again) and corrupted ones at five strengths. Strengths are those of
-D. Hendrycks, T. Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations", ICLR
-2019, for CIFAR; brightness is added to all channels. ``drop``: points of accuracy lost; ``alarms``: share of windows.
+Trains one network, or takes that of a checkpoint of these images. The counts of the validation images at one setting of
+its curve are the reference; judged are windows of test images: clean ones (drawn again and again) and corrupted ones
+at five strengths. Strengths are those of D. Hendrycks, T. Dietterich, "Benchmarking neural network robustness to
+common corruptions and perturbations", ICLR 2019, for CIFAR; brightness is added to all channels. ``drop``: points of
+accuracy lost; ``alarms``: share of windows.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from search.promotion.drift import ALPHA, judge
 from search.promotion.gates import reference_of
+from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork
 from trainables.data import datasets
 from trainables.data.augment import normalise
@@ -35,6 +38,7 @@ from trainables.export.routefront_runner import figures_of
 from trainables.inference.evaluation import curve
 from trainables.inference.prepare import prepared
 from trainables.registry import get_method
+from trainables.serving import load_network
 from trainables.training.training import Training
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -92,6 +96,25 @@ def alarms(found: dict[str, np.ndarray], rows: list[np.ndarray], reference: Any,
     return hits / len(rows)
 
 
+def trained(given: argparse.Namespace, data: Data) -> tuple[Method, RoutedNetwork]:
+    """A network of this script's own, trained here."""
+    method = get_method(given.method)
+    values = dict(NETWORKS[given.method]) | ({"network": given.network} if given.network else {})
+    config = method.configure(values)
+    training = Training(method, config, data, epochs=given.epochs, seed=0, evaluate_at=[given.epochs])
+    while not training.done:
+        training.step()
+    return method, training.network.eval()
+
+
+def kept(folder: Path, data: Data) -> tuple[Method, RoutedNetwork]:
+    """That of a checkpoint, which must have been trained on these images."""
+    method, network, record = load_network(folder)
+    if record["data"]["hash"] != data.hash:
+        raise SystemExit(f"{folder} was trained on {record['data']['name']}, not on {data.name}")
+    return method, network
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser()
@@ -103,27 +126,25 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--window", type=int, default=1000)
     parser.add_argument("--clean", type=int, default=500, help="windows of clean images")
+    parser.add_argument("--checkpoint", type=Path, help="a trial's checkpoint folder, instead of a training")
+    parser.add_argument("--limit", type=int, help="so many test images alone")
     given = parser.parse_args()
+    torch.set_num_threads(1)
     how = {"image_size": given.image_size} if given.image_size else {}
     data = datasets.load(given.data, root=given.root, **how)
-    method = get_method(given.method)
-    values = dict(NETWORKS[given.method]) | ({"network": given.network} if given.network else {})
-    config = method.configure(values)
-    training = Training(method, config, data, epochs=given.epochs, seed=0, evaluate_at=[given.epochs])
-    while not training.done:
-        training.step()
-    network = training.network.eval()
+    method, network = kept(given.checkpoint, data) if given.checkpoint else trained(given, data)
     own = data.for_config(network.config)
-    validation = normalise(torch.from_numpy(data.validation.images), own)
+    validation = normalise(torch.from_numpy(data.validation.decoded()), own)
     points = curve(method, network, validation, torch.from_numpy(data.validation.labels)).points
     point = min(points, key=lambda each: abs(each["macs"] / network.macs_full - 0.6))
     knobs = point["knobs"]
     reference = reference_of(network, data, knobs)
-    images, labels = torch.from_numpy(data.test.images), data.test.labels
+    images, labels = torch.from_numpy(data.test.decoded()[: given.limit]), data.test.labels[: given.limit]
     clean = answers(network, data, images, knobs)
     accuracy = float((clean["probabilities"].argmax(axis=1) == labels).mean())
     share, size = point["macs"] / network.macs_full, min(given.window, len(labels))
-    print(f"{given.method} on {given.data}: {accuracy:.1%} at {share:.0%} of the MACs, windows of {size} images")
+    print(f"{method.name} {network.config.network} on {given.data}, {knobs}:")
+    print(f"{accuracy:.1%} at {share:.0%} of the MACs, windows of {size} images")
     draw = np.random.default_rng(0)
     again = [draw.choice(len(labels), size, replace=False) for _ in range(given.clean)]
     print(f"clean: {alarms(clean, again, reference, network):.2%} of {given.clean} windows alarm")

@@ -40,6 +40,7 @@ def test_a_study_is_probed_and_planned_here(tmp_path: Path) -> None:
     alone = sum(size["epoch_seconds"] for size in found["sizes"]) / 3 * found["epochs_a_trial"]
     assert found["trials_an_hour"] == pytest.approx(3600 * found["slots"] * found["packing"]["rate"] / alone)
     assert found["resources"]["cpus_per_trial"] == 1 and found["resources"]["memory"].endswith("MB")
+    assert found["gpu"] == {} or found["device"] != f"{here().cpus:g} CPU cores"
     StudySpec.parse({**SPEC, "resources": found["resources"]})
 
 

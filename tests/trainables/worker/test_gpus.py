@@ -10,7 +10,7 @@ import torch
 from tests.support.simcuda import sim
 from trainables.worker import gpu_report
 from trainables.worker.gpu_report import report
-from trainables.worker.gpus import Gpu, hindered, measured, refusal, seen, trouble
+from trainables.worker.gpus import Gpu, described, hindered, measured, refusal, seen, trouble
 
 TOO_OLD = "RuntimeError: The NVIDIA driver on your system is too old (found version 11040). Please update your driver."
 
@@ -37,6 +37,11 @@ def test_a_study_that_a_card_cannot_run_is_refused() -> None:
     assert "V100 (compute capability 7.0) has no instructions for it" in refusal([old], 1.0, ["bfloat16"], 1e9)
     assert refusal([old], 1.0, ["auto"], 1e9) == refusal([new], 0.25, ["bfloat16"], 1e9) == ""
     assert "gpus_per_trial = 0.1: that is 1.6 GB of V100" in refusal([old], 0.1, [], 2e9)
+    said = described([old, new])
+    assert said["GPU 0"] == "V100, 16 GB, compute capability 7.0, no bfloat16" and said["GPU 1"].endswith(
+        "9.0, bfloat16"
+    )
+    assert said.keys() >= {"driver", "MPS", "NVLink", "CUDA of torch"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
