@@ -15,6 +15,7 @@ from search.errors import InputError
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="A configuration value, key=value; repeatable.")]
 
+_MOST_CLASSES = 30
 _SIGNS = {"ok": ("ok  ", "green"), "missing": ("--  ", "yellow"), "broken": ("bad ", "red")}
 """What `doctor` writes before a check, and in which colour."""
 
@@ -98,7 +99,12 @@ def describe(
     record = networks_written().get(method) if usual else None
     if record is None:
         from search.catalogue.describe import network_description
+        from spaces.own_networks import trust_network
 
+        try:
+            trust_network(chosen.get("network"))  # the person has typed its name
+        except ValueError as error:
+            raise InputError(str(error)) from None
         record = network_description(method, chosen, classes=classes, image_size=image_size, channels=channels)
     if as_json:
         print_json(record)
@@ -120,22 +126,28 @@ def describe(
 
 
 def data(
-    name: Annotated[str | None, typer.Argument(help="Only this data set, or a path.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Only this data set, or a folder of images, which is looked through.")
+    ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Where data sets lie (default: $ROUTEFRONT_DATA or ./data).")
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Get it through torchvision.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Data sets: where they are, whether complete, how to get them.
+    """Data sets: where they are, whether complete, how to get them; of a folder of images what it holds and lacks.
 
-    Example: routefront data cifar10 --download
+    Examples: routefront data cifar10 --download
+    routefront data photos
     """
     from dataclasses import asdict
 
     from trainables.data import datasets
 
     base = root or datasets.default_root()
+    if name is not None and not download and name not in datasets.NAMES and _is_folder(Path(name)):
+        _surveyed(Path(name), as_json)
+        return
     try:
         if download:
             if name is None:
@@ -161,6 +173,61 @@ def data(
             text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
             if text not in ("", None):
                 out.print(f"  {key:<10}{text}", soft_wrap=True)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder of image files, and none of Parquet."""
+    from trainables.data.parquet import is_parquet
+
+    try:
+        return path.is_dir() and not is_parquet(path)
+    except ValueError:  # reading it says what is wrong
+        return False
+
+
+def _surveyed(folder: Path, as_json: bool) -> None:
+    """Print what a folder of images holds, and what should be done before a training."""
+    from trainables.data.survey import SHOWN, survey
+
+    try:
+        with progress(f"looking through {folder}", as_json):
+            found = survey(folder)
+    except (ValueError, FileNotFoundError) as error:
+        raise InputError(str(error)) from None
+    record = found.record()
+    if as_json:
+        print_json(record)
+        return
+    splits = ", ".join(f"{sum(counts.values()):,} {split}" for split, counts in found.counts.items())
+    out.print(Text.assemble((str(folder), "bold"), f"  {found.images:,} images: {splits}"), soft_wrap=True)
+    table = Table("class", *found.counts, box=None, padding=(0, 2))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    names = sorted({name for counts in found.counts.values() for name in counts})
+    for name in names[:_MOST_CLASSES]:
+        table.add_row(Text(name), *(f"{counts.get(name, 0):,}" for counts in found.counts.values()))
+    out.print(table)
+    if len(names) > _MOST_CLASSES:
+        out.print(f"  and {len(names) - _MOST_CLASSES} classes more (--json has all)")
+    if found.ratio is not None:
+        out.print(f"  balance     the largest class has {found.ratio:.1f} times the training images of the smallest")
+    for edge in ("shorter_edge", "longer_edge"):
+        if record[edge]:
+            least, median, most = record[edge]
+            out.print(f"  {edge.replace('_', ' '):<12}{least} to {most} pixels, median {median}")
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.kinds.most_common())
+    out.print(f"  pixels      {kinds or 'none'}; {found.rotated:,} turned by EXIF when they are read", soft_wrap=True)
+    for title, several in (("two splits", found.between), ("two classes", found.contrary), ("once more", found.twins)):
+        for files in several[:SHOWN]:
+            out.print(Text(f"  same picture in {title}: {' = '.join(files)}"), soft_wrap=True)
+        if len(several) > SHOWN:
+            out.print(f"  and {len(several) - SHOWN} pictures more in {title} (--json has all)")
+    for file, why in found.broken[:SHOWN]:
+        out.print(Text(f"  broken      {file} {why}"), soft_wrap=True)
+    if len(found.broken) > SHOWN:
+        out.print(f"  and {len(found.broken) - SHOWN} files more (--json has all)")
+    for line in found.advice():
+        out.print(Text.assemble(("  ! ", "yellow"), line), soft_wrap=True)
 
 
 def _loaded(name: str, root: Path) -> dict[str, Any]:
