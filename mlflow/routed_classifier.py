@@ -308,7 +308,9 @@ def _load(
 
 def _prepared(folder: Path, device: torch.device) -> Any:
     # this file and the code beside it are promoted together: a module that is missing is an error, never skipped
-    return importlib.import_module("trainables.serving").load_prepared(folder, device)
+    serving = importlib.import_module("trainables.serving")
+    serving.trust_source(folder)  # a network's own file is code of the model like the rest, and signed with it
+    return serving.load_prepared(folder, device)
 
 
 def _normalise(record: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -22,6 +22,7 @@
 `InputError`          raised where something given is wrong: one line with the value and what would be right
 `load`                load a promoted model from the model registry: a `PromotedModel`
 `predict`             classify images with a promoted model
+`trust_network`       let this process build the network of a person's own file, ``mine.py:build``
 `PromotedModel`       a promoted model: what it was promoted with, its network, `predict`
 ``__version__``       the release, for example ``0.1.0``
 ===================== ==========================================================================================
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # what `__getattr__` imports, for editors and type checkers
     from search.sampling.optuna_surrogate import SurrogateSampler
     from search.spec.study import StudySpec
     from search.study import Study
+    from spaces.own_networks import trust_network
     from spaces.space import Choice, Fixed, LogRange, Range, Space, When
     from trainables.contracts.method import Method
     from trainables.contracts.network import RoutedNetwork, Task
@@ -64,6 +66,7 @@ __all__ = [
     "__version__",
     "load",
     "predict",
+    "trust_network",
 ]
 
 _PLACES = {
@@ -84,6 +87,7 @@ _PLACES = {
     "__version__": "trainables.version:VERSION",
     "load": "routefront.promoted",
     "predict": "routefront.promoted",
+    "trust_network": "spaces.own_networks",
 }
 """The module that defines a public name, with the name there where it is another one."""
 

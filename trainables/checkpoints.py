@@ -37,8 +37,10 @@ class CheckpointError(ValueError):
 
 
 def network_record(method: Method, network: RoutedNetwork) -> dict[str, Any]:
-    """What is needed to build the network again, as plain JSON values."""
-    return {"method": method.name, "config": config_dict(network.config), "task": asdict(network.task)}
+    """What is needed to build the network again, as plain JSON values; a person's own file comes along."""
+    text = getattr(network, "source_text", "")
+    own = {"source": text} if text else {}
+    return {**own, "method": method.name, "config": config_dict(network.config), "task": asdict(network.task)}
 
 
 def config_of(method: Method, record: Mapping[str, Any]) -> Any:

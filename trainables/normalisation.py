@@ -80,14 +80,22 @@ RESNET = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CONSTANTS = {
     "resnet": RESNET,
     "msdnet": Normalisation((0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)),
+    "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "blockdrop-32": Normalisation((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
 }
 """Constants of CIFAR-10 by whose public code has them: ``msdnet`` that of MSDNet and IMTA, ``blockdrop-32``
-that of BlockDrop for its ResNet-32 on CIFAR-10 (its other CIFAR networks take pixels in [0, 1])."""
+that of BlockDrop for its ResNet-32 on CIFAR-10 (its other CIFAR networks take pixels in [0, 1]). ``imagenet`` is what
+nearly all of torchvision's pretrained weights want, ``half`` what the others do."""
 _CIFAR100 = {"msdnet": Normalisation((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))}
 
 NORMALISATIONS = (DATA, NONE, IMAGE, *CONSTANTS)
 """What a configuration's `normalise` may be."""
+
+
+def word_of(normalisation: Normalisation) -> str:
+    """The word for constants, or nothing where there is none."""
+    return next((word for word, known in CONSTANTS.items() if known == normalisation), "")
 
 
 def chosen(word: str, *, own: Normalisation, channels: int, dataset: str) -> Normalisation:

@@ -7,7 +7,21 @@ from importlib.metadata import entry_points
 
 from spaces.space import nearest
 from trainables.contracts.method import Method
-from trainables.methods import act, aig, blockdrop, codinet, decide, ensemble, imta, multipath, sdv, skipnet, static
+from trainables.methods import (
+    act,
+    aig,
+    blockdrop,
+    blocks,
+    codinet,
+    decide,
+    ensemble,
+    exits,
+    imta,
+    multipath,
+    sdv,
+    skipnet,
+    static,
+)
 
 _OURS = (
     static.METHOD,
@@ -22,6 +36,8 @@ _OURS = (
     act.SPATIAL,
     multipath.METHOD,
     ensemble.METHOD,
+    exits.METHOD,
+    blocks.METHOD,
 )
 METHODS: dict[str, Method] = {method.name: method for method in _OURS}
 

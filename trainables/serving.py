@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spaces import own_networks
 from trainables.checkpoints import NETWORK, CheckpointError, config_of, read_record, read_tensors
 from trainables.contracts.method import Method
 from trainables.contracts.network import Inference, Knobs, RoutedNetwork, Task
@@ -27,13 +28,22 @@ def load_network(folder: Path, device: torch.device | str = "cpu") -> tuple[Meth
     """The method, the network in eval mode and the record of a checkpoint."""
     record = read_record(folder)
     method = get_method(record["method"])
-    network = method.build(config_of(method, record), Task(**record["task"]))
+    with own_networks.carrying(str(record.get("source", ""))):
+        network = method.build(config_of(method, record), Task(**record["task"]))
     try:
         network.load_state_dict(read_tensors(folder, NETWORK))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"checkpoint {folder} is of another network: {reason}") from None
     return method, network.to(device).eval(), record
+
+
+def trust_source(folder: Path) -> None:
+    """Let this process run the file that the network of a checkpoint comes from, where it is of a person's own.
+
+    Whoever calls this trusts whoever wrote the checkpoint: it is a model of the person's own registry.
+    """
+    own_networks.trust(str(read_record(folder).get("source", "")))
 
 
 def load_prepared(folder: Path, device: torch.device | str = "cpu") -> RoutedNetwork:

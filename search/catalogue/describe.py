@@ -51,8 +51,13 @@ def macs_by_part(network: RoutedNetwork) -> dict[str, dict[str, int]]:
     for name, macs in tally.items():
         part = "shortcuts" if ".shortcut" in name else name.partition(".")[0]
         module = network.get_submodule(name)
-        kinds = {"conv": nn.Conv2d | nn.Conv1d, "linear": nn.Linear}
-        kind = next((word for word, types in kinds.items() if isinstance(module, types)), "lstm")
+        kinds = {
+            "conv": nn.Conv1d | nn.Conv2d | nn.Conv3d,
+            "linear": nn.Linear,
+            "lstm": nn.LSTM | nn.LSTMCell,
+            "attention": nn.MultiheadAttention,
+        }
+        kind = next((word for word, types in kinds.items() if isinstance(module, types)), "functions")
         parts.setdefault(part, {}).setdefault(kind, 0)
         parts[part][kind] += macs
     return parts

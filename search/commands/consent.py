@@ -42,13 +42,21 @@ def consent(study: StoredStudy, *names: str) -> None:
     if not terminal():
         study.permit(*names)
     err.print(f"the folder {study.folder.path} names {listed(addresses)}; it was not made here.", soft_wrap=True)
-    if addresses.keys() - {"code"}:
+    if addresses.keys() & {"journal", "tracking.uri"}:
         err.print("Whoever runs these servers learns your user and password there, and what the study says.")
-    if "code" in addresses:
-        err.print("Whoever wrote this code can do with it here what you can do yourself.")
+    if any(name == "code" or name.startswith("methods.") for name in addresses):
+        err.print("Code runs with your rights wherever it is imported or a network is built: read it before you agree.")
     if not typer.confirm(f"do you trust who made study {printable(study.spec.name)!r}?", err=True):
-        raise InputError("nothing was sent to these addresses, and no code was run")
+        raise InputError("nothing was sent to these addresses, and nothing of them was run")
     study.agree()
+
+
+def to_build(study: StoredStudy) -> None:
+    """Ask whether the files that the study's networks come from may be run, before a network is built."""
+    from spaces.own_networks import written
+
+    if keys := [key for key, _ in written(study.spec.methods)]:
+        consent(study, *keys)
 
 
 def of_a_folder(file: Path, given: Sequence[str]) -> None:
@@ -61,7 +69,9 @@ def of_a_folder(file: Path, given: Sequence[str]) -> None:
 
     folder = StudyFolder(file.parent)
     if file.name == folder.spec.name and file.is_file() and (folder.control.exists() or folder.checkpoints.exists()):
-        consent(StoredStudy.load(file.parent.resolve()), *({"journal", "tracking.uri", "code"} - set(given)))
+        study = StoredStudy.load(file.parent.resolve())
+        consent(study, *({"journal", "tracking.uri", "code"} - set(given)))
+        to_build(study)
 
 
 def terminal() -> bool:

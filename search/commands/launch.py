@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from search.commands.consent import Trust, consent, of_a_folder, opened
+from search.commands.consent import Trust, consent, of_a_folder, opened, to_build
 from search.commands.study import failures
 from search.commands.terminal import Json, Name, Preset, Studies, Tracking, err, out, print_json, progress
 from search.errors import InputError, RunError
@@ -221,6 +221,7 @@ def start(
         "tracking.uri": tracking,
     }
     consent(found, "code", *(["tracking.uri"] if tracking is None else []))
+    to_build(found)
     found = found.changed(changes, "resume")
     if tracking is not None:
         found.agree()  # its journal may be used already, and this address was given

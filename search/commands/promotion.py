@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.commands.consent import Trust, opened
+from search.commands.consent import Trust, opened, to_build
 from search.commands.promotion_tables import print_family, print_history, print_predictions, print_promotion
 from search.commands.terminal import Json, Studies, Tracking, out, print_json, progress
 from search.errors import InputError
@@ -59,6 +59,7 @@ def promote(
     routefront promote digits --budgets 500k,1M,2M --model digits
     """
     found = opened(study, studies, trust)
+    to_build(found)
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy}: accuracies lie in [0, 1], for example 0.95")
     given = {"--max-macs": max_macs, "--min-accuracy": min_accuracy, "--point": point, "--method": method}

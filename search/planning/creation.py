@@ -20,6 +20,7 @@ from search.state.kept import settings_of
 from search.studies.folder import StudyFolder, write_spec
 from search.studies.roots import shown
 from search.studies.stored import journal_address
+from spaces import own_networks
 from spaces.recorded import recorded
 from spaces.space import Space, drawn
 from trainables.data.datasets import NAMES
@@ -96,6 +97,7 @@ def _with_images(spec: StudySpec, data: Data) -> dict[str, Any]:
     """Reference and images of a study with methods, which must fit them."""
     phases_fit(spec)
     images_fit(spec, data)
+    weights_fit(spec, data.task)
     spaces = {name: space for name, space in spec.spaces().items() if name in spec.methods}
     task = {"classes": data.task.classes, "size": data.task.size, "channels": data.task.channels}
     return {
@@ -146,6 +148,24 @@ def images_fit(spec: StudySpec, data: Data) -> None:
         for values in corners(space):
             try:
                 data.for_config(get_method(name).configure(values))
+            except ValueError as error:
+                raise InputError(f"methods.{name}: {error}") from None
+
+
+def weights_fit(spec: StudySpec, task: Task) -> None:
+    """Raise `InputError` where pretrained weights of a network that others wrote are missing or of another one."""
+    from trainables.registry import get_method
+
+    for name, space in spec.spaces().items():
+        seen = set()
+        for values in corners(space):
+            if not values.get("pretrained") or (key := (values.get("network"), values["pretrained"])) in seen:
+                continue
+            seen.add(key)
+            network = built_of(get_method(name), values, task)
+            try:
+                if hasattr(network, "take_weights"):
+                    network.take_weights(values["pretrained"])  # pyright: ignore[reportCallIssue]
             except ValueError as error:
                 raise InputError(f"methods.{name}: {error}") from None
 
@@ -224,6 +244,8 @@ def placed(spec: StudySpec) -> StudySpec:
     for table in values["methods"].values():
         if "pretrained" in table:
             table["pretrained"] = absolute(table["pretrained"])
+        if "network" in table:
+            table["network"] = own_networks.absolute(table["network"])
     for table in values["trainables"].values():
         if (source := source_of(table["path"])) is not None:
             table["path"] = f"{source}:{table['path'].rpartition(':')[2]}"

@@ -34,7 +34,7 @@ from trainables.export.pt2 import Pt2Runner
 from trainables.export.routefront_runner import Runner, Single, read_manifest
 from trainables.inference.prepare import prepared
 from trainables.normalisation import Normalisation
-from trainables.serving import load_network
+from trainables.serving import load_network, trust_source
 
 FORMS = (ONNX, PT2)
 IMAGES = 1000
@@ -122,7 +122,9 @@ def _beside(folder: Path) -> Iterator[Path]:
 def network_of(registered: Registered) -> RoutedNetwork:
     """The network of a loaded model, in eval mode, from the files that were checked."""
     assert registered.files is not None
-    return load_network(Path(registered.files.name) / "model" / "artifacts" / "model")[1]
+    folder = Path(registered.files.name) / "model" / "artifacts" / "model"
+    trust_source(folder)  # as when it is served
+    return load_network(folder)[1]
 
 
 def _written(registered: Registered, network: RoutedNetwork, scratch: Path, opset: int, form: str) -> None:

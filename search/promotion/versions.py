@@ -244,6 +244,7 @@ def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> An
     checkpoints.save(artifact, record, evidence.network)
     serving = evidence.serving()
     (artifact / "serving.json").write_text(json.dumps(serving, indent=1))
+    needed = (*_REQUIREMENTS, *getattr(evidence.network, "packages", ()))
     packages = [Path(str(module.__file__)).parent for module in (trainables, spaces)]
     with warnings.catch_warnings(record=True):  # MLflow wants type hints and an example; the signature is exact
         return mlflow.pyfunc.log_model(
@@ -252,7 +253,7 @@ def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> An
             code_paths=[str(package) for package in packages],
             artifacts={"model": str(artifact)},
             signature=_signature(evidence),
-            pip_requirements=[f"{name}=={_release(name)}" for name in _REQUIREMENTS],
+            pip_requirements=[f"{name}=={_release(name)}" for name in needed],
             metadata=serving,
         )
 

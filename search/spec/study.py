@@ -32,6 +32,7 @@ from search.spec.tables import (
     WarmSpec,
 )
 from search.spec.toml import merge, read_toml
+from spaces import own_networks
 from spaces.donor import with_donor
 from spaces.space import Choice, Fixed, Range, Space, nearest
 from spaces.written import narrowed
@@ -184,6 +185,7 @@ class StudySpec(Part):
             self.refuse_secrets()
             self._axes_fit()
             self._normalises()
+            own_networks.trust_all(network for _, network in own_networks.written(self.methods))  # the person's own
             self.spaces()
         return self
 
@@ -235,9 +237,9 @@ class StudySpec(Part):
             try:
                 spaces[name] = narrowed(space_of(load(written["path"], name), name), overrides)
             except ValueError as error:
-                said = str(error).removeprefix(f"trainables.{name}: ")
-                raise ValueError(f"trainables.{name}: {said}") from None
-        common = {"normalise": self.data.normalise} if self.data.normalise is not None else {}
+                raise ValueError(f"trainables.{name}: {str(error).removeprefix(f'trainables.{name}: ')}") from None
+        said = {"normalise": self.data.normalise, "balance": self.data.balance}
+        common = {name: value for name, value in said.items() if value is not None}
         for name, written in self.methods.items():
             method, overrides = get_method(name), {**common, **written}
             fields = {f.name: f.default for f in dataclasses.fields(method.Config)}

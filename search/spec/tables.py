@@ -27,7 +27,7 @@ class DataSpec(Part):
     """Which images: a known data set or a path, their size in pixels, at most `limit` for training.
 
     `normalise`: what images are normalised by for every method that names nothing of its own
-    (`trainables.contracts.recipe.TrainingConfig`).
+    (`trainables.contracts.recipe.TrainingConfig`); `balance` likewise: what is done about classes of different sizes.
     """
 
     name: str = "digits"
@@ -35,6 +35,7 @@ class DataSpec(Part):
     image_size: int | None = Field(default=None, ge=4)
     limit: int | None = Field(default=None, ge=2)
     normalise: str | None = None
+    balance: str | None = None
 
 
 class AxisSpec(Part):

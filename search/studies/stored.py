@@ -18,7 +18,8 @@ from search.state.kept import Kept
 from search.state.state import StudyState
 from search.studies.folder import StudyFolder, bring, write_spec
 from search.studies.roots import shown, stored_names, studies_root
-from search.studies.trust import JOURNAL, foreign, refusal, remember, remembered
+from search.studies.trust import JOURNAL, foreign, refusal, remember, remembered, trust_networks
+from spaces import own_networks
 from spaces.space import nearest
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class StoredStudy:
         found = cls(StudySpec.parse(read_toml(folder.spec), str(folder.spec), trusted=True), folder, foreign=True)
         if trust:
             found.agree()
+        elif (keys := [key for key, _ in own_networks.written(found.spec.methods)]) and not found.untrusted(*keys):
+            trust_networks(found.spec)
         return found
 
     def untrusted(self, *names: str) -> dict[str, str]:
@@ -86,6 +89,7 @@ class StoredStudy:
     def agree(self) -> None:
         """The person trusts the addresses that the study has now; this is remembered for the study."""
         self.foreign = False
+        trust_networks(self.spec)
         if addresses := foreign(self.spec, self.folder):
             remember(self._identity, addresses)
 

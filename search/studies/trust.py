@@ -2,9 +2,10 @@
 
 A study's folder may come from a stranger, and its study file names places: a database for the journal, a server of
 MLflow. Who opens them shows its user and password. It may also name code: the classes of its trainables, an installed
-sampler. Who goes on with the study runs it. So an address out of a folder is used only where it is local to the
-study, or the person has named it itself (in the environment), or has agreed to it for this study. What was agreed to,
-and every study that the person creates, is remembered in the person's own state folder
+sampler, files of Python that networks come from. It runs where a network is built, or by who goes on with the study; of
+a network's file the digest is a part of what is agreed to. So an address out of a folder is used only where it is
+local to the study, or the person has named it itself (in the environment), or has agreed to it for this study. What was
+agreed to, and every study that the person creates, is remembered in the person's own state folder
 (``$XDG_STATE_HOME/routefront/trust``): one file a study and set of addresses, believed where it belongs to this user
 and nobody else could write it.
 """
@@ -27,6 +28,7 @@ from search.errors import InputError
 from search.redaction import redacted
 from search.spec.study import StudySpec
 from search.studies.folder import StudyFolder
+from spaces import own_networks
 
 JOURNAL, TRACKING, CODE = "journal", "tracking.uri", "code"
 TRUSTED = "ROUTEFRONT_TRUST"
@@ -52,7 +54,27 @@ def foreign(spec: StudySpec, folder: StudyFolder) -> dict[str, str]:
             found[TRACKING] = uri
     if code := [*spec.references.values(), *([spec.sampler.name] if ":" in spec.sampler.name else [])]:
         found[CODE] = " ".join(code)
+    found |= _own_networks(spec)
     return found
+
+
+def _own_networks(spec: StudySpec) -> dict[str, str]:
+    """Files of Python that the study's networks come from, with the digests of what they say now."""
+    found: dict[str, list[str]] = {}
+    for key, network in own_networks.written(spec.methods):
+        try:
+            said = f"SHA-256 {own_networks.digest(own_networks.read(network))[:16]}"
+        except ValueError:
+            said = "not readable here"
+        found.setdefault(key, []).append(f"{network} ({said})")
+    return {key: ", ".join(several) for key, several in found.items()}
+
+
+def trust_networks(spec: StudySpec) -> None:
+    """Let this process run the files that the study's networks come from, where they can be read."""
+    for _, network in own_networks.written(spec.methods):
+        with contextlib.suppress(ValueError):  # building the network says what is wrong
+            own_networks.trust_network(network)
 
 
 def _named() -> set[str]:
@@ -86,6 +108,11 @@ def _unnamed(address: str) -> bool:
 
 def refusal(spec: StudySpec, folder: StudyFolder, addresses: Mapping[str, str]) -> UntrustedError:
     """What is said where nobody can be asked, in one line."""
+    if all(name.startswith("methods.") for name in addresses):
+        return UntrustedError(
+            f"study {spec.name!r} builds networks from {listed(addresses)}, to which nobody has agreed here as they are"
+            f" now; read them, and: routefront status {shlex.quote(str(folder.path))} --trust"
+        )
     return UntrustedError(
         f"the folder of study {spec.name!r} names {listed(addresses)}, and this study was not made here; if you trust"
         f" who made it: routefront status {shlex.quote(str(folder.path))} --trust"

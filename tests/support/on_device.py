@@ -58,6 +58,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "multipath": ("multipath", {"network": "resnet-8-2", "width": 0.25}),
     "multipath cnn": ("multipath", {"network": "basecnn-2", "width": 0.25}),
     "ensemble": ("ensemble", {**_RESNET, "members": 2}),
+    "exits sdn": ("exits", {**_RESNET, "variant": "sdn", "exits": 3, "head": "mixed", "curve_points": 3}),
+    "exits frozen": ("exits", {**_RESNET, "variant": "frozen", "exits": 3, "head": "conv", "curve_points": 3}),
+    "blocks": ("blocks", {"network": "torchvision:mobilenet_v3_small", "width": 0.25}),
+    "static backbone": ("static", {"network": "torchvision:mobilenet_v3_small", "width": 0.25}),
 }
 BATCH, STEP = 4, 3
 """Four whole batches an epoch, and what is left; the third one is counted."""

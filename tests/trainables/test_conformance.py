@@ -29,6 +29,8 @@ TINY: dict[str, dict[str, Any]] = {
     "act": {"network": "preact-resnet-14"},
     "sact": {"network": "preact-resnet-14"},
     "multipath": {"network": "resnet-8-2", "width": 0.5},
+    "exits": {"network": "resnet-8", "exits": 3, "curve_points": 4},
+    "blocks": {"network": "resnet-8"},
 }
 DEFAULT = {"network": "resnet-8"}
 TASK = Task(classes=5, size=16, channels=1)

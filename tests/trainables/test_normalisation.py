@@ -66,6 +66,8 @@ BY_HAND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "image": by_image,
     "resnet": lambda x: by_constants(x, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "msdnet": lambda x: by_constants(x, *C10),
+    "imagenet": lambda x: by_constants(x, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": lambda x: x / 127.5 - 1,
     "blockdrop-32": lambda x: (
         (x - np.reshape((125.3, 123.0, 113.9), (3, 1, 1))) / np.reshape((63, 62.1, 66.7), (3, 1, 1))
     ),
@@ -141,7 +143,7 @@ def test_records_survive_json_and_old_ones_have_mean_and_std_alone() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"normalise": "imagenet"}, "normalise = 'imagenet': must be one of data, none, image, resnet, msdnet, block"),
+        ({"normalise": "photos"}, "normalise = 'photos': must be one of data, none, image, resnet, msdnet, imagenet, half, block"),
         ({"normalise": 1}, "normalise = 1 has the wrong type"),
         ({"crop": -2}, "crop = -2: must be a whole number of pixels; -1 is the data set's own padding"),
         ({"crop": 1.5}, "crop = 1.5 has the wrong type"),

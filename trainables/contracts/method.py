@@ -31,7 +31,10 @@ def cross_entropy_of_exits(network: RoutedNetwork, batch: Batch, phase: Phase) -
     """Cross entropy summed over the exits (one for networks without early exits)."""
     routed = network(batch.images, generator=batch.generator)
     smoothing = network.config.label_smoothing
-    losses = [F.cross_entropy(logits, batch.labels, label_smoothing=smoothing) for logits in routed.logits]
+    losses = [
+        F.cross_entropy(logits, batch.labels, weight=batch.class_weights, label_smoothing=smoothing)
+        for logits in routed.logits
+    ]
     return {"cross_entropy": torch.stack(losses).sum()}
 
 

@@ -15,6 +15,7 @@ from trainables.contracts.optimisers import SGD, FusedAdam
 from trainables.normalisation import NORMALISATIONS
 
 DECAYED = ("all", "kernels")
+BALANCES = ("none", "sampled", "loss")
 
 
 LEARNING_RATE = "a learning rate lies above 0 and below 100"
@@ -49,6 +50,10 @@ class TrainingConfig:
     and deviation; ``resnet``, ``msdnet``, ``blockdrop-32``: constants that public code has for CIFAR, taken as
     they are for any images of three channels (`trainables.normalisation`). `crop`: by how many pixels training
     images are shifted at most, counted at the size that they are trained in; -1 is the data set's own.
+
+    `balance`: what is done about classes of different sizes. ``sampled``: an epoch draws as many images as there are,
+    with replacement, every class as often as any other. ``loss``: the cross entropy of an image of class c counts
+    :math:`n / (C n_c)` times, n_c being the training images of C classes.
     """
 
     network: str = "resnet-20"
@@ -70,6 +75,7 @@ class TrainingConfig:
     compiled: bool = False
     normalise: str = "data"
     crop: int = -1
+    balance: str = "none"
 
     def __post_init__(self) -> None:
         require(0 < self.width <= 100, "width", self.width, WIDTH)
@@ -93,6 +99,7 @@ class TrainingConfig:
         require(known, "precision", self.precision, "must be float32, bfloat16 or auto")
         known = self.normalise in NORMALISATIONS
         require(known, "normalise", self.normalise, f"must be one of {', '.join(NORMALISATIONS)}")
+        require(self.balance in BALANCES, "balance", self.balance, f"must be one of {', '.join(BALANCES)}")
         whole = isinstance(self.crop, int) and not isinstance(self.crop, bool)
         rule = "must be a whole number of pixels; -1 is the data set's own padding"
         require(whole and self.crop >= -1, "crop", self.crop, rule)
@@ -299,8 +306,9 @@ def plan(phases: tuple[Phase, ...], epochs: int) -> list[tuple[Phase, int, int]]
 class Batch:
     """A training batch: the `views` augmented copies of one image are neighbours.
 
-    `images` (L * views, channels, size, size), `labels` (L * views,). `share` of the phase's `steps` steps
-    have been taken before it, in [0, 1), for curricula and annealing.
+    `images` (L * views, channels, size, size), `labels` (L * views,). `class_weights` (C,): what the cross entropy of
+    every class counts, where classes are balanced by the loss (``F.cross_entropy(..., weight=)``). `share` of the
+    phase's `steps` steps have been taken before it, in [0, 1), for curricula and annealing.
     """
 
     images: Tensor
@@ -309,3 +317,4 @@ class Batch:
     generator: torch.Generator | None = None
     share: float = 0.0
     steps: int = 1
+    class_weights: Tensor | None = None

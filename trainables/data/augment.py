@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainables.constants import constant
 from trainables.contracts.recipe import Batch
 from trainables.data.encoded import Images, LazyImages
 from trainables.data.splits import Augment, Split
@@ -152,7 +153,8 @@ def draws(
 ) -> Iterator[Drawn]:
     """One epoch of training: every image in `views` augmented copies, which are neighbours; shuffled.
 
-    With `data.replacement` as many images as there are, drawn with replacement.
+    With `data.replacement` as many images as there are, drawn with replacement; where classes are balanced by sampling
+    every class as often as any other.
 
     `images` (n, C, S, S) uint8 and `labels` (n,) are those of `to_device`, `data` what `Data.for_config`
     gave for the network that is trained. `batch_size` counts all
@@ -164,7 +166,13 @@ def draws(
     """
     at = generator.device if generator is not None else images.device
     count = len(labels)
-    if data.replacement:
+    weights = constant(data.class_weights(), torch.float32, labels.device) if data.balance != "none" else None
+    if data.balance == "sampled":
+        assert weights is not None
+        order = torch.multinomial(weights[labels].to(at), count, replacement=True, generator=generator).to(
+            images.device
+        )
+    elif data.replacement:
         order = torch.randint(count, (count,), generator=generator, device=at).to(images.device)
     else:
         order = torch.randperm(count, generator=generator, device=at).to(images.device)
@@ -183,7 +191,8 @@ def draws(
     def finished(chunk: Tensor, pixels: Tensor) -> Batch:
         truth = labels[chunk.repeat_interleave(views)]
         inputs = normalise(augment(pixels, how, generator, truth), data)
-        return Batch(images=inputs, labels=truth, views=views, generator=generator)
+        counted = weights if data.balance == "loss" else None
+        return Batch(images=inputs, labels=truth, views=views, generator=generator, class_weights=counted)
 
     if read is not None:
         for chunk, pixels in zip(chunks[done:], read, strict=True):

@@ -97,8 +97,8 @@ class Data:
     draws as many training images as there are, each from all of them, so that some come twice and others not.
     `seen`: what the files held, in words. `scale`: how files of more than eight bits a pixel became bytes.
 
-    What a configuration may choose is None and -1 until `for_config` is asked: `normalisation`, and `crop`, the
-    pixels of padding in place of the data set's own. Images of which nobody asked cannot be normalised.
+    What a configuration may choose is None, -1 and ``none`` until `for_config` is asked: `normalisation`, `crop`, the
+    pixels of padding in place of the data set's own, and `balance`. Images of which nobody asked cannot be normalised.
     """
 
     name: str
@@ -114,6 +114,7 @@ class Data:
     replacement: bool = False
     normalisation: Normalisation | None = None
     crop: int = -1
+    balance: str = "none"
     seen: str = ""
     scale: Scale | None = None
 
@@ -130,7 +131,12 @@ class Data:
         if crop > 0 and self.augment.area is not None:
             raise ValueError(f"crop = {crop!r}: training images of {self.name} are cropped by area; leave it at -1")
         found = chosen(config.normalise, own=own, channels=self.task.channels, dataset=self.name)
-        return dataclasses.replace(self, normalisation=found, crop=crop)
+        return dataclasses.replace(self, normalisation=found, crop=crop, balance=getattr(config, "balance", "none"))
+
+    def class_weights(self) -> tuple[float, ...]:
+        """What an image of class c counts, n / (C n_c), for its n_c of n training images; 0 where it has none."""
+        counts = np.bincount(self.train.labels, minlength=len(self.classes))
+        return tuple(float(len(self.train) / (len(counts) * count)) if count else 0.0 for count in counts)
 
     def summary(self) -> str:
         """What was taken, in one line: classes, images by split, their size."""

@@ -127,7 +127,11 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     """
     config: Config = network.config
     routed = network(batch.images, generator=batch.generator)
-    terms = {"cross_entropy": F.cross_entropy(routed.output, batch.labels, label_smoothing=config.label_smoothing)}
+    terms = {
+        "cross_entropy": F.cross_entropy(
+            routed.output, batch.labels, weight=batch.class_weights, label_smoothing=config.label_smoothing
+        )
+    }
     if "ponder" in routed.aux:
         costs = config.tau * routed.aux["ponder"].mean(dim=0)
         terms |= {f"ponder_{group}": cost for group, cost in enumerate(costs.unbind(), start=1)}

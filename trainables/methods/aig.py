@@ -156,7 +156,11 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     config: Config = network.config
     routed = network(batch.images, generator=batch.generator)
     smoothing = network.config.label_smoothing
-    terms = {"cross_entropy": F.cross_entropy(routed.output, batch.labels, label_smoothing=smoothing)}
+    terms = {
+        "cross_entropy": F.cross_entropy(
+            routed.output, batch.labels, weight=batch.class_weights, label_smoothing=smoothing
+        )
+    }
     if config.target_weight > 0:
         missed = target_loss(routed.decisions, network.get_buffer("targets"), len(network.blocks))
         terms["target"] = config.target_weight * missed

@@ -92,6 +92,8 @@ class Config(DonorConfig):
 
     def __post_init__(self) -> None:
         DonorConfig.__post_init__(self)
+        rule = "blockdrop learns by rewards, which have no weights of classes; take sampled"
+        require(self.balance != "loss", "balance", self.balance, rule)
         imagenet.check_residual(self.network)
         require(self.variant == "", "variant", self.variant, "blockdrop has no variants")
         for name, allowed in (("shortcut", imagenet.RESIDUAL_SHORTCUTS), ("impl", IMPLEMENTATIONS)):

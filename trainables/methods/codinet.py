@@ -236,7 +236,11 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     assert isinstance(network, GatedResNet)
     routed = network(batch.images, generator=batch.generator)
     smoothing = network.config.label_smoothing
-    terms = {"cross_entropy": F.cross_entropy(routed.output, batch.labels, label_smoothing=smoothing)}
+    terms = {
+        "cross_entropy": F.cross_entropy(
+            routed.output, batch.labels, weight=batch.class_weights, label_smoothing=smoothing
+        )
+    }
     if phase.name != STAGE2 or keeps_losses(network.config):
         terms.update(auxiliary_losses(network, routed.decisions, batch.views))
     return terms

@@ -139,6 +139,8 @@ class Config(DonorConfig):
 
     def __post_init__(self) -> None:
         DonorConfig.__post_init__(self)
+        rule = "decide learns by rewards, which have no weights of classes; take sampled"
+        require(self.balance != "loss", "balance", self.balance, rule)
         static = kind_and_length(self.network)[0] == "static"
         if not self.variant and not static:
             object.__setattr__(self, "variant", "actor")

@@ -158,7 +158,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     logits = network(batch.images, generator=batch.generator).aux["member_logits"]
     smoothing = network.config.label_smoothing
     return {
-        f"member_{k + 1}": F.cross_entropy(each, batch.labels, label_smoothing=smoothing)
+        f"member_{k + 1}": F.cross_entropy(each, batch.labels, weight=batch.class_weights, label_smoothing=smoothing)
         for k, each in enumerate(logits)
     }
 

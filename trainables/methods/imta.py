@@ -175,6 +175,8 @@ class Config(DonorConfig):
         )
         alone = two_phases(self) and exits < 2
         require(not alone, "network", self.network, f"variant {self.variant} is between exits and needs at least 2")
+        balanced = self.cached_views and self.balance != "none"
+        require(not balanced, "balance", self.balance, "cached features are drawn as they are; cached_views = 0")
         early = self.phase1 and not two_phases(self)
         require(not early, "phase1", self.phase1, f"variant {self.variant} has no second phase to begin")
         require(not (self.phase1 and self.donor), "phase1", self.phase1, "a donor is the network of phase I already")
@@ -242,13 +244,13 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     if phase.name != PHASE2:
         if isinstance(network, CollaborativeMSDNet):
             network.become(second=False)
-        return weighted_losses(network(batch.images).logits, batch.labels, weights, smoothing)
+        return weighted_losses(network(batch.images).logits, batch.labels, weights, smoothing, batch.class_weights)
     assert isinstance(network, CollaborativeMSDNet)
     network.become(second=True)
     read = batch.images if phase.source == "features" else trunk_features(network, batch.images)
     logits = network.collaborate(read)
     if not uses(config, "ofa"):
-        return weighted_losses(logits, batch.labels, weights, smoothing)
+        return weighted_losses(logits, batch.labels, weights, smoothing, batch.class_weights)
     with torch.no_grad():
         teacher = network.teacher(read) if config.teacher == "frozen" else logits[-1].detach()
     return distilled_losses(
@@ -261,6 +263,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
         reduction=config.divergence,
         squared=config.square_temperature,
         smoothing=smoothing,
+        class_weights=batch.class_weights,
     )
 
 

@@ -102,6 +102,8 @@ class Config(DonorConfig):
 
     def __post_init__(self) -> None:
         DonorConfig.__post_init__(self)
+        rule = "skipnet learns by rewards, which have no weights of classes; take sampled"
+        require(self.balance != "loss", "balance", self.balance, rule)
         check_residual(self.network)
         for name, allowed in (
             ("variant", VARIANTS),

@@ -4,6 +4,9 @@ K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition",
 arXiv 1512.03385, section 4.2 (CIFAR). Beside its residual networks stand the DenseNets that MSDNet and
 IMTA compare with (G. Huang et al., CVPR 2017, arXiv 1608.06993; growth 12, no dropout).
 
+A network that others wrote (``torchvision:MODEL``, ``timm:MODEL``, ``FILE.py:FUNCTION``: `networks.backbones.source`)
+is taken as it is, to compare with what exits and skipped blocks make of it.
+
 Deviations: besides the paper's shortcuts A and B there is ``pool`` (average pooling and zero
 channels), which the BlockDrop and ACT networks use.
 """
@@ -17,6 +20,9 @@ from spaces.static import PAPER, SPACE
 from trainables.contracts.method import Method, one_captured_phase
 from trainables.contracts.network import RoutedNetwork, Task
 from trainables.contracts.recipe import TrainingConfig, require
+from trainables.networks.backbones.config import check_backbone
+from trainables.networks.backbones.network import StaticBackbone
+from trainables.networks.backbones.source import is_backbone
 from trainables.networks.initialisation import he_fan_out
 from trainables.networks.resnet.cifar import StaticResNet
 from trainables.networks.resnet.densenet import DENSE_NETWORKS, DenseNet, dense_layers
@@ -28,15 +34,23 @@ class Config(TrainingConfig):
     """`shortcut`: what a block adds where the shape changes: A, B, pool or auto (the network's published one);
     DenseNets add nothing, whatever it says.
 
-    `pretrained`: a file of torchvision's weights to start an ImageNet body from.
+    `pretrained`: a file of torchvision's weights to start an ImageNet body from, or weights of a network that others
+    wrote (`networks.backbones.weights`), for which `resolution` multiplies the size of its images.
     """
 
     shortcut: str = "auto"
     pretrained: str = ""
+    resolution: float = 1.0
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
-        if self.network.startswith("densenet"):
+        whole = is_backbone(self.network)
+        rule = f"{self.network} reads images as they are"
+        require(whole or self.resolution == 1, "resolution", self.resolution, rule)
+        if whole:
+            check_backbone(self, self.pretrained, self.resolution)
+            require(self.shortcut == "auto", "shortcut", self.shortcut, f"{self.network} has its own; leave it at auto")
+        elif self.network.startswith("densenet"):
             dense_layers(self.network)
             require(not self.pretrained, "pretrained", self.pretrained, f"{self.network} takes no weights from files")
         else:
@@ -48,6 +62,8 @@ class Config(TrainingConfig):
 
 def build(config: Config, task: Task) -> RoutedNetwork:
     """The network, initialised."""
+    if is_backbone(config.network):
+        return StaticBackbone(config, task).train()
     if config.network.startswith("densenet"):
         dense = DenseNet(config, task, config.network, width=config.width)
         he_fan_out(dense)
@@ -60,6 +76,8 @@ def build(config: Config, task: Task) -> RoutedNetwork:
 
 def paper_cost(network: RoutedNetwork) -> dict[str, Any]:
     """The paper's FLOPs: multiply-adds of the convolutions, each counted once."""
+    if isinstance(network, StaticBackbone):
+        return {"unit": "MACs of all its layers", "macs": network.macs_full}
     assert isinstance(network, StaticResNet | DenseNet)
     return {"unit": "FLOPs = convolution MACs", "flops": network.macs_full - network.classifier_macs}
 

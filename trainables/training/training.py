@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import reprlib
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from trainables.execution.arithmetic import deterministic_on
 from trainables.execution.eager import eagerly
 from trainables.inference.evaluation import Curve, curve
 from trainables.inference.latency import milliseconds
+from trainables.networks.backbones.network import Backbone
 from trainables.networks.resnet.imagenet import load_pretrained
 from trainables.training import donors
 from trainables.training.partial import Interrupted, Partial
@@ -173,7 +175,10 @@ class Training:
         epoch = self.epoch + 1
         new = self.epoch == 0 and self.partial is None  # a restored network has its weights already
         if new and getattr(self.config, "pretrained", ""):
-            load_pretrained(self.network, self.config.pretrained)
+            if isinstance(self.network, Backbone):
+                self.network.take_weights(self.config.pretrained)
+            else:
+                load_pretrained(self.network, self.config.pretrained)
         if new and self.donor:
             self.donated = donors.begin(self.network, self.method, self.donor, self.config.donor)
         before = self.phase
@@ -276,7 +281,8 @@ class Training:
         for key, value in expected.items():
             if key != "config" and record.get(key) != value:
                 raise checkpoints.CheckpointError(
-                    f"checkpoint {folder} is of another trial: {key} is {record.get(key)!r}, expected {value!r}"
+                    f"checkpoint {folder} is of another trial: {key} is {reprlib.repr(record.get(key))}, expected"
+                    f" {reprlib.repr(value)}"
                 )
         wrong = checkpoints.difference(self.method, self.network.config, record)
         if wrong:

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from spaces import own_networks
 from trainables import checkpoints
 from trainables.contracts.objective import Objective
 from trainables.data.splits import Data
@@ -159,6 +160,7 @@ class RoutedTrainable(tune.Trainable):
             )
         assert self._data is not None, "tune.with_parameters hands the images in"
         method = get_method(order.method)
+        own_networks.trust_network(order.config.get("network"))  # the driver's person has agreed to it
         return Training(
             method,
             method.configure(order.config),

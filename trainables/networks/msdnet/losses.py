@@ -17,14 +17,19 @@ REDUCTIONS = ("batchmean", "elementmean")
 
 
 def weighted_losses(
-    logits: Sequence[Tensor], labels: Tensor, weights: Sequence[float], smoothing: float = 0.0
+    logits: Sequence[Tensor],
+    labels: Tensor,
+    weights: Sequence[float],
+    smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     r"""Loss terms ``exit_1`` ... ``exit_K``, whose sum is :math:`L = \sum_i \lambda_i CE_i` (eq. 1).
 
-    `logits` of every exit (B, C), `labels` (B,), `weights` the K lambdas, `smoothing` that of the labels.
+    `logits` of every exit (B, C), `labels` (B,), `weights` the K lambdas, `smoothing` that of the labels,
+    `class_weights` (C,) what an image of a class counts.
     """
     return {
-        f"exit_{i}": weight * F.cross_entropy(each, labels, label_smoothing=smoothing)
+        f"exit_{i}": weight * F.cross_entropy(each, labels, weight=class_weights, label_smoothing=smoothing)
         for i, (weight, each) in enumerate(zip(weights, logits, strict=True), start=1)
     }
 
@@ -58,12 +63,13 @@ def distilled_losses(
     reduction: str = "batchmean",
     squared: bool = True,
     smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     r"""Terms ``exit_i`` and ``distil_i`` of :math:`L_i = \alpha CE_i + (1 - \alpha) KLD_i`, :math:`L_k = CE_k`.
 
     (eq. 7), times lambda_i. `teacher` (B, C); the last exit is taught by the labels alone.
     """
-    terms = weighted_losses(logits, labels, weights, smoothing)
+    terms = weighted_losses(logits, labels, weights, smoothing, class_weights)
     for i, (weight, each) in enumerate(zip(weights[:-1], logits[:-1], strict=True), start=1):
         divergence = distillation(each, teacher, temperature=temperature, reduction=reduction, squared=squared)
         terms[f"exit_{i}"] = alpha * terms[f"exit_{i}"]
