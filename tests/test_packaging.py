@@ -51,6 +51,7 @@ def test_the_wheel_brings_packages_presets_and_what_mlflow_runs(wheel: zipfile.Z
     for source in [p for top in tops for p in (ROOT / top).rglob("*.py")]:
         assert source.relative_to(ROOT).as_posix() in names
     assert {"search/frontier/published.csv", "search/report/page.js", "search/catalogue/methods.json"} <= names
+    assert "search/catalogue/template/network.py.in" in names
     assert {
         "search/spec/presets/digits.toml",
         "search/spec/presets/cifar10.toml",
