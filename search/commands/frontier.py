@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from search.commands.consent import Trust, opened
 from search.commands.start import without_pandas
@@ -16,10 +17,12 @@ from search.units import parse_count
 
 if TYPE_CHECKING:
     from search.frontier.answer import Front
+    from search.frontier.compared import Comparison
     from search.frontier.point import FrontPoint
     from search.study import Study
 
 _ONE = "best, cheapest, knee"
+_STYLES = ("screen", "paper", "paper-wide")
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +70,14 @@ def frontier(
     papers: Annotated[bool, typer.Option("--papers", help="What papers printed for this data set, too.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Hypervolume over time instead of the front.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap behind P(front).")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Draw it into this PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw it into this .png, .pdf or .svg file.")] = None,
+    style: Annotated[
+        str, typer.Option(help="How the plot looks: screen, paper (one column) or paper-wide (a page).")
+    ] = "screen",
+    table: Annotated[Path | None, typer.Option(help="Write it into this .tex or .md file, as a table.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Two studies against each other: MACs at equal accuracy, and the reverse.")
+    ] = False,
     csv: Annotated[Path | None, typer.Option(help="Write it into this CSV file.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write it into this Parquet file.")] = None,
     trust: Trust = False,
@@ -83,6 +93,7 @@ def frontier(
     routefront frontier night morning --by-method --plot both.png
     routefront frontier digits --latency --axis latency --layers 2
     routefront frontier digits --axis latency --runtime onnxruntime --threads 1 --batch 1
+    routefront frontier ours theirs --compare --plot both.pdf --style paper --table both.tex
     """  # fmt: skip
     without_pandas()
     from search.frontier.answer import ask
@@ -94,6 +105,12 @@ def frontier(
     latency = latency or bool(timing)
     if best + cheapest + knee > 1:
         raise InputError(f"give one of --{_ONE.replace(', ', ', --')}: each tells one point")
+    if style not in _STYLES:
+        raise InputError(f"--style {style!r}: a plot looks like {', '.join(_STYLES)}")
+    if style != "screen" and plot is None:
+        raise InputError(f"--style {style}: give --plot FILE, too")
+    if compare and len(found) != 2:
+        raise InputError(f"--compare takes two studies, not {len(found)}: routefront frontier ONE OTHER --compare")
     if history:
         _tell_history(found, as_json)
         return
@@ -115,11 +132,25 @@ def frontier(
     points = _chosen(found, front, axis, latency, max_latency, as_json, timing)
     if points and (best or cheapest or knee):
         points = [_one(points, axis, best, cheapest)]
-    _write(front, points, plot, csv, parquet, as_json)
+    _write(front, points, plot, csv, parquet, as_json, style, table)
+    compared = _compared(found, wishes, seed) if compare else None
     if as_json:
-        _print_front(front, points, papers)
-    else:
-        _show(front, points, by_method, papers)
+        _print_front(front, points, papers, compared)
+        return
+    _show(front, points, by_method, papers)
+    for line in compared.words() if compared is not None else ():
+        out.print()
+        out.print(Text(line), soft_wrap=True)
+
+
+def _compared(studies: Sequence[Study], wishes: dict[str, Any], seed: int) -> Comparison:
+    """Each study's own front under the same wishes, against the other's."""
+    from search.frontier.answer import ask
+    from search.frontier.compared import compare
+
+    fronts = [ask([study], **{**wishes, "layers": 1}) for study in studies]
+    one, other = (study.spec.name for study in studies)
+    return compare(fronts[0].points, fronts[1].points, (one, other), seed)
 
 
 def _chosen(
@@ -203,27 +234,39 @@ def _knob(text: str) -> tuple[str, Any]:
 
 
 def _write(
-    front: Front, points: Sequence[FrontPoint], plot: Path | None, csv: Path | None, parquet: Path | None, as_json: bool
+    front: Front,
+    points: Sequence[FrontPoint],
+    plot: Path | None,
+    csv: Path | None,
+    parquet: Path | None,
+    as_json: bool,
+    style: str = "screen",
+    table: Path | None = None,
 ) -> None:
     from search.frontier.files import write_csv, write_parquet
+    from search.frontier.tables import write_table
 
     if csv:
         write_csv(points, csv)
     if parquet:
         write_parquet(points, parquet)
+    if table:
+        write_table(points, table)
     if plot:
         from search.report.frontier_png import draw_front
 
         with progress("drawing", as_json):
-            draw_front(front, points, plot)
+            draw_front(front, points, plot, style)
 
 
-def _print_front(front: Front, points: Sequence[FrontPoint], papers: bool) -> None:
+def _print_front(front: Front, points: Sequence[FrontPoint], papers: bool, compared: Comparison | None = None) -> None:
     from dataclasses import asdict
 
     record = front.record() | {"points": [point.record() for point in points]}
     if papers:
         record["published"] = [asdict(point) for point in front.published]
+    if compared is not None:
+        record["comparison"] = compared.record() | {"words": compared.words()}
     print_json(record)
 
 

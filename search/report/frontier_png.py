@@ -1,4 +1,4 @@
-"""The frontier as a PNG file.
+"""The frontier as a picture: PNG, PDF or SVG.
 
 One picture is of a study's report, drawn from plain values: a table of operating points (`search.points.schema.SCHEMA`)
 and rows of the front. The other is of a question's answer: the joint front with intervals, each method's own, the
@@ -8,11 +8,13 @@ papers' points.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,12 +30,55 @@ _PNG_POINTS = 20_000
 _CORNER_HOLDS = 8
 
 
-def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
-    """Draw `points` of a front as a PNG of 1200 x 800 pixels: accuracy with 95 % intervals against MACs (log).
+FORMATS = ("png", "pdf", "svg")
 
-    Thin stairs are the fronts of single methods; hollow markers what papers printed for this data set.
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a picture looks: inches, dots an inch of PNGs, points of its letters, and how large markers and lines are."""
+
+    size: tuple[float, float]
+    dpi: int
+    letters: float
+    scale: float
+    titled: bool = True
+    family: str = "sans-serif"
+
+
+LOOKS = {
+    "screen": Look((7.5, 5.0), 160, 11.0, 1.0),
+    "paper": Look((3.35, 2.5), 600, 7.0, 0.6, titled=False, family="serif"),
+    "paper-wide": Look((6.9, 3.4), 600, 8.0, 0.75, titled=False, family="serif"),
+}
+"""``paper`` is as wide as a column of a page in two columns, ``paper-wide`` as the page. Methods differ by colour, told
+apart by colour-blind eyes (`search.report.style`), and by marker."""
+
+
+def draw_front(front: Front, points: Sequence[FrontPoint], path: Path, look: str = "screen") -> None:
+    """Draw `points` of a front as .png, .pdf or .svg: accuracy with 95 % intervals against MACs (log).
+
+    Thin stairs are the fronts of single methods; hollow markers what papers printed for this data set. Fonts are
+    embedded in a PDF (TrueType), letters are outlines in an SVG. `look`: one of `LOOKS`. Raises `InputError` for
+    another suffix, and where the file cannot be written.
     """
-    figure = Figure(figsize=(7.5, 5), dpi=160, layout="constrained")
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise InputError(f"--plot {path}: a picture is {', '.join(f'.{each}' for each in FORMATS)}")
+    # the file says who made it and not when: the same front gives the same bytes
+    metadata = {"png": {"Software": "routefront"}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
+    settings = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "routefront", "axes.unicode_minus": False}
+    how = LOOKS[look]
+    with rc_context({**settings, "font.family": how.family}):
+        figure = _figure(front, points, how)
+        try:
+            figure.savefig(path, format=kind, metadata=metadata)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _figure(front: Front, points: Sequence[FrontPoint], how: Look) -> Figure:
+    letters, scale = how.letters, how.scale
+    figure = Figure(figsize=how.size, dpi=how.dpi, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     printed = [(p.macs, p.accuracy) for p in front.published if p.macs is not None]
@@ -46,42 +91,50 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path) -> None:
             label = None if any(p.method == name for p in points) else name
             color, marker, _ = style(name)
             axes.plot(
-                x, y, drawstyle="steps-post", color=color, linewidth=1, alpha=0.7, label=label,
-                marker=marker, markersize=4, markeredgewidth=0, markevery=range(len(own)),
+                x, y, drawstyle="steps-post", color=color, linewidth=scale, alpha=0.7, label=label,
+                marker=marker, markersize=4 * scale, markeredgewidth=0, markevery=range(len(own)),
             )  # fmt: skip
     first = [p for p in points if p.layer == 0]
     if len(first) > 1:
         x, y = [*(p.macs for p in first), right], [*(p.accuracy for p in first), first[-1].accuracy]
-        axes.plot(x, y, drawstyle="steps-post", color="#30363D", linewidth=1.6, label="frontier")
+        axes.plot(x, y, drawstyle="steps-post", color="#30363D", linewidth=1.6 * scale, label="frontier")
     for name in dict.fromkeys(p.method for p in points):
         mine = [p for p in points if p.method == name]
         color, marker, _ = style(name)
         y = np.array([p.accuracy for p in mine])
         bounds = np.array([p.interval or (p.accuracy, p.accuracy) for p in mine])
         spread = np.abs(np.stack((y - bounds[:, 0], bounds[:, 1] - y)))
-        axes.errorbar([p.macs for p in mine], y, spread, fmt="none", ecolor=color, elinewidth=1, alpha=0.5, zorder=2)
+        axes.errorbar(
+            [p.macs for p in mine], y, spread, fmt="none", ecolor=color, elinewidth=scale, alpha=0.5, zorder=2
+        )
         axes.scatter(
-            [p.macs for p in mine], y, 52, color, marker=marker, edgecolors="white", linewidths=0.8, zorder=3,
+            [p.macs for p in mine], y, 52 * scale**2, color, marker=marker, edgecolors="white", linewidths=0.8 * scale,
+            zorder=3,
             label=name,
         )  # fmt: skip
     if printed:
         x, y = zip(*printed, strict=True)
-        axes.scatter(x, y, 40, facecolors="none", edgecolors="#6A737D", linewidths=1.1, label="papers (test split)")
+        axes.scatter(
+            x, y, 40 * scale**2, facecolors="none", edgecolors="#6A737D", linewidths=1.1, label="papers (test split)"
+        )
     axes.set(xscale="log", xlim=(left, right))
-    _tick(axes, front.axes, (left, right))
-    interval = ", 95 % interval" if any(p.interval for p in points) else ""
-    axes.set_ylabel(f"{'validation accuracy' if front.axes.usual else front.axes.merit_title}{interval}", fontsize=12)
-    named = f"{', '.join(front.studies)} on {dataset_name(front.dataset)}"
-    axes.set_title(printable(named), fontsize=13, loc="left", parse_math=False)
-    axes.tick_params(labelsize=11)
+    _tick(axes, front.axes, (left, right), letters + scale)
+    interval = ", 95 % interval" if how.titled and any(p.interval for p in points) else ""  # a caption says the rest
+    said = "validation accuracy" if front.axes.usual else front.axes.merit_title
+    axes.set_ylabel(f"{said}{interval}", fontsize=letters + scale)
+    if how.titled:
+        named = f"{', '.join(front.studies)} on {dataset_name(front.dataset)}"
+        axes.set_title(printable(named), fontsize=letters + 2, loc="left", parse_math=False)
+    axes.tick_params(labelsize=letters)
     axes.grid(color="#DDE1E6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    add_legend(figure, axes, _legend(front.axes))
-    try:
-        figure.savefig(path, format="png", metadata={"Software": "routefront"})
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+    if how.titled:
+        add_legend(figure, axes, _legend(front.axes))
+    elif axes.get_legend_handles_labels()[0]:  # below: a column has no corner to spare
+        columns = 3 if how.size[0] < 5 else 5
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=letters, frameon=False, columnspacing=1.0)
+    return figure
 
 
 def _ordered(methods: Sequence[str] | np.ndarray) -> list[str]:
@@ -92,7 +145,7 @@ def _by_macs(front: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(front, key=lambda row: float(row["macs"]))
 
 
-def _tick(axes: Axes, shown: AxesText, costs: tuple[float, float]) -> None:
+def _tick(axes: Axes, shown: AxesText, costs: tuple[float, float], size: float = 12) -> None:
     """Ticks and titles of both axes, in the study's own figures; the limits of merit are set already."""
     places, texts = cost_ticks(shown, *costs)
     axes.xaxis.set_major_locator(FixedLocator(places))
@@ -100,15 +153,15 @@ def _tick(axes: Axes, shown: AxesText, costs: tuple[float, float]) -> None:
     axes.xaxis.set_major_formatter(FixedFormatter(texts))
     if shown.usual:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-        axes.set_xlabel("MACs per image (log scale)", fontsize=12)
-        axes.set_ylabel("validation accuracy", fontsize=12)
+        axes.set_xlabel("MACs per image (log scale)", fontsize=size)
+        axes.set_ylabel("validation accuracy", fontsize=size)
         return
     places, texts = merit_ticks(shown, *axes.get_ylim())
     axes.yaxis.set_major_locator(FixedLocator(places))
     axes.yaxis.set_major_formatter(FixedFormatter(texts))
     way = " (log scale)" if shown.objective.cost.log else ""
-    axes.set_xlabel(f"{shown.cost_title}{way}, cheaper to the left", fontsize=12)
-    axes.set_ylabel(f"{shown.merit_title}, better upwards", fontsize=12)
+    axes.set_xlabel(f"{shown.cost_title}{way}, cheaper to the left", fontsize=size)
+    axes.set_ylabel(f"{shown.merit_title}, better upwards", fontsize=size)
 
 
 def draw_png(

@@ -143,7 +143,7 @@ def test_records_survive_json_and_old_ones_have_mean_and_std_alone() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"normalise": "photos"}, "normalise = 'photos': must be one of data, none, image, resnet, msdnet, imagenet, half, block"),
+        ({"normalise": "photos"}, "normalise = 'photos': must be one of data, none, image, resnet, msdnet, imagenet"),
         ({"normalise": 1}, "normalise = 1 has the wrong type"),
         ({"crop": -2}, "crop = -2: must be a whole number of pixels; -1 is the data set's own padding"),
         ({"crop": 1.5}, "crop = 1.5 has the wrong type"),

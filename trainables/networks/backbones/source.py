@@ -63,7 +63,7 @@ def named(network: str) -> Name:
         return Name(kind, word)
     if colon and kind == "timm":
         if find_spec("timm") is None:
-            raise ValueError(f"network = {network!r}: timm is not installed; pip install timm, or take torchvision:MODEL")
+            raise ValueError(f"network = {network!r}: timm is not installed (pip install timm)")
         return Name(kind, word)
     found = own_networks.parts(network)
     if found is not None:
