@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -58,6 +59,10 @@ def _run() -> None:
     debug = "--debug" in sys.argv
     if debug:  # accepted anywhere on the line
         sys.argv.remove("--debug")
+    if "_ROUTEFRONT_COMPLETE" in os.environ:  # a shell asks what words can follow (`routefront completion`)
+        from typer.completion import completion_init
+
+        completion_init()
     try:
         app(standalone_mode=True)
     except OutputError:

@@ -163,6 +163,23 @@ class Study(StoredStudy):
             points = measured([self, *others], points)
         return points
 
+    def _repr_html_(self) -> str:
+        """The study in a notebook: what became of its trials, and its frontier. It raises nothing and asks nobody."""
+        from search.errors import InputError, RunError
+
+        try:
+            from search.frontier.answer import ask
+            from search.frontier.notebook import front_html
+
+            state = self.state()
+            counts = ", ".join(f"{count} {name}" for name, count in state.count().items() if count)
+            more = f": {self.status()}, trials: {counts or 'none yet'}"
+            return front_html(ask([self]), f"study {self.spec.name}", more)
+        except (InputError, RunError, OSError) as error:
+            from html import escape
+
+            return f"<p><b>study {escape(self.spec.name)}</b>: {escape(str(error))}</p>"
+
     def promote(self, *, model: str, uri: str, **options: Any) -> dict[str, Any]:
         """Promote one operating point: see `search.promotion.promotion.promote_study`."""
         from search.promotion.promotion import promote_study

@@ -20,8 +20,23 @@ from search.redaction import known, redacted, redacted_values
 from search.spec.toml import presets
 from search.units import printable
 
-Name = Annotated[str, typer.Argument(help="A study, by name or by its folder.")]
-Names = Annotated[list[str], typer.Argument(help="One study or several of the same images, by name or by folder.")]
+
+def _begun(incomplete: str) -> list[str]:
+    """Names of the studies here that begin so, for a shell that completes them."""
+    from search.studies.roots import studies_root
+
+    base = studies_root(None)
+    try:
+        return sorted(path.parent.name for path in base.glob("*/study.toml") if path.parent.name.startswith(incomplete))
+    except OSError:
+        return []
+
+
+Name = Annotated[str, typer.Argument(help="A study, by name or by its folder.", autocompletion=_begun)]
+Names = Annotated[
+    list[str],
+    typer.Argument(help="One study or several of the same images, by name or by folder.", autocompletion=_begun),
+]
 
 
 def _width(stream: TextIO) -> int | None:

@@ -63,6 +63,12 @@ class Front:
     empty: str = ""
     axes: AxesText = field(default_factory=AxesText)
 
+    def _repr_html_(self) -> str:
+        """The front in a notebook."""
+        from search.frontier.notebook import front_html
+
+        return front_html(self, f"frontier of {', '.join(self.studies)}")
+
     def record(self) -> dict[str, Any]:
         """Plain values, as `routefront frontier --json` prints them."""
         found: dict[str, Any] = {

@@ -66,9 +66,14 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path, look: str
         raise InputError(f"--plot {path}: a picture is {', '.join(f'.{each}' for each in FORMATS)}")
     # the file says who made it and not when: the same front gives the same bytes
     metadata = {"png": {"Software": "routefront"}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
-    settings = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "routefront", "axes.unicode_minus": False}
+    settings: dict[Any, Any] = {
+        "pdf.fonttype": 42,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "routefront",
+        "axes.unicode_minus": False,
+    }
     how = LOOKS[look]
-    with rc_context({**settings, "font.family": how.family}):
+    with rc_context(settings | {"font.family": how.family}):
         figure = _figure(front, points, how)
         try:
             figure.savefig(path, format=kind, metadata=metadata)

@@ -1,0 +1,89 @@
+"""A study and a front as HTML for notebooks: a table and a drawing without scripts.
+
+Names come from study files and folders that somebody else made: every text is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from search.frontier.point import FrontPoint
+from search.units import dataset_name, knobs_text, printable, show_count, show_share
+
+if TYPE_CHECKING:
+    from search.frontier.answer import Front
+
+_WIDTH, _HEIGHT, _LEFT, _BELOW = 460, 240, 52, 34
+_MOST_ROWS = 20
+_HEADS = ("accuracy", "95 %", "MACs", "method", "network", "knobs", "point")
+
+
+def front_html(front: Front, title: str, more: str = "") -> str:
+    """A front: its title, what is said beside it, the stairs of accuracy over MACs, and its points in a table."""
+    points = [point for point in front.points if point.layer == 0]
+    head = f"<p><b>{_text(title)}</b> on {_text(dataset_name(front.dataset))}{_text(more)}</p>"
+    if not points:
+        return f"<div>{head}<p>{_text(front.empty or 'no operating point yet')}</p></div>"
+    shown = points if len(points) <= _MOST_ROWS else [*points[: _MOST_ROWS // 2], *points[-_MOST_ROWS // 2 :]]
+    left = len(points) - len(shown)
+    note = f"<p>{left} points in the middle are left out</p>" if left else ""
+    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in _row(point))}</tr>" for point in shown)
+    heads = "".join(f"<th>{head}</th>" for head in _HEADS)
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<div>{head}{_stairs(points)}{table}{note}</div>"
+
+
+def _text(value: str) -> str:
+    return escape(printable(value))
+
+
+def _row(point: FrontPoint) -> tuple[str, ...]:
+    low, high = point.interval or (None, None)
+    interval = "-" if low is None or high is None else f"{100 * low:.1f}-{100 * high:.1f}"
+    method = f"{point.method} {point.variant}".strip()
+    knobs = knobs_text(point.knobs)
+    return show_share(point.accuracy), interval, show_count(point.macs), method, point.network, knobs, point.point_id
+
+
+def _stairs(points: Sequence[FrontPoint]) -> str:
+    """Accuracy against log MACs as an SVG, in the text's own colour so that it shows on light and on dark."""
+    x = [math.log10(point.macs) for point in points]
+    y = [point.accuracy for point in points]
+    (left, right), (low, high) = _bounds(x, 0.1), _bounds(y, 0.02)
+
+    def at(macs: float, accuracy: float) -> tuple[float, float]:
+        across = _LEFT + (macs - left) / (right - left) * (_WIDTH - _LEFT - 10)
+        return round(across, 1), round((high - accuracy) / (high - low) * (_HEIGHT - _BELOW - 10) + 10, 1)
+
+    placed = [at(macs, accuracy) for macs, accuracy in zip(x, y, strict=True)]
+    path = f"M{placed[0][0]} {placed[0][1]}" + "".join(f"H{a}V{b}" for a, b in placed[1:]) + f"H{_WIDTH - 10}"
+    dots = "".join(
+        f'<circle cx="{a}" cy="{b}" r="4" fill="currentColor"><title>{_text(" ".join(_row(point)))}</title></circle>'
+        for (a, b), point in zip(placed, points, strict=True)
+    )
+    base = _HEIGHT - _BELOW
+    words = [
+        (_LEFT, base + 16, "start", show_count(10**left)),
+        (_WIDTH - 10, base + 16, "end", show_count(10**right)),
+        ((_LEFT + _WIDTH) / 2, base + 28, "middle", "MACs per image (log scale)"),
+        (_LEFT - 6, 16, "end", show_share(high)),
+        (_LEFT - 6, base, "end", show_share(low)),
+    ]
+    texts = "".join(
+        f'<text x="{a:g}" y="{b:g}" text-anchor="{anchor}" font-size="11" fill="currentColor">{_text(word)}</text>'
+        for a, b, anchor, word in words
+    )
+    axes = f'<path d="M{_LEFT} 10V{base}H{_WIDTH - 10}" fill="none" stroke="currentColor" opacity=".4"/>'
+    line = f'<path d="{path}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
+    label = f"Frontier of {len(points)} operating points"
+    return f'<svg role="img" aria-label="{label}" width="{_WIDTH}" height="{_HEIGHT}">{axes}{line}{dots}{texts}</svg>'
+
+
+def _bounds(values: Sequence[float], least: float) -> tuple[float, float]:
+    """A range with some air around values, at least so wide."""
+    low, high = min(values), max(values)
+    air = max((high - low) * 0.06, least / 2)
+    return low - air, high + air
