@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 
 from search.engine.engine import engine_at
 from search.spec.study import StudySpec
+from spaces import own_networks
 from trainables.worker.order import Order
 
 
@@ -76,6 +77,7 @@ class CurveSearcher(Searcher):
             checkpoints=str(Path(self._folder) / "checkpoints"),
             share=share,
             attempt=engine.attempt(trial.id),
+            sources=own_networks.trusted(),
             **told,
         )
         return order.record()

@@ -16,6 +16,7 @@ from search.errors import InputError
 from search.spec.study import StudySpec
 from search.spec.toml import to_toml
 from search.study import Study
+from spaces import own_networks
 from tests.support.command import Run
 from tests.support.kept_study import keep
 
@@ -284,3 +285,67 @@ def test_the_state_folder_of_others_is_not_believed(story: type, tmp_path: Path,
         os.chown(person, 12345, 12345)
         with pytest.raises(InputError, match="--trust"):
             Study.load("received", root=tmp_path / "studies").permit(TRACKING)
+
+
+# -- files of Python that networks come from ---------------------------------------------------------
+
+EVIL = """
+open(__file__ + ".ran", "w").close()
+
+
+def build(classes):
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+"""
+
+
+@pytest.fixture
+def with_a_file(story: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The folder of a stranger's study, whose networks come from a file that lies in it."""
+    monkeypatch.setattr(own_networks, "_trusted", set())
+    study = keep(story(), tmp_path, "received")
+    evil = study.folder.path / "evil.py"
+    evil.write_text(EVIL)
+    values = study.spec.model_dump(mode="json", exclude_none=True)
+    changed = {**values, "methods": {"static": {"network": f"{evil}:build"}}}
+    study.folder.spec.write_text(to_toml(changed))
+    return study
+
+
+def test_a_strangers_network_is_run_by_nobody_who_has_not_agreed(with_a_file: Study, cli: Run) -> None:
+    folder = with_a_file.folder.path
+    for words in (("status", folder), ("frontier", folder)):
+        code, _, error = cli(*words)  # looking builds no network
+        assert code == 0, error
+    for words in (("resume", folder), ("promote", folder, "--model", "m")):
+        code, _, error = cli(*words)
+        assert code == 2 and len(error.splitlines()) == 1
+        assert "to which nobody has agreed here as they are now" in error and "SHA-256" in error
+    assert not own_networks.trusts(EVIL) and not (folder / "evil.py.ran").exists()
+
+
+def test_consent_is_to_what_the_file_says(with_a_file: Study, person: Path) -> None:
+    folder = with_a_file.folder.path
+    Study.load(folder, trust=True)
+    assert own_networks.trusts(EVIL)
+    own_networks._trusted.clear()
+    Study.load(folder)  # remembered
+    assert own_networks.trusts(EVIL)
+    own_networks._trusted.clear()
+    (folder / "evil.py").write_text(changed := EVIL + "# and more\n")
+    found = Study.load(folder)
+    assert not own_networks.trusts(changed) and found.untrusted("methods.static.network")
+    assert not (folder / "evil.py.ran").exists()
+
+
+def test_a_worker_runs_what_the_driver_trusts_and_not_what_a_journal_names(with_a_file: Study) -> None:
+    """A stranger's journal may name a network that the study file does not: the order brings digests, not trust."""
+    from trainables.contracts.network import Task
+    from trainables.methods import static
+
+    name = f"{with_a_file.folder.path / 'evil.py'}:build"
+    assert own_networks.trusted() == []
+    with pytest.raises(ValueError, match="to which nobody has agreed here"):
+        static.build(static.METHOD.configure({"network": name}), Task(classes=3, size=8))
+    assert not (with_a_file.folder.path / "evil.py.ran").exists()

@@ -20,7 +20,8 @@ class Order:
     `diagnostics`: whether its last epoch measures its paths, `latency`: whether curves measure theirs.
     `stage`: the key of a first stage to begin behind, `publish`: whether to store its own. `donor`: the name of the
     checkpoint whose weights it begins with (`trainables.training.donors`). `trainable`: the class that is trained
-    instead of a method (`trainables.external.load`), whose points have the axes of `objective`. For the driver alone:
+    instead of a method (`trainables.external.load`), whose points have the axes of `objective`. `sources`: digests of
+    the files of Python that the worker may run to build a network (`spaces.own_networks`). For the driver alone:
     `share`, of how many trials' resources it takes, and `attempt`, how often it was handed out before.
     """
 
@@ -45,6 +46,7 @@ class Order:
     donor: str | None = None
     trainable: str | None = None
     objective: Mapping[str, Any] | None = None
+    sources: Sequence[str] = ()
     share: float = 1
     attempt: int = 0
 

@@ -75,7 +75,7 @@ class Prober:
         Raises `MemoryError` where they do not fit together, `RuntimeError` where the training itself fails.
         """
         for pipe in self._pipes[:trials]:
-            pipe.send((dict(config), trials, seconds))
+            pipe.send((dict(config), trials, seconds, own_networks.trusted()))
         answers = [self._answer(pipe) for pipe in self._pipes[:trials]]
         failed = [answer for answer in answers if isinstance(answer, str)]
         if failed:
@@ -101,7 +101,8 @@ def _serve(pipe: Connection, data: Data, threads: int, device: str, barriers: Ma
     """Train as told, over and over, until killed."""
     torch.set_num_threads(threads)
     while True:
-        config, trials, seconds = pipe.recv()
+        config, trials, seconds, sources = pipe.recv()
+        own_networks.trust_digests(sources)
         try:
             found: Any = _run(config, data, device, seconds, barriers[trials])
         except Exception as error:
@@ -115,7 +116,6 @@ def _run(
 ) -> tuple[float, float, float]:
     """(images per second, bytes of the host, bytes in use on the GPU) of one training among several."""
     method = get_method(config["method"])
-    own_networks.trust_network(config.get("network"))  # the driver's person has agreed to it
     made = method.configure({key: value for key, value in config.items() if key != "method"})
     count = min(len(data.train), _BATCHES * made.batch_size)
     few = dataclasses.replace(data, train=data.train.take(np.arange(count)))

@@ -160,7 +160,7 @@ class RoutedTrainable(tune.Trainable):
             )
         assert self._data is not None, "tune.with_parameters hands the images in"
         method = get_method(order.method)
-        own_networks.trust_network(order.config.get("network"))  # the driver's person has agreed to it
+        own_networks.trust_digests(order.sources)  # what the driver's person has agreed to, and nothing else
         return Training(
             method,
             method.configure(order.config),
