@@ -1,8 +1,9 @@
 """Checkpoints as safetensors and JSON, written so that a crash leaves the old one or the new one.
 
 A checkpoint is a folder: ``network.safetensors`` (parameters and buffers), optionally
-``training.safetensors`` (optimiser and random states) and ``diagnostics.safetensors`` (what was
-measured per image), and ``state.json``, which is written last and holds the SHA-256 of the others.
+``training.safetensors`` (optimiser and random states), ``diagnostics.safetensors`` (what was
+measured per image) and ``predictions.npz`` (what every point of its curve answers on every validation image,
+`trainables.inference.predictions`), and ``state.json``, which is written last and holds the SHA-256 of the others.
 Nothing in it is ever unpickled.
 """
 
@@ -72,28 +73,39 @@ def save(
     network: RoutedNetwork,
     training: Mapping[str, Tensor] | None = None,
     diagnostics: Mapping[str, Tensor] | None = None,
+    beside: Mapping[str, Callable[[Path], object]] | None = None,
 ) -> None:
-    """Write a checkpoint folder; it appears under its name only once it is whole."""
+    """Write a checkpoint folder; it appears under its name only once it is whole.
+
+    `beside`: by name what writes further files of it.
+    """
     files = {NETWORK: network.state_dict(), TRAINING: training, DIAGNOSTICS: diagnostics}
-    write(folder, record, {name: tensors for name, tensors in files.items() if tensors is not None})
+    write(folder, record, {name: tensors for name, tensors in files.items() if tensors is not None}, beside)
 
 
-def write(folder: Path, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write a checkpoint folder of these files of tensors; it appears under its name only once it is whole."""
+def write(
+    folder: Path,
+    record: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, Tensor]],
+    beside: Mapping[str, Callable[[Path], object]] | None = None,
+) -> None:
+    """Write a checkpoint folder of these files of tensors, and of what is written `beside` them (`write_files`)."""
 
-    def tensors_into(part: Path) -> None:
+    def put(part: Path) -> None:
         for file, tensors in files.items():
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part / file)
+        for file, other in (beside or {}).items():
+            other(part / file)
 
-    write_files(folder, record, tensors_into)
+    write_files(folder, record, put)
 
 
-def write_files(folder: Path, record: Mapping[str, Any], write_into: Callable[[Path], None]) -> None:
-    """Write a checkpoint folder of the files that `write_into` puts into it; it appears only once it is whole."""
+def write_files(folder: Path, record: Mapping[str, Any], put: Callable[[Path], None]) -> None:
+    """Write a checkpoint folder of the files that `put` writes into it; it appears only once it is whole."""
     part = folder.with_name(f".{folder.name}.part-{socket.gethostname()}-{os.getpid()}")  # a trial may run twice
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    write_into(part)
+    put(part)
     digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
     (part / STATE).write_text(json.dumps({**record, "files": digests}, indent=1))
     if folder.exists():

@@ -56,7 +56,9 @@ def _all_methods(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
 class StudySpec(Part):
     """One study. Unknown keys, wrong types and impossible values raise `InputError`.
 
-    `diagnostics`: whether a trial's last epoch measures what `trainables.diagnostics.measure` lists. What
+    `diagnostics`: whether a trial's last epoch measures what `trainables.diagnostics.measure` lists. `predictions`:
+    whether checkpoints keep what is answered on every validation image (`trainables.inference.predictions`), `compose`:
+    whether cascades are made of it when the search ends (`search.cascades`), which keeps it, too. What
     concerns methods needs torch to be checked; a spec that was checked when its study was
     created is read without (`trusted`), so that looking at a study is quick.
     """
@@ -74,6 +76,8 @@ class StudySpec(Part):
     tracking: TrackingSpec = TrackingSpec()
     journal: str | None = None
     diagnostics: bool = True
+    predictions: bool = True
+    compose: bool = False
     objective: ObjectiveSpec = ObjectiveSpec()
     trainables: dict[str, dict[str, Any]] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=_all_methods)
@@ -254,7 +258,8 @@ class StudySpec(Part):
 
     def fingerprint(self) -> dict[str, Any]:
         """What makes two specs the same study: all but where and how long it runs and what is measured beside it."""
-        dump = self.model_dump(mode="json", exclude={"resources", "tracking", "journal", "diagnostics"})
+        beside = {"resources", "tracking", "journal", "diagnostics", "predictions", "compose"}
+        dump = self.model_dump(mode="json", exclude=beside)
         dump["budget"] = {"epochs": self.budget.epochs}
         return dump
 

@@ -31,6 +31,7 @@ def constants(spec: StudySpec, threads: int = 1) -> dict[str, Any]:
         "threads": max(threads, int(spec.resources.cpus_per_trial)),
         "device": "cuda" if spec.resources.gpus_per_trial else "cpu",
         "diagnostics": spec.diagnostics,
+        "predictions": spec.predictions or spec.compose,
         "device_share": spec.resources.gpus_per_trial or 1.0,
         "deterministic": spec.resources.deterministic,
         "capture": spec.resources.capture,

@@ -18,6 +18,7 @@ from trainables.contracts.method import Method
 from trainables.contracts.network import Inference, Knobs, RoutedNetwork
 from trainables.data.encoded import Images
 from trainables.execution.arithmetic import ieee_float32
+from trainables.inference.predictions import Collected, Predictions
 from trainables.inference.prepare import prepared
 
 CPU_BATCH, DEVICE_BATCH, DEVICE_PIXELS = 128, 1024, 2**20
@@ -32,13 +33,14 @@ class Curve:
     `points`: one plain dict per setting, in the order of the settings: setting, knobs, accuracy,
     correct, count, macs (mean per image), macs_std, path_length, distinct_paths and, for networks
     with exits, exit_fractions. `correct`: (S, n) bool. `diagnostics`: what is said once per curve.
-    `seconds`: what it cost.
+    `seconds`: what it cost. `predictions`: what every point answers on every image, where that was asked for.
     """
 
     points: list[dict[str, Any]]
     correct: np.ndarray
     diagnostics: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    predictions: Predictions | None = None
 
 
 @dataclass(slots=True)
@@ -114,13 +116,15 @@ def curve(
     settings: Sequence[Mapping[str, Any]] | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    keep: bool = False,
 ) -> Curve:
     """The curve of a network on normalised `images` (n, channels, size, size) without augmentation.
 
     Gates are swept in one pass that branches where decisions differ. Calibrated knobs (exit
     thresholds) are found on one half of the images and scored on the other, both ways; the knobs
     that are stored come from the whole. The network's mode is left as it was. `batch_size` is by
-    default `CPU_BATCH`, on other devices what `DEVICE_BATCH` and `DEVICE_PIXELS` allow.
+    default `CPU_BATCH`, on other devices what `DEVICE_BATCH` and `DEVICE_PIXELS` allow. With `keep` the curve has its
+    `predictions`.
     """
     if batch_size is None:
         fitting = min(DEVICE_BATCH, DEVICE_PIXELS // images.shape[-1] ** 2)
@@ -131,11 +135,12 @@ def curve(
     asked = list(settings if settings is not None else method.settings(network.config))
     if method.calibrate is not None and len(labels) < 2:
         raise ValueError(f"{len(labels)} validation image(s) cannot be halved to calibrate exit thresholds")
+    kept = [Collected() for _ in asked] if keep else None
     try:
         if method.calibrate is not None:
-            tallies, knobs, order = _calibrated(method, prepared(network), images, labels, asked, batch_size)
+            tallies, knobs, order = _calibrated(method, prepared(network), images, labels, asked, batch_size, kept)
         else:
-            tallies, knobs, order = _swept(prepared(network), images, labels, asked, batch_size, seed)
+            tallies, knobs, order = _swept(prepared(network), images, labels, asked, batch_size, seed, kept)
     finally:
         network.train(training)
     tallies = [tally.brought() for tally in tallies]
@@ -149,17 +154,27 @@ def curve(
         "unit_shares": middle.unit_shares(),
     }
     correct = torch.stack([torch.cat(tally.correct) for tally in tallies])[:, order].numpy()
-    return Curve(points, correct, diagnostics, time.perf_counter() - started)
+    predictions = None if kept is None else Predictions.collected(kept, labels)
+    return Curve(points, correct, diagnostics, time.perf_counter() - started, predictions)
 
 
 def _swept(
-    network: RoutedNetwork, images: Images, labels: Tensor, knobs: list[Mapping[str, Any]], batch_size: int, seed: int
+    network: RoutedNetwork,
+    images: Images,
+    labels: Tensor,
+    knobs: list[Mapping[str, Any]],
+    batch_size: int,
+    seed: int,
+    kept: list[Collected] | None,
 ) -> tuple[list[_Tally], list[Mapping[str, Any]], Tensor]:
     tallies = [_Tally() for _ in knobs]
     generator = torch.Generator(images.device).manual_seed(seed)
     for batch, truth in zip(_batches(images, batch_size), _batches(labels, batch_size), strict=True):
-        for tally, result in zip(tallies, network.sweep(batch, knobs, generator=generator), strict=True):
+        results = network.sweep(batch, knobs, generator=generator)
+        for tally, result in zip(tallies, results, strict=True):
             tally.add(result, truth)
+        for each, result in zip(kept or (), results, strict=kept is not None):
+            each.add(result)
     return tallies, knobs, torch.arange(len(labels))
 
 
@@ -170,19 +185,22 @@ def _calibrated(
     labels: Tensor,
     asked: list[Mapping[str, Any]],
     batch_size: int,
+    kept: list[Collected] | None,
 ) -> tuple[list[_Tally], list[Mapping[str, Any]], Tensor]:
     assert method.calibrate is not None
     logits = exit_logits(network, images, batch_size)
     even, odd = (torch.arange(begin, len(labels), 2, device=labels.device) for begin in (0, 1))
     tallies: list[_Tally] = []
     knobs: list[Mapping[str, Any]] = []
-    for setting in asked:
+    for index, setting in enumerate(asked):
         tally = _Tally()
         for found_on, scored_on in ((odd, even), (even, odd)):
             found = method.calibrate(setting, logits[:, found_on])
             tally.add(network.replay(logits[:, scored_on], found), labels[scored_on])
         tallies.append(tally)
         knobs.append(method.calibrate(setting, logits))
+        if kept is not None:
+            kept[index].add(network.replay(logits, knobs[-1]))
     return tallies, knobs, torch.argsort(torch.cat([even, odd])).cpu()
 
 

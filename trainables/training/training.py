@@ -25,6 +25,8 @@ from trainables.execution.arithmetic import deterministic_on
 from trainables.execution.eager import eagerly
 from trainables.inference.evaluation import Curve, curve
 from trainables.inference.latency import milliseconds
+from trainables.inference.predictions import PREDICTIONS
+from trainables.inference.predictions import write as write_predictions
 from trainables.networks.backbones.network import Backbone
 from trainables.networks.resnet.imagenet import load_pretrained
 from trainables.training import donors
@@ -44,7 +46,8 @@ class Training:
     `epochs` is the length of the whole training (schedules are shares of it), `evaluate_at` the
     epochs whose report carries a curve (the last one always does); with `diagnostics` the last
     report carries them too (`trainables.diagnostics.measure`), with `latency` every point the milliseconds that
-    one image takes alone. The same seed, data and configuration give
+    one image takes alone. With `predictions` a curve's checkpoint keeps what every point answers on every validation
+    image (`trainables.inference.predictions`). The same seed, data and configuration give
     the same reports on one thread of one machine, on a GPU with `deterministic`
     (`trainables.execution.arithmetic.deterministic_on`).
 
@@ -74,6 +77,7 @@ class Training:
         donor: Path | str | None = None,
         deterministic: bool = False,
         capture: str = "auto",
+        predictions: bool = False,
     ) -> None:
         if capture not in CAPTURES:
             raise ValueError(f"capture = {capture!r}: must be {' or '.join(CAPTURES)}")
@@ -84,7 +88,7 @@ class Training:
         self.donor = donor or getattr(config, "donor", "")
         self.donated: dict[str, Any] | None = None
         self.method, self.config, self.data, self.seed = method, config, data.for_config(config), seed
-        self.diagnostics, self.latency = diagnostics, latency
+        self.diagnostics, self.latency, self.predictions = diagnostics, latency, predictions
         self.device, self.deterministic = torch.device(device), deterministic
         self.capture, self.uncaptured = capture, ""
         self.steps: Steps | None = None
@@ -219,7 +223,9 @@ class Training:
 
     def _evaluate(self) -> dict[str, Any]:
         with eagerly():  # a sweep's batches have every size
-            self.last_curve = curve(self.method, self.network, self.validation, self.validation_labels)
+            self.last_curve = curve(
+                self.method, self.network, self.validation, self.validation_labels, keep=self.predictions
+            )
         if self.latency:
             points = self.last_curve.points
             measured = milliseconds(self.network, self.validation, [point["knobs"] for point in points], passes=15)
@@ -269,7 +275,9 @@ class Training:
             **(extra or {}),
         }
         measured = self.last_diagnostics.arrays if self.last_diagnostics is not None else None
-        checkpoints.save(folder, record, self.network, training, measured)
+        answers = None if self.partial is not None or self.last_curve is None else self.last_curve.predictions
+        beside = {} if answers is None else {PREDICTIONS: lambda path: write_predictions(path, answers)}
+        checkpoints.save(folder, record, self.network, training, measured, beside)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint of the same configuration, data and length.

@@ -171,6 +171,7 @@ class RoutedTrainable(tune.Trainable):
             device=order.device,
             diagnostics=order.diagnostics,
             latency=order.latency,
+            predictions=order.predictions,
             donor=self._shelf.at(order.donor) if order.donor else None,
             deterministic=order.deterministic,
             capture=order.capture,
