@@ -1,0 +1,1 @@
+"""Cascades out of operating points: routing between networks, from what their checkpoints keep of every image."""
