@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from search.commands import catalogue, cluster, export, frontier, launch, manage, new, promotion, report, study, track
+from search.commands import (
+    catalogue,
+    cluster,
+    compose,
+    export,
+    frontier,
+    launch,
+    manage,
+    new,
+    promotion,
+    report,
+    study,
+    track,
+)
 from search.commands.streams import BROKEN_PIPE, OutputError, flushed
 from search.commands.terminal import err, said
 from search.errors import InputError, RunError
@@ -36,7 +49,7 @@ def options(
     """Options before the command."""
 
 
-for module in (catalogue, launch, study, frontier, report, manage, promotion, export, track, new, cluster):
+for module in (catalogue, launch, study, frontier, compose, report, manage, promotion, export, track, new, cluster):
     module.register(app)
 
 

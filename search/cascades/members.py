@@ -78,6 +78,12 @@ class Members:
         """How many classes there are."""
         return self.kept[0][0].count
 
+    def only(self, places: Sequence[int]) -> Members:
+        """Some of the members, in the order that is given."""
+        chosen = list(places)
+        members, kept = [self.members[i] for i in chosen], [self.kept[i] for i in chosen]
+        return Members(members, self.labels, self.macs[chosen], self.correct[chosen], self.family[chosen], kept)
+
     def probabilities(self, member: int) -> NDArray[np.float32]:
         """The probabilities (n, C) that a member answers with."""
         predictions, setting = self.kept[member]

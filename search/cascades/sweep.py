@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from search.pareto.front import non_dominated
 
 _BEAM, _OWN = 384, 4
+NEVER = 1e9
+"""A threshold that no doubt is above."""
 _AT_ONCE = 1 << 19  # scores that are added at once: they stay in the caches
 
 
@@ -246,13 +248,13 @@ def _cuts(doubts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return order, last + 1, (ranked[last] + ranked[last + 1]) / 2
 
 
-def swept(answers: Answers, tails: _Tails) -> Found:
-    """The front of every member before every tail at all thresholds; `own` is a beam to go on with."""
+def swept(answers: Answers, tails: _Tails, firsts: Sequence[int] | None = None) -> Found:
+    """The front of every member (or of `firsts`) before every tail at all thresholds; `own` is a beam to go on with."""
     nothing = np.zeros(0)
     front = _Front(nothing, nothing, *(np.zeros(0, dtype=np.intp),) * 2, nothing)
     own: list[Chain] = []
     compared = 0
-    for first in range(len(answers.macs)):
+    for first in range(len(answers.macs)) if firsts is None else firsts:
         order, going, thresholds = _cuts(answers.doubts[first])
         if not len(going):
             continue
@@ -315,6 +317,28 @@ def _spread(
     rows = rows[np.argsort(macs[rows])]
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, _OWN).astype(int))]
     return [_before(first, tails.chains[t], limit) for t, limit in zip(tail[rows], limits[rows].tolist(), strict=True)]
+
+
+def settings_of(answers: Answers, chain: Chain, most: int) -> list[tuple[Chain, int, float]]:
+    """The front of one cascade's thresholds: (cascade with other thresholds, right images, mean MACs), cheapest first.
+
+    The first threshold is swept exactly, later ones over `most` quantiles of their doubts (fewer where there are
+    several). The first setting lets no image go on.
+    """
+    tails = [Chain(chain.members[-1:])]
+    steps = max(4, round(most ** (1 / max(1, len(chain.members) - 2))))
+    for member in reversed(chain.members[1:-1]):
+        _, _, cuts = _cuts(answers.doubts[member])
+        cuts = cuts[np.unique(np.linspace(0, len(cuts) - 1, steps).astype(int))] if len(cuts) else np.zeros(1)
+        tails = [_before(member, tail, float(cut)) for tail in tails for cut in cuts]
+    found = swept(answers, _Tails.of(answers, tails), firsts=[chain.members[0]])
+    never = (NEVER, *chain.thresholds[1:])
+    alone = execute(answers, Chain(chain.members, never))
+    own = execute(answers, chain)
+    for thresholds, done in ((never, alone), (chain.thresholds, own)):
+        found.add(Found([Chain(chain.members, thresholds)], [int(done.correct.sum())], [float(done.macs.mean())]))
+    places = np.unique(np.linspace(0, len(found.chains) - 1, most).astype(int)).tolist()
+    return [(found.chains[i], found.right[i], found.macs[i]) for i in places]
 
 
 def best_within(found: Found, budgets: Sequence[float]) -> list[int | None]:

@@ -67,6 +67,14 @@ def frontier(
     ] = "torch",
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime that is timed.", min=1)] = None,
     batch: Annotated[int | None, typer.Option(help="Time batches of this size alone: 1 or 64.")] = None,
+    cascades: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-cascades/--no-cascades",
+            help="Cascades on the front, too (default: where the study was composed).",
+            show_default=False,
+        ),
+    ] = None,
     papers: Annotated[bool, typer.Option("--papers", help="What papers printed for this data set, too.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Hypervolume over time instead of the front.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap behind P(front).")] = 0,
@@ -129,6 +137,8 @@ def frontier(
     front = ask(
         found, by_method=by_method or plot is not None or as_json, sure=True, expected=expected, seed=seed, **wishes
     )
+    if cascades is not False and axis == "macs" and not latency and max_latency is None:
+        front = _with_cascades(found, front, wishes, bool(cascades))
     points = _chosen(found, front, axis, latency, max_latency, as_json, timing)
     if points and (best or cheapest or knee):
         points = [_one(points, axis, best, cheapest)]
@@ -151,6 +161,21 @@ def _compared(studies: Sequence[Study], wishes: dict[str, Any], seed: int) -> Co
     fronts = [ask([study], **{**wishes, "layers": 1}) for study in studies]
     one, other = (study.spec.name for study in studies)
     return compare(fronts[0].points, fronts[1].points, (one, other), seed)
+
+
+def _with_cascades(studies: Sequence[Study], front: Front, wishes: dict[str, Any], asked: bool) -> Front:
+    """The front with the cascades of the studies' last compositions; those that were `asked` for have to be there."""
+    from dataclasses import replace
+
+    from search.cascades.front import cascade_points, joined
+    from search.frontier.query import Query
+
+    composed = [point for study in studies for point in cascade_points(study.state())]
+    if asked and not composed:
+        name = studies[0].spec.name
+        raise InputError(f"study {name!r} has no cascades yet; compose it first: routefront compose {name}")
+    points = joined(front.points, composed, Query(**wishes).on_axes(front.axes.objective)) if composed else front.points
+    return replace(front, points=points, empty="" if points else front.empty)
 
 
 def _chosen(
@@ -283,6 +308,8 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
     )
     out.print(f"frontier {images}: {told}")
     out.print(front_table(front, points, wide))
+    if any(p.kind == "cascade" for p in points):
+        out.print("accuracies of cascades are what is expected of them on other images", style="dim")
     if any(p.membership is not None and p.evidence == "counts" for p in points):
         of = "images alone: the checkpoint with each image's result is gone" if front.axes.usual else "answers alone"
         out.print(f"* from the number of right {of}", style="dim")

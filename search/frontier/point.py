@@ -24,7 +24,7 @@ class FrontPoint:
     where they were measured, alone and in batches of 64 (`search.frontier.latency`); `latency_form` is what one image
     alone was quickest with under onnxruntime (`search.frontier.exported`), empty where our own execution was measured.
     `merit` and `cost`: the figures of the study's own axes, for which accuracy and MACs stand there; None where its
-    axes are those.
+    axes are those. `kind`: "point", or "cascade" (`search.cascades.front`).
     """
 
     trial: str
@@ -59,6 +59,7 @@ class FrontPoint:
     latency_form: str = ""
     merit: float | None = None
     cost: float | None = None
+    kind: str = "point"
 
     @property
     def interval(self) -> tuple[float, float] | None:

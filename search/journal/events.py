@@ -30,6 +30,8 @@ failed     reason, infeasible (memory ran out although nothing else ran)
 ended      why: a driver stopped working in good order
 promoting  id and what `promotion` will hold: appended before the registry is touched
 promotion  id, model, version, alias, point, gates, validation and test figures: the alias has moved
+cascades   number, studies, images, members, rules, compared, splits, points: the front of cascades that were composed
+           (`search.cascades.compose`), each with its members, thresholds and figures; single, gains, seconds
 abandoned  id, why: the alias of that `promoting` did not move and will not
 ========== =====================================================================================
 """
@@ -50,7 +52,7 @@ REPORT_KEYS = (
 """What a `report` keeps of what a worker says."""
 
 
-WITHOUT_A_DRIVER = frozenset({"session", "plan", "promoting", "promotion", "abandoned"})
+WITHOUT_A_DRIVER = frozenset({"session", "plan", "promoting", "promotion", "abandoned", "cascades"})
 """Kinds of events that may be the first ones behind the death of a driver: the time before them was nobody's work."""
 
 
@@ -69,6 +71,7 @@ class Event:
     payload: dict[str, Any]
 
 
+_STUDY = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _TRIAL = r"t\d{4,}"
 _SHAPES = {
     "trial": re.compile(_TRIAL),
@@ -88,13 +91,27 @@ def check_names(event: Event) -> None:
     if not isinstance(payload, dict):
         raise InputError(f"the journal is damaged: the payload of event {event.seq} is no table")
     begun = payload.get("donors") if event.kind == "created" else None
-    named = begun.values() if isinstance(begun, dict) else ()
+    named = [*begun.values()] if isinstance(begun, dict) else []
+    if event.kind == "cascades":
+        named += _members(event)
     for table in ({"trial": event.trial}, payload, payload.get("stage"), payload.get("donor"), *named):
         if isinstance(table, dict):
             for name, shape in _SHAPES.items():
                 value = table.get(name)
                 if value and not isinstance(value, dict) and not (isinstance(value, str) and shape.fullmatch(value)):
                     raise InputError(f"the journal is damaged: event {event.seq} says {name} = {str(value)[:80]!r}")
+
+
+def _members(event: Event) -> list[dict[str, Any]]:
+    """The members of all cascades that an event tells of; they name trials, checkpoints and studies."""
+    try:
+        found = [dict(member) for point in event.payload["points"] for member in point["members"]]
+        for member in found:
+            if not re.fullmatch(_STUDY, member["study"]) or not member["checkpoint"]:
+                raise ValueError(str(member["study"])[:40])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the journal is damaged: event {event.seq} tells of no cascades ({error})") from None
+    return found
 
 
 class Events(Protocol):

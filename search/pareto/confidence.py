@@ -68,6 +68,7 @@ def membership(
     *,
     groups: ArrayLike | None = None,
     bits: Sequence[NDArray[np.bool_] | None] | None = None,
+    shift: ArrayLike | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> NDArray[np.float64]:
@@ -75,8 +76,9 @@ def membership(
 
     `correct` of `count` images are right; `groups` (n,) names what are repeats of one another under
     other seeds (each for itself by default); `bits[k]` (i,) says which images point k got right, or
-    None. Equal accuracies at equal MACs do not dominate each other. The same `seed` gives the same
-    figures. Cost: O(draws (n + bits)), vectorised.
+    None. `shift` (n,) is added to the accuracies that are drawn, where a figure is known to be too high. Equal
+    accuracies at equal MACs do not dominate each other. The same `seed` gives the same figures.
+    Cost: O(draws (n + bits)), vectorised.
     """
     right, total, cost = np.asarray(correct), np.asarray(count), np.asarray(macs, dtype=float)
     if not len(right):
@@ -84,6 +86,8 @@ def membership(
     random = np.random.default_rng(seed)
     known: list[NDArray[np.bool_] | None] = list(bits) if bits is not None else [None] * len(right)
     accuracy = _redrawn(right, total, known, draws, random)
+    if shift is not None:
+        accuracy += np.asarray(shift, dtype=np.float32)[:, None]
     names = np.arange(len(right)) if groups is None else np.asarray(groups)
     _, group = np.unique(names, return_inverse=True)
     group = group.reshape(-1)

@@ -50,7 +50,8 @@ class StudyState:
     failed. `over`: how many trials nothing more will come of. `scored`: how many showed a comparable curve or
     failed. `cost_epochs`: epochs of training spent, views counted; `work_seconds`: seconds that trials worked.
     `nodes`: the cluster as it was last. A fold costs the same however long the study is. `lost_donors`: checkpoints
-    that no trial can begin with any more. `agreements` keeps what `search.rungs.foretelling` computed, by epoch.
+    that no trial can begin with any more. `cascades`: what was composed, oldest
+    first. `agreements` keeps what `search.rungs.foretelling` computed, by epoch.
     """
 
     def __init__(self) -> None:
@@ -62,6 +63,7 @@ class StudyState:
         self.lost_donors: set[str] = set()
         self.promotions: list[dict[str, Any]] = []
         self.promoting: dict[str, dict[str, Any]] = {}
+        self.cascades: list[dict[str, Any]] = []
         self._promoted: set[str] = set()
         self.history: list[History] = []
         self.archive: Archive | None = None
@@ -275,6 +277,14 @@ class StudyState:
     def _on_promotion(self, event: Event) -> None:
         self.promotions.append({**event.payload, "time": event.time})
         self._promoted.add(event.payload.get("id", ""))
+
+    def _on_cascades(self, event: Event) -> None:
+        payload = event.payload
+        figures = [point[name] for point in payload["points"] for name in ("expected", "low", "high", "accuracy")]
+        work = [float(point["macs"]) for point in payload["points"]]
+        if not (all(0 <= share <= 1 for share in figures) and all(0 < macs < _MOST for macs in work)):
+            raise ValueError("cascades with accuracies beyond [0, 1], or impossible MACs")
+        self.cascades.append({**payload, "number": int(payload["number"]), "time": event.time})
 
     def _on_promoting(self, event: Event) -> None:
         self.promoting[event.payload["id"]] = event.payload

@@ -34,6 +34,7 @@ _WRITTEN = {
     r"|summary\.json|\.summary-\d+\.part"
     rf"|({'|'.join(_PICTURES.split())})\.png",
     "points": r"[\w.-]+\.parquet(\.tmp)?",
+    "cascades": r"[\w.-]+\.parquet([\w.]*\.tmp)?",
     "tracking": r"[\w.-]+\.(json|log|part)",
     "checkpoints": r"\.?t\d{4,}|\.?stages|\.?donors",
     "ray": r".+",

@@ -58,6 +58,7 @@ def train(study: Study, images: Data) -> None:
                 epochs=epochs,
                 seed=trial.seed,
                 evaluate_at=[epochs - 1, epochs],
+                predictions=True,
             )
             action = "continue"
             while action == "continue" and not training.done:

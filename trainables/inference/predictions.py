@@ -117,10 +117,11 @@ class Predictions:
         classes = settings[0].logits[0].shape[1]
         for each in settings:
             exact = torch.cat(each.logits).float().softmax(dim=1).cpu()
+            found: dict[str, np.ndarray] = {}
             if classes <= FEW:
-                found = {"every": exact.half().numpy()}
+                found["every"] = exact.half().numpy()
             else:
-                found = dict(zip(("largest", "classes", "rest"), _top(exact), strict=True))
+                found["largest"], found["classes"], found["rest"] = _top(exact)
             found["macs"] = torch.cat(each.macs).double().cpu().numpy()
             found["path"] = torch.cat(each.paths).half().cpu().numpy()
             if each.exits:
@@ -145,7 +146,7 @@ class Predictions:
 def write(path: Path, predictions: Predictions) -> None:
     """Write the file."""
     with path.open("wb") as file:
-        np.savez_compressed(file, **predictions.arrays())
+        np.savez_compressed(file, **predictions.arrays())  # pyright: ignore[reportArgumentType]
 
 
 def read(path: Path) -> Predictions:
