@@ -4,7 +4,7 @@ MLflow runs this file itself (models from code), so nothing is ever unpickled. T
 code it was promoted with (`trainables`, `spaces`); it needs torch, numpy, pandas, safetensors and
 mlflow, and neither routefront, ray nor optuna. Its artifact `model` is a checkpoint folder plus
 ``serving.json``: knobs, the curve of all settings, class names, normalisation, and the figures it was
-promoted on.
+promoted on. Of a cascade it has a checkpoint folder for every network, and ``serving.json`` says the rule.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
     """Images in, one row per image out.
 
     label, class, confidence, probabilities (of all classes), macs, path (the executed share of every
-    unit, in [0, 1], named by ``units`` of the metadata) and, with exits, exit.
+    unit, in [0, 1], named by ``units`` of the metadata) and, with exits, exit. The exits of a cascade are its members:
+    exit is the last one that was executed, macs and path are of all that were.
     """
 
     def load_context(self, context) -> None:
@@ -49,7 +50,7 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         self.serving = json.loads((folder / "serving.json").read_text())
         self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
         code, version = folder.parents[1] / "code", self.serving["code_version"]
-        self.network, self.normalise, runner = _load(folder, code, version, self.device, self.serving["normalisation"])
+        self.network, self.normalise, runner = _load(folder, code, version, self.device, self.serving)
         self.watch = _watch(runner, len(self.serving["exits"]))
         self.classes = np.array(self.serving["classes"], dtype=object)
 
@@ -84,6 +85,10 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
     @torch.inference_mode()
     def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
         pixels = torch.from_numpy(np.array(images)).to(self.device)
+        if "cascade" in self.serving:
+            answered = self.network.infer(pixels, knobs["thresholds"])
+            names = ("probabilities", "macs", "path")
+            return {name: getattr(answered, name) for name in names} | {"exit": answered.member}
         result = self.network.infer(self.normalise(pixels), knobs, generator=generator)
         found = {
             "probabilities": result.logits.double().softmax(dim=1).cpu().numpy(),
@@ -286,7 +291,7 @@ def _alike(value: Any, example: Any) -> bool:
 
 
 def _load(
-    folder: Path, code: Path, version: str, device: torch.device, normalisation: Mapping[str, Any]
+    folder: Path, code: Path, version: str, device: torch.device, serving: Mapping[str, Any]
 ) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor], Any]:
     """The network prepared for inference, what normalises its images, and what counts, by the model's own code.
 
@@ -294,23 +299,26 @@ def _load(
     its own; where that is another version, the bundled one is imported beside it.
     """
     if "trainables" not in sys.modules or _version() == version or not code.is_dir():
-        return _prepared(folder, device), _normalise(normalisation), _runner()
+        return _prepared(folder, device, serving), _normalise(serving["normalisation"]), _runner()
     kept = _take_out()
     sys.path.insert(0, str(code))
     importlib.invalidate_caches()
     try:
-        return _prepared(folder, device), _normalise(normalisation), _runner()
+        return _prepared(folder, device, serving), _normalise(serving["normalisation"]), _runner()
     finally:
         sys.path.remove(str(code))
         _take_out()
         sys.modules.update(kept)
 
 
-def _prepared(folder: Path, device: torch.device) -> Any:
+def _prepared(folder: Path, device: torch.device, serving: Mapping[str, Any]) -> Any:
     # this file and the code beside it are promoted together: a module that is missing is an error, never skipped
-    serving = importlib.import_module("trainables.serving")
-    serving.trust_source(folder)  # a network's own file is code of the model like the rest, and signed with it
-    return serving.load_prepared(folder, device)
+    code = importlib.import_module("trainables.serving")
+    for part in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+        code.trust_source(part)  # a network's own file is code of the model like the rest, and signed with it
+    if "cascade" in serving:
+        return code.load_cascade(folder, serving["cascade"], device)
+    return code.load_prepared(folder, device)
 
 
 def _normalise(record: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from trainables.checkpoints import NETWORK, CheckpointError, config_of, read_rec
 from trainables.contracts.method import Method
 from trainables.contracts.network import Inference, Knobs, RoutedNetwork, Task
 from trainables.execution.arithmetic import ieee_float32
+from trainables.inference.cascade import Cascade, Step
 from trainables.inference.prepare import prepared
+from trainables.normalisation import Normalisation
 from trainables.registry import get_method
 
 SIZES = (1, 16, 128, 1024)
@@ -57,6 +59,25 @@ def load_prepared(folder: Path, device: torch.device | str = "cpu") -> RoutedNet
         network.infer = ieee_float32()(Forms(network, device).infer)
         network.sweep = ieee_float32()(network.sweep)
     return network
+
+
+def load_cascade(folder: Path, record: Mapping[str, Any], device: torch.device | str = "cpu") -> Cascade:
+    """The cascade of a folder whose members' checkpoints lie below it, as it is served.
+
+    `record`: ``kind``, ``answer`` and ``members``, each with its ``folder``, ``knobs``, ``temperature`` and
+    ``normalisation``. Settings of one checkpoint are one network.
+    """
+    networks: dict[str, RoutedNetwork] = {}
+    steps = []
+    for member in record["members"]:
+        name = member["folder"]
+        if Path(name).name != name:
+            raise CheckpointError(f"member {name!r} leads out of {folder}")
+        if name not in networks:
+            networks[name] = load_prepared(folder / name, device)
+        normalisation = Normalisation.of(member["normalisation"])
+        steps.append(Step(networks[name], normalisation, member["knobs"], member["temperature"]))
+    return Cascade(steps, record["kind"], record["answer"])
 
 
 class Forms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,11 @@ def point_of(study: str, composition: dict[str, Any], record: dict[str, Any]) ->
         }, config_id="", study=study, count=record["count"], membership=record["membership"], evidence="images",
         expected=record["expected"], expected_low=record["low"], expected_high=record["high"], kind="cascade",
     )  # fmt: skip
+
+
+def is_cascade(point_id: str) -> bool:
+    """Whether an identity is that of a cascade: ``c0001-2-7``."""
+    return re.fullmatch(r"c\d+-\d+-\d+", point_id) is not None
 
 
 def find_cascade(state: StudyState, point_id: str) -> tuple[dict[str, Any], dict[str, Any]]:

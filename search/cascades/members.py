@@ -120,9 +120,10 @@ def members_of(
     *,
     points: Sequence[str] = (),
     most: int = MOST,
+    alike: bool = False,
 ) -> Members:
     """The points of studies whose checkpoints keep predictions: those of the first fronts, or `points` by identity
-    (``t0003-9-2``, of several studies ``STUDY:t0003-9-2``).
+    (``t0003-9-2``, of several studies ``STUDY:t0003-9-2``). With `alike` they are these points in this order.
 
     Raises `InputError` where studies have different images, classes, label orders or splits, a named point or its
     checkpoint is gone, predictions are damaged or of another version, or fewer than two members are left.
@@ -140,6 +141,9 @@ def members_of(
             f"no checkpoint of {names} keeps predictions: composing takes a study that ran with predictions = true"
             " (the default since this version)"
         )
+    if alike:
+        by_name = {(m.study, (m.trial, m.epoch, m.index)): (m, p, s) for m, p, s in found}
+        return _joined([by_name[key] for key in named])
     found = _distinct(found)
     if len(found) < 2:
         raise InputError(f"{len(found)} member: a cascade takes at least two different operating points")

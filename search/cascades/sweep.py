@@ -221,8 +221,8 @@ class _Tails:
         true = None
         if scores is not None:
             true = np.take_along_axis(scores, answers.labels.astype(np.intp)[None, None, :], axis=1)[:, 0]
-        turned = (np.ascontiguousarray(each.T) for each in (correct.astype(np.int8), macs, run))
-        return cls(chains, *turned, family, scores, true)
+        right, turned = np.ascontiguousarray(correct.T.astype(np.int8)), np.ascontiguousarray
+        return cls(chains, right, turned(macs.T), turned(run.T), family, scores, true)
 
 
 def _mean_correct(answers: Answers, first: int, tails: _Tails) -> NDArray[np.int8]:
@@ -250,8 +250,8 @@ def _cuts(doubts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def swept(answers: Answers, tails: _Tails, firsts: Sequence[int] | None = None) -> Found:
     """The front of every member (or of `firsts`) before every tail at all thresholds; `own` is a beam to go on with."""
-    nothing = np.zeros(0)
-    front = _Front(nothing, nothing, *(np.zeros(0, dtype=np.intp),) * 2, nothing)
+    nothing, nobody = np.zeros(0), np.zeros(0, dtype=np.intp)
+    front = _Front(nothing, nothing, nobody, nobody, nothing)
     own: list[Chain] = []
     compared = 0
     for first in range(len(answers.macs)) if firsts is None else firsts:

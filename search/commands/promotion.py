@@ -33,7 +33,10 @@ def promote(
     ] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="At least this validation accuracy.")] = None,
     method: Annotated[str | None, typer.Option(help="Only points of this method.")] = None,
-    point: Annotated[str | None, typer.Option(help="This operating point, for example t0003-9-2.")] = None,
+    point: Annotated[str | None, typer.Option(help="This operating point or cascade, for example t0003-9-2.")] = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="The best cascade under the budget (after `routefront compose`).")
+    ] = False,
     alias: Annotated[str, typer.Option(help="The alias that will point to the new version.")] = "champion",
     calibrate_on: Annotated[
         Path | None, typer.Option(help="Find thresholds on the images in this folder (class folders, or unlabelled).")
@@ -68,6 +71,8 @@ def promote(
         raise InputError(f"--budgets asks for a champion each; {single[0]} does not go with it")
     if point is not None and method is not None:
         raise InputError("--point names one point; --method does not go with it")
+    if cascade and (budgets is not None or method is not None or point is not None):
+        raise InputError("--cascade goes with --max-macs or --min-accuracy; a single cascade is named by --point")
     options = {
         "calibrate_on": calibrate_on,
         "max_latency": _latency(max_latency) if max_latency else None,
@@ -84,7 +89,8 @@ def promote(
             records = found.promote_family(budgets=[part for part in budgets.split(",") if part.strip()], **options)
         else:
             budget = parse_count(max_macs) if max_macs else None
-            records = [found.promote(max_macs=budget, min_accuracy=min_accuracy, point=point, **options)]
+            wishes = {"max_macs": budget, "min_accuracy": min_accuracy, "point": point, "cascades": cascade}
+            records = [found.promote(**wishes, **options)]
     if as_json:
         print_json(records if budgets is not None else records[0])
     elif budgets is not None:

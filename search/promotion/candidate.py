@@ -130,6 +130,6 @@ def figures_on_test(state: StudyState, candidate: Candidate, data: Data) -> dict
         same = line.get("point_id") == evidence.point.point_id and canonical(line.get("knobs")) == knobs
         if same and line.get("test") is not None:
             return line["test"]
-    measured = measure(evidence.network, data, "test", evidence.knobs)
+    measured = evidence.measured(data, "test")
     low, high = wilson(measured["correct"], measured["count"])
     return {**measured, "low": low, "high": high}

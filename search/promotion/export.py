@@ -82,6 +82,10 @@ def export_model(
         for name in ("onnx", "onnxruntime") if to == ONNX else ():
             tool(name)
         registered = load(model, uri)
+        if "cascade" in registered.serving:
+            raise InputError(
+                f"{registered.shown} is a cascade; export-model writes single networks: promote its members"
+            )
         split = own_data(registered, root).validation
         images, labels = split.images[: limit or IMAGES], split.labels[: limit or IMAGES]
         with _beside(folder) as scratch:

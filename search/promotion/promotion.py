@@ -18,10 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.errors import RunError
+from search.cascades.front import cascade_points, find_cascade, is_cascade, point_of, within
+from search.errors import InputError, RunError
 from search.frontier.pool import StudyPoints
 from search.promotion.calibration import own_images
 from search.promotion.candidate import Candidate, candidate_of, figures_on_test
+from search.promotion.cascades import cascade_candidate
 from search.promotion.choice import Budget, Target, choose, family, find
 from search.promotion.compare import MARGIN, check_margin
 from search.promotion.compare import gate as compare_gate
@@ -59,15 +61,22 @@ def promote_study(
 
     `options`: `calibrate_on` (a folder of one's own images), `max_latency` (seconds alone), `compare_on` (labelled
     class folders on which the point must be better than the champion, or not worse by more than `margin`), `dry_run`
-    (nothing is written, the study may be running), `data`. Returns the record of the journal's event
+    (nothing is written, the study may be running), `cascades` (the best cascade under the budget instead of a single
+    point), `data`. Returns the record of the journal's event
     `promotion` with `promoted` and `why`. Raises `InputError` for what cannot be, `RunError` naming the
     gate that failed; a dry run returns instead.
     """
+    cascades = options.pop("cascades", False)
 
     def targets(promoter: Promoter) -> list[Target]:
         budget = Budget(max_macs, min_accuracy)
+        if point is not None and is_cascade(point):
+            composition, record = find_cascade(promoter.state, point)
+            return [Target(alias, budget, point_of(study.spec.name, composition, record))]
         if point is not None:
             return [Target(alias, budget, find(promoter.state, point))]
+        if cascades:
+            return [Target(alias, budget, within(cascade_points(promoter.state), max_macs, min_accuracy))]
         wish = {"max_macs": max_macs, "min_accuracy": min_accuracy, "method": method}
         return [Target(alias, budget, choose(StudyPoints(study, promoter.state), **wish))]
 
@@ -141,7 +150,12 @@ def _promote(
         plans: list[_Plan] = []
         for target in chosen:
             key = (target.point.point_id, target.budget if own else None)
-            if key not in candidates:
+            if key not in candidates and target.point.kind == "cascade":
+                if own is not None or compare_on is not None:
+                    asked = "--calibrate-on" if own is not None else "--compare-on"
+                    raise InputError(f"{asked} does not go with a cascade ({target.point.point_id})")
+                candidates[key] = cascade_candidate(study, state, identity, data, target, max_latency)
+            elif key not in candidates:
                 candidates[key] = candidate_of(study.folder, state, identity, data, target, own, max_latency)
             with answering(uri):
                 plans.append(promoter.plan(target, candidates[key], compare_on, margin))

@@ -25,7 +25,9 @@ from search.tracking.server import using
 from trainables import checkpoints
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork
+from trainables.data.augment import normalise, to_device
 from trainables.data.splits import Data
+from trainables.inference.evaluation import evaluate
 from trainables.version import code_version
 
 DIGEST = "model_sha256"  # a version's tag: what its files must be (`folder_digest`)
@@ -95,6 +97,28 @@ class Evidence:
             for name, value in values.items()
             if value is not None
         }
+
+    @property
+    def leaves(self) -> bool:
+        """Whether images leave somewhere, so that answers say where."""
+        return bool(self.network.exits)
+
+    def measured(self, data: Data, split: str) -> dict[str, Any]:
+        """accuracy, correct, count and macs (mean per image) on a split, by the hard pass."""
+        images, labels = to_device(getattr(data, split), "cpu")
+        inputs = normalise(images, data.for_config(self.network.config))
+        point = evaluate(self.network, inputs, labels, self.knobs).points[0]
+        return {name: point[name] for name in ("accuracy", "correct", "count", "macs")}
+
+    def store(self, folder: Path) -> None:
+        """Write what is served into a new folder, but for ``serving.json``."""
+        record = {
+            **checkpoints.network_record(self.method, self.network),
+            "trial": self.point.trial,
+            "epoch": self.point.epoch,
+        }
+        self.network.strip()
+        checkpoints.save(folder, record, self.network)
 
     def serving(self) -> dict[str, Any]:
         """``serving.json``: what the model needs to serve, and what it says of itself."""
@@ -235,13 +259,7 @@ def folder_digest(folder: Path) -> str:
 def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> Any:
     """Stage checkpoint and code under a neutral folder (MLflow stores where they came from) and log them."""
     artifact = scratch / "model"
-    record = {
-        **checkpoints.network_record(evidence.method, evidence.network),
-        "trial": evidence.point.trial,
-        "epoch": evidence.point.epoch,
-    }
-    evidence.network.strip()
-    checkpoints.save(artifact, record, evidence.network)
+    evidence.store(artifact)
     serving = evidence.serving()
     (artifact / "serving.json").write_text(json.dumps(serving, indent=1))
     needed = (*_REQUIREMENTS, *getattr(evidence.network, "packages", ()))
@@ -271,7 +289,7 @@ def _signature(evidence: Evidence) -> Any:
         ("double", "macs"),
         (Array("double"), "path"),
     ]
-    if evidence.network.exits:
+    if evidence.leaves:
         columns.append(("long", "exit"))
     # Without inputs: MLflow would cast floats to uint8, 0.98 to 0, before the model sees and refuses or takes them.
     return ModelSignature(

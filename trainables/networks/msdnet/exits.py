@@ -7,7 +7,7 @@ from 1 in names, as in the papers, and from 0 in tensors.
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from trainables.contracts.network import Exit, Inference, Knobs, Routed, RoutedNetwork, Task, Unit, evaluating
 from trainables.execution.macs import counted
-from trainables.execution.rows import thinned
+from trainables.execution.rows import take, thinned
 
 TIE = 1e-4
 """Confidences whose log-odds are closer than this are the same confidence (see `leaves`)."""
@@ -223,6 +223,54 @@ class ExitNetwork(RoutedNetwork):
     def infer(self, inputs: Tensor, knobs: Knobs, *, generator: torch.Generator | None = None) -> Inference:
         """The hard pass under one list of thresholds: a sweep of one setting."""
         return self.sweep(inputs, [knobs], generator=generator)[0]
+
+    @torch.no_grad()
+    def infer_on(
+        self, inputs: Tensor, knobs: Sequence[Knobs], goes_on: Callable[[int, Tensor], Tensor]
+    ) -> tuple[Inference, Tensor, Tensor]:
+        """The hard pass under the first knobs, and for images that are not sure enough under the next ones, and so on.
+
+        `goes_on(m, logits)` says of images that left under knobs m with `logits` (k, C) which go on under knobs m + 1:
+        a mask (k,). No stage is computed twice for an image. Returns what was executed (logits of the last knobs that
+        an image came to, the path and the MACs of all of it), the logits under every knobs (M, B, C), and the number of
+        the last ones (B,).
+        """
+        limits = [[bar(limit) for limit in thresholds_of(each, len(self.exits))] for each in knobs]
+        bars = torch.tensor(limits, dtype=torch.float64, device=inputs.device).reshape(-1, len(self.exits))
+        rows = torch.arange(len(inputs), device=inputs.device)
+        taken = rows.new_zeros(len(knobs), len(inputs))
+        staying = torch.ones_like(taken, dtype=torch.bool)
+        reached, deepest = torch.zeros_like(rows), torch.zeros_like(rows)
+        logits = inputs.new_zeros(len(self.exits), len(inputs), self.task.classes)
+        features, answers = [inputs], None
+        for i, stage in enumerate(self.stages):
+            features = stage(*features)
+            answers = self.answer(i, features[-1], answers)
+            logits[i, rows], deepest[rows] = answers.to(logits.dtype), i
+            staying &= confidence(answers) < bars[:, i, None]
+            taken[:, rows] += staying.long()  # one exit further
+            over = torch.zeros_like(rows, dtype=torch.bool)
+            for m in range(len(knobs)):
+                left = ((reached[rows] == m) & ~staying[m] & ~over).nonzero().squeeze(1)
+                if m == len(knobs) - 1 or not len(left):
+                    over[left] = True
+                    continue
+                images = rows[left]
+                further = goes_on(m, logits[taken[m, images], images])
+                reached[images[further]] += 1
+                over[left[~further]] = True
+            stays = ~over
+            if not bool(stays.any()):
+                break
+            features = [take(each, stays.nonzero().squeeze(1)) for each in features]
+            answers = answers[stays]
+            rows, staying = rows[stays], staying[:, stays]
+        places = torch.arange(len(inputs), device=inputs.device)
+        every = torch.stack([logits[exits, places] for exits in taken])
+        decisions = _one_hot(deepest, len(self.exits), inputs.dtype)
+        path = self._path(decisions)
+        done = Inference(every[reached, places], path, self.path_macs(path), decisions, deepest)
+        return done, every, reached
 
     @torch.no_grad()
     def replay(self, logits: Tensor, knobs: Knobs) -> Inference:
