@@ -314,8 +314,8 @@ def _load(
 def _prepared(folder: Path, device: torch.device, serving: Mapping[str, Any]) -> Any:
     # this file and the code beside it are promoted together: a module that is missing is an error, never skipped
     code = importlib.import_module("trainables.serving")
-    for part in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        code.trust_source(part)  # a network's own file is code of the model like the rest, and signed with it
+    for record in sorted(folder.rglob("state.json")):
+        code.trust_source(record.parent)  # a network's own file is code of the model like the rest, and signed with it
     if "cascade" in serving:
         return code.load_cascade(folder, serving["cascade"], device)
     return code.load_prepared(folder, device)

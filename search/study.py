@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from search.errors import InputError
 from search.frontier.point import FrontPoint
 from search.spec.study import StudySpec
 from search.state.kept import otherwise
@@ -128,6 +129,8 @@ class Study(StoredStudy):
             try:
                 why = run(driver, data, address=address, watch=watch, say=say)
                 driver.end(why)
+                if self.spec.compose and why == "finished":
+                    self._compose(driver, say)
             finally:
                 waiting = tracker.close(_HURRIED_SECONDS if driver.signal else _DRAIN_SECONDS) if tracker else 0
         if waiting:
@@ -136,6 +139,26 @@ class Study(StoredStudy):
                 f" routefront track {self.spec.name} --to {shown(tracking)}"
             )
         return why
+
+    def _compose(self, driver: Driver, say: Callable[[str], None]) -> None:
+        """Compose what the study has trained; where that cannot be it is said, and the study is finished all the same."""
+        from search.cascades.compose import compose
+
+        try:
+            record = compose([self], driver, say=say)
+            say(f"{len(record['points'])} cascades on the front: routefront frontier {self.spec.name} --with-cascades")
+        except InputError as error:
+            say(f"no cascades: {error}")
+
+    def compose(self, *others: Study, **options: Any) -> dict[str, Any]:
+        """Compose cascades of this study's points and of `others` of the same images.
+
+        `options` and what is returned and raised: see `search.cascades.compose.compose`.
+        """
+        from search.cascades.compose import compose
+
+        with self.driving() as driver:
+            return compose([self, *others], driver, **options)
 
     def frontier(
         self,

@@ -36,11 +36,12 @@ def point_of(study: str, composition: dict[str, Any], record: dict[str, Any]) ->
     return FrontPoint(
         trial=trial, epoch=int(size), index=int(index), method="cascade",
         variant=f"{record['kind']}-{record['answer']}",
-        network=" > ".join(f"{m['method']} {m['network']}" for m in members), accuracy=record["expected"],
+        network=" > ".join(m["method"] for m in members), accuracy=record["expected"],
         macs=record["macs"], macs_std=record["macs_std"], macs_full=sum(m["macs_full"] for m in networks.values()),
         params=sum(m["params"] for m in networks.values()), setting={}, knobs={"thresholds": record["thresholds"]},
         checkpoint="", config={
-            "members": [f"{m['study']}:{m['point_id']}" for m in members], "kind": record["kind"],
+            "members": [f"{m['study']}:{m['point_id']}" for m in members],
+            "networks": [m["network"] for m in members], "kind": record["kind"],
             "answer": record["answer"], "temperatures": [m["temperature"] for m in members],
             "measured": record["accuracy"], "going": record["going"], "compared": composition["compared"],
         }, config_id="", study=study, count=record["count"], membership=record["membership"], evidence="images",

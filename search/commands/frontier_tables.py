@@ -17,10 +17,10 @@ def front_table(front: Front, points: Sequence[FrontPoint], wide: bool = True) -
     """Points for a terminal, cheapest first; without `wide` for 80 columns: without knobs and share of the full."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     several, axes = len(front.studies) > 1, front.axes
-    told = any(p.expected is not None for p in points)
+    told = any(p.expected is not None for p in points if p.kind == "point")
     shown = [
         (axes.merit_title, "right", True, lambda p: axes.merit(p.accuracy)),
-        ("95 %", "left", any(p.interval for p in points), lambda p: _interval(axes, p)),
+        ("95 %", "left", any(p.interval or p.kind == "cascade" for p in points), lambda p: _interval(axes, p)),
         ("expected", "right", told, lambda p: _expected(axes, p)),
         ("P(front)", "right", any(p.membership is not None for p in points), _membership),
         (axes.cost_title, "right", True, lambda p: axes.cost(p.macs)),
@@ -44,6 +44,8 @@ def front_table(front: Front, points: Sequence[FrontPoint], wide: bool = True) -
 
 
 def _interval(axes: AxesText, point: FrontPoint) -> str:
+    if point.kind == "cascade" and point.expected_low is not None and point.expected_high is not None:
+        return _between(axes, point.expected_low, point.expected_high)
     return "-" if point.interval is None else _between(axes, *point.interval)
 
 

@@ -67,6 +67,9 @@ def promote_study(
     gate that failed; a dry run returns instead.
     """
     cascades = options.pop("cascades", False)
+    for name in ("calibrate_on", "compare_on"):
+        if options.get(name) is not None and (cascades or (point is not None and is_cascade(point))):
+            raise InputError(f"--{name.replace('_', '-')} takes a single operating point, not a cascade")
 
     def targets(promoter: Promoter) -> list[Target]:
         budget = Budget(max_macs, min_accuracy)
@@ -151,9 +154,6 @@ def _promote(
         for target in chosen:
             key = (target.point.point_id, target.budget if own else None)
             if key not in candidates and target.point.kind == "cascade":
-                if own is not None or compare_on is not None:
-                    asked = "--calibrate-on" if own is not None else "--compare-on"
-                    raise InputError(f"{asked} does not go with a cascade ({target.point.point_id})")
                 candidates[key] = cascade_candidate(study, state, identity, data, target, max_latency)
             elif key not in candidates:
                 candidates[key] = candidate_of(study.folder, state, identity, data, target, own, max_latency)

@@ -6,8 +6,13 @@ Every study trains small networks of three kinds on digits that were made harder
 of its own: 300 images to train, 360 to validate, the other 1137 to test. Cascades are composed from the validation
 split alone. Then they are executed on the test split. Optimism is the accuracy that was told minus that on the test
 split, averaged over budgets evenly in log MACs. One split's images may be easier than the other's: the mean difference
-of all operating points, of which none is chosen, is taken off (a control variate, whose expectation is 0). What was
-trained is kept in FOLDER, so that another estimate can be scored without training again.
+of all operating points, of which none is chosen, is taken off (a control variate, whose expectation is 0). A study's
+images that were not trained on are divided into validation and test images several times. What was trained is kept in
+FOLDER, so that another estimate can be scored without training again.
+
+Columns, in points of accuracy: optimism of the figure on the validation split, of that less half the loss between
+halves, of what is told (less 0.71 times the loss), of the best single point within the budget; what cascades gain on
+the test images over single points; their MACs there over those that were told.
 """
 
 from __future__ import annotations
@@ -69,6 +74,7 @@ def trained(seed: int, trials: int, epochs: int, folder: Path) -> None:
         method = get_method(name)
         config = method.configure(values)
         training = Training(method, config, data, epochs=epochs, seed=100 * seed + trial, predictions=True)
+        report = {}
         while not training.done:
             report = training.step()
         assert training.last_curve is not None and training.last_curve.predictions is not None
@@ -84,24 +90,39 @@ def trained(seed: int, trials: int, epochs: int, folder: Path) -> None:
         kept.write(folder / f"{trial:02d}-test.npz", Predictions.collected(answers, labels))
 
 
-def members_in(folder: Path, split: str, places: list[tuple[Path, int]] | None = None) -> tuple[Members, list]:
-    """The points of a study that are on its first fronts of the validation split, with their answers on a split."""
-    files = {path: kept.read(path) for path in sorted(folder.glob("*-validation.npz"))}
-    if places is None:
-        every = [(path, s) for path, each in files.items() for s in range(each.settings)]
-        error = np.array([(files[p].of(s).argmax(1) != files[p].labels).mean() for p, s in every])
-        macs = np.array([files[p].macs[s].mean() for p, s in every])
-        order = np.lexsort((macs, front_layers(error, macs)))[:MEMBERS]
-        places = [every[i] for i in np.sort(order).tolist()]
-    if split == "test":
-        files = {path: kept.read(path.with_name(path.name.replace("validation", "test"))) for path in files}
-    found = [(files[path], setting) for path, setting in places]
-    labels = found[0][0].labels
-    names = [Member("", path.name[:2], 1, s, "", "", "", {}, "", "", 0, 0, 0, 0, 0) for path, s in places]
-    family = [int(p.name[:2]) if files[p].exits is not None else 1000 + i for i, (p, _) in enumerate(places)]
-    correct = np.stack([p.of(s).argmax(axis=1) == labels for p, s in found])
-    macs = np.stack([p.macs[s] for p, s in found])
-    return Members(names, labels, macs, correct, np.array(family), found), places
+def drawn(folder: Path, redraw: int) -> tuple[Members, Members, float]:
+    """The first fronts of a study by a validation split, with their answers on it and on the rest; the control.
+
+    No network was trained on any of these images, so each redraw parts them anew and is a replicate of its own; the
+    first one is the split that was there during training.
+    """
+    files, names = [], sorted(folder.glob("*-validation.npz"))
+    for path in names:
+        files.append((kept.read(path), kept.read(path.with_name(path.name.replace("validation", "test")))))
+    labels = np.concatenate([each.labels for each in files[0]])
+    order = np.arange(len(labels)) if redraw == 0 else np.random.default_rng(redraw).permutation(len(labels))
+    validation, test = order[:VALIDATION], order[VALIDATION:]
+    places = [(i, s) for i, pair in enumerate(files) for s in range(pair[0].settings)]
+    correct = np.stack([np.concatenate([each.of(s).argmax(1) == each.labels for each in files[i]]) for i, s in places])
+    macs = np.stack([np.concatenate([each.macs[s] for each in files[i]]) for i, s in places])
+    control = float(correct[:, validation].mean() - correct[:, test].mean())
+    error, cost = 1 - correct[:, validation].mean(1), macs[:, validation].mean(1)
+    chosen = np.sort(np.lexsort((cost, front_layers(error, cost)))[:MEMBERS])
+    sides = []
+    for images in (validation, test):
+        parts = []
+        for place in chosen.tolist():
+            i, s = places[place]
+            every = np.concatenate([each.of(s) for each in files[i]])[images].astype(np.float16)
+            path, own = np.zeros((1, len(images), 1), np.float16), macs[place, images]
+            parts.append((Predictions(every.shape[1], labels[images], own[None], path, every=every[None]), 0))
+        family = [places[p][0] if files[places[p][0]][0].exits is not None else 1000 + p for p in chosen.tolist()]
+        members = [
+            Member("", str(places[p][0]), 1, places[p][1], "", "", "", {}, "", "", 0, 0, 0, 0, 0) for p in chosen
+        ]
+        known = correct[chosen][:, images], np.array(family), parts
+        sides.append(Members(members, labels[images], macs[chosen][:, images], *known))
+    return sides[0], sides[1], control
 
 
 def within(macs: np.ndarray, accuracy: np.ndarray, budget: float) -> int | None:
@@ -110,12 +131,10 @@ def within(macs: np.ndarray, accuracy: np.ndarray, budget: float) -> int | None:
     return int(fit[np.argmax(accuracy[fit])]) if len(fit) else None
 
 
-def scored(folder: Path, rules: list[Rule], splits: int, most: int) -> dict[str, list[float]]:
+def scored(folder: Path, rules: list[Rule], splits: int, most: int, redraw: int) -> dict[str, list[float]]:
     """Optimism of what is told of a study's cascades, budget by budget, and what they gain on the test split."""
-    members, places = members_in(folder, "validation")
-    test, _ = members_in(folder, "test", places)
+    members, test, control = drawn(folder, redraw)
     selection = select(members, rules, most_members=most, splits=splits)
-    control = float(members.correct.mean() - test.correct.mean())
     by = {}
     rows: dict[str, list[float]] = {"told": [], "expected": [], "test": [], "single": [], "single-test": [], "cost": []}
     front = selection.front
@@ -150,6 +169,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--splits", type=int, default=2)
+    parser.add_argument("--redraws", type=int, default=4, help="divisions into validation and test images a study")
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--rules", default="usual", choices=["usual", "all"])
     parser.add_argument("--kept", type=Path, required=True)
@@ -157,30 +177,35 @@ def main() -> None:
     torch.set_num_threads(1)
     kinds = ("probability",) if asked.rules == "usual" else ("probability", "margin", "entropy")
     rules = [Rule(kind, answer) for kind in kinds for answer in ("last", "mean")]
-    told = []
-    print(
-        "| study | raw optimism | expected - test | single's optimism | gain on test | MACs on test | s |\n"
-        + "|---" * 7
-        + "|"
-    )
-    for seed in range(asked.studies):
-        began, folder = time.perf_counter(), asked.kept / f"study-{seed:02d}"
+    folders = [asked.kept / f"study-{seed:02d}" for seed in range(asked.studies)]
+    for seed, folder in enumerate(folders):
         if not (folder / "whole").exists():
             folder.mkdir(parents=True, exist_ok=True)
             trained(seed, asked.trials, asked.epochs, folder)
             (folder / "whole").touch()
-        rows = {name: np.array(values) for name, values in scored(folder, rules, asked.splits, asked.members).items()}
-        one = (
-            rows["told"] - rows["test"], rows["expected"] - rows["test"], rows["single"] - rows["single-test"],
-            rows["test"] - rows["single-test"],
-        )  # fmt: skip
-        told.append([100 * float(each.mean()) for each in one] + [float(rows["cost"].mean())])
-        text = " | ".join(f"{value:+.2f}" for value in told[-1][:4])
-        print(f"| {seed} | {text} | {told[-1][4]:.3f} | {time.perf_counter() - began:.0f} |", flush=True)
+            print(f"trained study {seed}", file=sys.stderr, flush=True)
+    heads = ("study", "raw", "half the loss", "expected", "single", "gain on test", "MACs on test", "s")
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    told = []
+    for seed, folder in enumerate(folders):
+        began, own = time.perf_counter(), []
+        for redraw in range(asked.redraws):
+            found = scored(folder, rules, asked.splits, asked.members, redraw)
+            rows = {name: np.array(values) for name, values in found.items()}
+            lost = rows["told"] - rows["expected"]
+            one = (
+                rows["told"] - rows["test"], rows["told"] - lost * 0.5 / 2**-0.5 - rows["test"],
+                rows["expected"] - rows["test"], rows["single"] - rows["single-test"],
+                rows["test"] - rows["single-test"],
+            )  # fmt: skip
+            own.append([100 * float(each.mean()) for each in one] + [float(rows["cost"].mean())])
+        told.append(np.mean(own, axis=0))
+        text = " | ".join(f"{value:+.2f}" for value in told[-1][:5])
+        print(f"| {seed} | {text} | {told[-1][5]:.3f} | {time.perf_counter() - began:.0f} |", flush=True)
     mean = np.mean(told, axis=0)
-    spread = np.std(told, axis=0, ddof=1) / np.sqrt(len(told)) if len(told) > 1 else np.zeros(5)
-    cells = " | ".join(f"{m:+.2f} ± {1.96 * s:.2f}" for m, s in zip(mean[:4], spread[:4], strict=True))
-    print(f"| mean, 95 % | {cells} | {mean[4]:.3f} | |")
+    spread = np.std(told, axis=0, ddof=1) / np.sqrt(len(told)) if len(told) > 1 else np.zeros(6)
+    cells = " | ".join(f"{m:+.2f} ± {1.96 * s:.2f}" for m, s in zip(mean[:5], spread[:5], strict=True))
+    print(f"| mean, 95 % | {cells} | {mean[5]:.3f} | |")
 
 
 if __name__ == "__main__":
