@@ -141,7 +141,7 @@ class Study(StoredStudy):
         return why
 
     def _compose(self, driver: Driver, say: Callable[[str], None]) -> None:
-        """Compose what the study has trained; where that cannot be it is said, and the study is finished all the same."""
+        """Compose what the study has trained; where that cannot be, say so: the study is finished all the same."""
         from search.cascades.compose import compose
 
         try:

@@ -69,6 +69,7 @@ def report_of(
         command_more=_more(study),
         cluster=cluster_record(study.spec, state, time.time()),
         axes=front.axes,
+        cascades=state.cascades[-1] if state.cascades else None,
     )
 
 
@@ -132,7 +133,7 @@ def _trials(state: StudyState, spans: dict[str, Span]) -> list[dict[str, Any]]:
 def write_report(study: StoredStudy, folder: Path) -> dict[str, str]:
     """report.html, frontier.png and the pictures of paths in a folder; returns their paths by what they are."""
     from search.report.page import frontier_png, report_html
-    from search.report.pictures import draw_paths
+    from search.report.pictures import draw_cascades, draw_paths
 
     beside = folder.resolve() == study.folder.path
     if folder.is_dir() and not os.access(folder, os.W_OK):
@@ -142,6 +143,8 @@ def write_report(study: StoredStudy, folder: Path) -> dict[str, str]:
         folder.mkdir(parents=True, exist_ok=True)
         frontier_png(report, folder / "frontier.png")
         pictures = draw_paths(report.points, report.paths, folder) if report.axes.usual else []
+        if report.cascades:
+            pictures.append(draw_cascades(report.cascades, folder))
         report_html(report, folder / "report.html")
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from None

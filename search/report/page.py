@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from search.pareto.confidence import wilson
+from search.report.cascades import cascades_section
 from search.report.document import as_data, document
 from search.report.frontier_png import draw_png
 from search.report.html import STYLE, method_name, scripts_of_ours, table
@@ -110,6 +111,7 @@ def _parts(report: Report) -> tuple[dict[str, Any], dict[str, str]]:
         "facts": _facts(report),
         "front-table": _front_table(report.front, report.axes),
         "papers-table": study_section.papers_section(report.published),
+        "cascades": cascades_section(report.cascades),
         "history": study_section.history_section(report.history),
         "importances": study_section.importances_section(report.importances, told),
         "parallels": study_section.parallel_section(report.results, axes) if "parallel" in figures else "",

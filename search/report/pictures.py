@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from search.report.cascades import cascades_picture
 from search.report.exits.pngs import exit_pictures
 from search.report.gates.pngs import gate_figures
 from search.report.paths.data import Paths
@@ -45,3 +48,11 @@ def draw_paths(points: pa.Table, paths: Paths, folder: Path) -> list[Path]:
             figure.savefig(folder / name, format="png", dpi=150, metadata={"Software": "routefront"})
             written.append(folder / name)
     return written
+
+
+def draw_cascades(composition: Mapping[str, Any], folder: Path) -> Path:
+    """Write the picture of a composition into a folder; its file."""
+    figure, path = cascades_picture(composition), folder / "cascades.png"
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=160, metadata={"Software": "routefront"})
+    return path

@@ -29,6 +29,7 @@ class Report:
     `search.report.paths.data` found. `published`: printed points of the data set. `kept`: by trial the epochs whose
     checkpoints are there. `command_more`: what a command that promotes from this study needs behind its name.
     `cluster`: what `search.status.cluster.cluster_record` tells. `axes`: what accuracies and MACs stand for.
+    `cascades`: the last composition (`search.cascades.compose`).
     """
 
     study: Mapping[str, Any]
@@ -44,3 +45,4 @@ class Report:
     command_more: str = ""
     cluster: Mapping[str, Any] = field(default_factory=dict)
     axes: AxesText = field(default_factory=AxesText)
+    cascades: Mapping[str, Any] | None = None

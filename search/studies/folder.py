@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _STATE = "state.json"  # written last (`trainables.checkpoints`)
 _PICTURES = (
-    "budget classes confidence dataflow easy-hard exit-training exits frontier gate-images gates halting kl parameters"
-    " path-weights ponder routing-flow routing-training skip-ratio tsne variants"
+    "budget cascades classes confidence dataflow easy-hard exit-training exits frontier gate-images gates halting kl"
+    " parameters path-weights ponder routing-flow routing-training skip-ratio tsne variants"
 )
 _WRITTEN = {
     "": r"study\.toml|control\.db(-wal|-shm|-journal)?|stop|\.reach-?[\w-]*|\.study-\d+-\d+\.part|report\.html"
