@@ -80,6 +80,21 @@ def test_the_command_tells_what_it_gains(tiny: Study, cli: Run) -> None:
     assert tiny.state().cascades[0]["rules"] == ["margin-last"]
 
 
+def test_a_search_that_ends_composes(tiny: Study, story: type, tmp_path: Path) -> None:
+    """What `compose = true` does behind the last trial: it never fails a study that is finished."""
+    said: list[str] = []
+    told = story()
+    trial = told.ask(0)
+    told.report(trial, 9, [(0.5, 1e6)])
+    nothing = keep(told, tmp_path, "nothing")
+    for study in (nothing, tiny):
+        with study.driving() as driver:
+            study._compose(driver, said.append)
+    assert said[0].startswith("no cascades: no checkpoint of nothing keeps predictions")
+    assert said[-1].endswith("cascades on the front: routefront frontier tiny --with-cascades")
+    assert tiny.state().cascades and not nothing.state().cascades
+
+
 def test_a_cascade_is_promoted_served_and_rolled_back(own: Study, digits_small: Data) -> None:
     from search.promotion.export import export_model
     from search.promotion.history import rollback
