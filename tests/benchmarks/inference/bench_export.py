@@ -39,6 +39,11 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[str, dict[str, Any]] | None
     "static": ("static", {"network": "resnet-38"}, None),
     "skipnet": ("skipnet", {"network": "resnet-38", "gate": "rnn"}, ("static", {"network": "resnet-38"})),
     "codinet": ("codinet", {"network": "resnet-38"}, ("static", {"network": "resnet-38"})),
+    "codinet-wide": (
+        "codinet",
+        {"network": "resnet-38", "width": 2.0},
+        ("static", {"network": "resnet-38", "width": 2.0}),
+    ),
     "imta": ("imta", {"network": "msdnet-5"}, None),
     "decide": ("decide", {"network": "pyramid", "variant": "pragmatic"}, ("decide", {"network": "pyramid-static-8"})),
     "act": ("act", {"network": "preact-resnet-32"}, ("act", {"network": "preact-resnet-32", "variant": "vanilla"})),

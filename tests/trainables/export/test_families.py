@@ -15,10 +15,12 @@ from trainables.contracts.network import RoutedNetwork, Task
 from trainables.export.families import program_of
 from trainables.export.folder import write
 from trainables.export.program import Chain, ExportError, Step
+from trainables.export.pt2 import Pt2Runner, pt2_parts
 from trainables.export.routefront_runner import Refused, Runner, Single, draws
 from trainables.inference.evaluation import exit_logits
 from trainables.inference.prepare import prepared
 from trainables.networks.gated.gates import image_noise
+from trainables.networks.gated.network import GatedResNet
 from trainables.normalisation import Normalisation
 from trainables.registry import get_method
 
@@ -210,7 +212,7 @@ def test_a_part_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
     step = next(step for step in program.steps if isinstance(step, Step) and step.part.name.startswith("block-0+"))
     assert isinstance(step.part.module, Chain)
     step.part.module.parts[0] = Strange()
-    with pytest.raises(ExportError, match=r"part block-0\+router-1 cannot be exported"):
+    with pytest.raises(ExportError, match=r"part block-0\+router-1\S* cannot be exported"):
         from trainables.export.graphs import onnx_parts
 
         onnx_parts(program, network, TASK.image)
@@ -226,3 +228,40 @@ def test_a_network_that_nobody_took_apart_is_refused() -> None:
 
     with pytest.raises(ExportError, match="type Plugged cannot be exported: nothing says what its parts are"):
         program_of(Plugged(None, TASK), [{}])
+
+
+def test_what_all_images_run_is_joined_to_what_some_ran_before() -> None:
+    """One call a block: the block with the next router where it runs, that router alone where it does not."""
+    network, curve, _ = network_of("skipnet recurrent")
+    steps = [step for step in program_of(network, curve).steps if isinstance(step, Step)]
+    assert isinstance(network, GatedResNet)
+    gates = len(network.gated)
+    assert steps[0].part.name.startswith("stem+router-") and not steps[0].when
+    assert len(steps) <= 1 + 2 * gates and all(step.when or step.unless for step in steps[1:])
+    for flag in {step.when or step.unless for step in steps[1:]}:
+        branches = {bool(step.when): step for step in steps[1:] if flag in (step.when, step.unless)}
+        runs, rest = branches[True], branches[False]
+        assert runs.part.name.endswith(f"+{rest.part.name}") or rest.part.name.startswith("short")
+        assert set(runs.charges) > set(rest.charges)
+
+
+@pytest.mark.parametrize("family", ["static", "aig", "decide chain"])
+def test_parts_of_torch_export_do_what_the_network_does(family: str, tmp_path: Path) -> None:
+    network, curve, inputs = network_of(family)
+    settings = [{"knobs": dict(each), "accuracy": 0.5, "macs": 1.0} for each in curve[-1:]]
+    names = [str(k) for k in range(TASK.classes)]
+    how: dict[str, Any] = {"settings": settings, "classes": names, "normalisation": NORMAL, "model": {}}
+    write(tmp_path, network, program_of(network, curve), promoted=curve[-1], form="pt2", **how)
+    found = Pt2Runner(tmp_path).predict(pixels()[:9])
+    alone = Pt2Runner(tmp_path).predict(pixels()[:1])
+    with torch.inference_mode():
+        theirs = prepared(network).infer(inputs[:9], curve[-1])
+    np.testing.assert_allclose(found["logits"], theirs.logits.numpy(), atol=1e-4)
+    np.testing.assert_allclose(alone["logits"], theirs.logits[:1].numpy(), atol=1e-4)
+    assert (found["path"] == theirs.path.numpy()).all() and (found["macs"] == theirs.macs.numpy()).all()
+
+
+def test_a_part_that_torch_export_does_not_take_is_named(tmp_path: Path) -> None:
+    network, curve, _ = network_of("act")
+    with pytest.raises(ExportError, match=r"part unit-0 cannot be exported by torch\.export: .* the number of images"):
+        pt2_parts(program_of(network, curve), network, TASK.image)
