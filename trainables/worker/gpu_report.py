@@ -56,6 +56,7 @@ NETWORKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ensemble", {"network": "resnet-20", "members": 3, "batch_size": 128}),
     ("codinet", {"network": "resnet-110", "batch_size": 256, "views": 4}),
 )
+PRECISIONS = ("float32", "bfloat16")
 COMPILED = (0, 1)
 """Which of `NETWORKS` are measured compiled, too: a compilation takes a minute."""
 BATCHES = (1, 4, 16, 64, 256, 1024, 4096)
@@ -127,7 +128,7 @@ class _Run:
         parts: dict[str, list[tuple[str, Callable[[], Row]]]] = {part: [] for part in SHARES}
         parts["constants"] = [("constants", self.constants)] if self.cuda else []
         for name, values in cases:
-            for precision in ("float32", "bfloat16"):
+            for precision in PRECISIONS:
                 parts["networks"].append(self._network(name, {**values, "precision": precision}))
         if self.cuda:
             for name, values in (cases[index] for index in COMPILED):
