@@ -214,7 +214,7 @@ def _surveyed(folder: Path, as_json: bool) -> None:
     for edge in ("shorter_edge", "longer_edge"):
         if record[edge]:
             least, median, most = record[edge]
-            out.print(f"  {edge.replace('_', ' '):<12}{least} to {most} pixels, median {median}")
+            out.print(f"  {edge.replace('_', ' '):<14}{least} to {most} pixels, median {median}")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.kinds.most_common())
     out.print(f"  pixels      {kinds or 'none'}; {found.rotated:,} turned by EXIF when they are read", soft_wrap=True)
     for title, several in (("two splits", found.between), ("two classes", found.contrary), ("once more", found.twins)):

@@ -13,6 +13,9 @@ from search.frontier.compared import compare
 from search.frontier.point import FrontPoint
 from search.frontier.tables import write_table
 from search.report.frontier_png import LOOKS, draw_front
+from search.study import Study
+from tests.support.command import Run
+from tests.support.kept_study import keep
 
 
 def point(accuracy: float, macs: float, *, count: int = 10_000, seeds: int = 1, **more: str) -> FrontPoint:
@@ -95,3 +98,28 @@ def test_figures_have_their_width_and_embedded_fonts(look: str, tmp_path: Path) 
     assert (tmp_path / "f.pdf").read_bytes() == before
     with pytest.raises(InputError, match=r"a picture is \.png, \.pdf, \.svg"):
         draw_front(drawn, points, tmp_path / "f.gif")
+
+
+def test_the_command(story: type, tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ours", "theirs"):
+        told = story()
+        told.report(told.ask(0), 1, [(0.5, 1e6), (0.7, 2e6), (0.8, 4e6)])
+        keep(told, tmp_path / "studies", name)
+    monkeypatch.setenv("ROUTEFRONT_STUDIES", str(tmp_path / "studies"))
+    files = {"--plot": tmp_path / "f.pdf", "--table": tmp_path / "t.md"}
+    written = [word for pair in files.items() for word in pair]
+    code, said, error = cli("frontier", "ours", "theirs", "--compare", "--style", "paper", *written)
+    assert code == 0, error
+    assert "ours takes 1.00 times fewer MACs than theirs" in said and "no more than chance" in said
+    assert all(file.stat().st_size for file in files.values())
+    record = json.loads(cli("frontier", "ours", "theirs", "--compare", "--json")[1])
+    assert record["comparison"]["fewer"] == 1.0 and len(record["comparison"]["words"]) == 3
+    for words, says in (
+        (("ours", "--compare"), "--compare takes two studies, not 1"),
+        (("ours", "--style", "paper"), "give --plot FILE, too"),
+        (("ours", "--style", "glossy", "--plot", "f.png"), "a plot looks like screen, paper, paper-wide"),
+        (("ours", "--plot", tmp_path / "f.gif"), "a picture is .png, .pdf, .svg"),
+    ):
+        code, _, error = cli("frontier", *words)
+        assert code == 2 and says in error and len(error.splitlines()) == 1
+    assert Study.load("ours", root=tmp_path / "studies")._repr_html_().count("<circle") >= 1
