@@ -8,6 +8,7 @@ from trainables.contracts.network import Knobs, RoutedNetwork
 from trainables.export import columns, exits, gated, halting, multipath
 from trainables.export.program import ExportError, Program, whole
 from trainables.methods.ensemble import Ensemble
+from trainables.networks.backbones.network import StaticBackbone
 from trainables.networks.columns.network import ColumnNetwork
 from trainables.networks.gated.network import GatedResNet
 from trainables.networks.halting.network import HaltingNetwork
@@ -22,7 +23,7 @@ def program_of(network: RoutedNetwork, curve: Sequence[Knobs]) -> Program:
 
     Raises `ExportError` for a network of a kind that nobody has taken apart: a plug-in's.
     """
-    if isinstance(network, StaticResNet | DenseNet):
+    if isinstance(network, StaticResNet | DenseNet | StaticBackbone):
         return whole(network, "nothing is decided")
     if isinstance(network, GatedResNet):
         return gated.program_of(network, curve)

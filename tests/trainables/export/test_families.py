@@ -55,8 +55,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "multipath cp": ("multipath", {"network": "resnet-8-2", "variant": "cp", **NARROW}),
     "multipath stitch": ("multipath", {"network": "resnet-8-2", "variant": "stitch", **NARROW}),
     "ensemble": ("ensemble", {"network": "basecnn", "members": 2, "width": 0.25}),
+    "exits": ("exits", {"network": "torchvision:mobilenet_v3_small", "exits": 3, "curve_points": 4, "width": 0.25}),
+    "static backbone": ("static", {"network": "torchvision:mobilenet_v3_small", "width": 0.25}),
 }
-STILL = {"static", "densenet", "stochastic depth", "decide static", "multipath stitch"}
+STILL = {"static", "densenet", "stochastic depth", "decide static", "multipath stitch", "static backbone"}
 """Families in which nothing is decided."""
 
 
