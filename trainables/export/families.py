@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainables.contracts.network import Knobs, RoutedNetwork
-from trainables.export import columns, exits, gated, halting, multipath
+from trainables.export import blocks, columns, exits, gated, halting, multipath
 from trainables.export.program import ExportError, Program, whole
 from trainables.methods.ensemble import Ensemble
-from trainables.networks.backbones.network import StaticBackbone
+from trainables.networks.backbones.network import GatedBackbone, StaticBackbone
 from trainables.networks.columns.network import ColumnNetwork
 from trainables.networks.gated.network import GatedResNet
 from trainables.networks.halting.network import HaltingNetwork
@@ -27,6 +27,8 @@ def program_of(network: RoutedNetwork, curve: Sequence[Knobs]) -> Program:
         return whole(network, "nothing is decided")
     if isinstance(network, GatedResNet):
         return gated.program_of(network, curve)
+    if isinstance(network, GatedBackbone):
+        return blocks.program_of(network)
     if isinstance(network, ExitNetwork):
         return exits.program_of(network)
     if isinstance(network, ColumnNetwork):

@@ -226,7 +226,7 @@ def program_of(network: GatedResNet, curve: Iterable[Knobs]) -> Program:
         steps += [Draw("noise", network.gates)]
         steps += [Step(Part("limits", _Limits(), ("noise", "threshold", "shift", "drawn"), tuple(limits)))]
     _body(network, steps, limits, asks=not sdv)
-    settings = _sdv_settings(network) if sdv else _settings(draws)
+    settings = _sdv_settings(network) if sdv else settings_of(draws=draws)
     return Program("gated", SDV_RULE if sdv else RULE, joined(steps), settings, examples)
 
 
@@ -297,7 +297,9 @@ def _gated(network: GatedResNet, gate: int, state: str, steps: list[Step | Draw]
     return after
 
 
-def _settings(draws: bool) -> Any:
+def settings_of(*, draws: bool) -> Any:
+    """What turns knobs of gated networks into settings; with `draws` those that draw, too."""
+
     def settings(knobs: Knobs) -> dict[str, Any]:
         limits_of(torch.zeros(1, 1, 1, 1), knobs, 1)  # raises for knobs that are not possible
         value = float(knobs.get("threshold", 0.5))

@@ -56,6 +56,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "multipath stitch": ("multipath", {"network": "resnet-8-2", "variant": "stitch", **NARROW}),
     "ensemble": ("ensemble", {"network": "basecnn", "members": 2, "width": 0.25}),
     "exits": ("exits", {"network": "torchvision:mobilenet_v3_small", "exits": 3, "curve_points": 4, "width": 0.25}),
+    "blocks": ("blocks", {"network": "torchvision:mobilenet_v3_small", "width": 0.25}),
+    "blocks with shortcuts": ("blocks", {"network": "resnet-8"}),
     "static backbone": ("static", {"network": "torchvision:mobilenet_v3_small", "width": 0.25}),
 }
 STILL = {"static", "densenet", "stochastic depth", "decide static", "multipath stitch", "static backbone"}
