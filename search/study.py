@@ -197,7 +197,8 @@ class Study(StoredStudy):
             state = self.state()
             counts = ", ".join(f"{count} {name}" for name, count in state.count().items() if count)
             more = f": {self.status()}, trials: {counts or 'none yet'}"
-            return front_html(ask([self]), f"study {self.spec.name}", more)
+            front = ask([self])
+            return front_html(front.points, front.dataset, f"study {self.spec.name}", more=more, empty=front.empty)
         except (InputError, RunError, OSError) as error:
             from html import escape
 

@@ -67,7 +67,8 @@ class Front:
         """The front in a notebook."""
         from search.frontier.notebook import front_html
 
-        return front_html(self, f"frontier of {', '.join(self.studies)}")
+        title = f"frontier of {', '.join(self.studies)}"
+        return front_html(self.points, self.dataset, title, empty=self.empty)
 
     def record(self) -> dict[str, Any]:
         """Plain values, as `routefront frontier --json` prints them."""

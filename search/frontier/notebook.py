@@ -8,25 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 from search.frontier.point import FrontPoint
 from search.units import dataset_name, knobs_text, printable, show_count, show_share
-
-if TYPE_CHECKING:
-    from search.frontier.answer import Front
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 460, 240, 52, 34
 _MOST_ROWS = 20
 _HEADS = ("accuracy", "95 %", "MACs", "method", "network", "knobs", "point")
 
 
-def front_html(front: Front, title: str, more: str = "") -> str:
-    """A front: its title, what is said beside it, the stairs of accuracy over MACs, and its points in a table."""
-    points = [point for point in front.points if point.layer == 0]
-    head = f"<p><b>{_text(title)}</b> on {_text(dataset_name(front.dataset))}{_text(more)}</p>"
+def front_html(members: Sequence[FrontPoint], dataset: str, title: str, *, more: str = "", empty: str = "") -> str:
+    """A front: its title, what is said beside it, the stairs of accuracy over MACs, and its points in a table.
+
+    `empty`: why it has no point, where it has none.
+    """
+    points = [point for point in members if point.layer == 0]
+    head = f"<p><b>{_text(title)}</b> on {_text(dataset_name(dataset))}{_text(more)}</p>"
     if not points:
-        return f"<div>{head}<p>{_text(front.empty or 'no operating point yet')}</p></div>"
+        return f"<div>{head}<p>{_text(empty or 'no operating point yet')}</p></div>"
     shown = points if len(points) <= _MOST_ROWS else [*points[: _MOST_ROWS // 2], *points[-_MOST_ROWS // 2 :]]
     left = len(points) - len(shown)
     note = f"<p>{left} points in the middle are left out</p>" if left else ""

@@ -73,7 +73,8 @@ def draw_front(front: Front, points: Sequence[FrontPoint], path: Path, look: str
         "axes.unicode_minus": False,
     }
     how = LOOKS[look]
-    with rc_context(settings | {"font.family": how.family}):
+    settings["font.family"] = how.family
+    with rc_context(settings):
         figure = _figure(front, points, how)
         try:
             figure.savefig(path, format=kind, metadata=metadata)

@@ -153,7 +153,7 @@ def test_a_front_as_html_is_escaped_and_has_no_script() -> None:
     assert (
         found.count("<circle") == 30 and found.count("<tr>") == 21 and "10 points in the middle are left out" in found
     )
-    assert "no point" in front_html(front(empty="no point yet"), "study a")
+    assert "no point" in front_html((), "digits", "study a", empty="no point yet")
 
 
 def test_a_study_in_a_notebook(tmp_path: Path) -> None:
