@@ -167,7 +167,9 @@ network = ["resnet-14", "resnet-20", "resnet-32"]
 network = ["msdnet-3", "msdnet-5"]
 """
     named = _quoted(network)
-    return f"""# Your network, as it is and routed (docs/backbones.md). A table may have pretrained = "weights.pth".
+    return f"""# Your network, as it is and routed (docs/backbones.md). A table may begin with weights:
+# pretrained = "weights.pth"
+# lr = {{ low = 0.001, high = 0.03, log = true }}   # behind weights; the usual rates forget them
 [methods.static]             # nothing is routed: what the others must beat
 network = {named}
 resolution = [0.75, 1.0]     # images are resized before the network reads them

@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
+from tests.support.noise import noise
 from trainables.contracts.network import Task
 from trainables.methods import exits, static
+from trainables.normalisation import CONSTANTS
+from trainables.training.training import Training
 
 NAME = "torchvision:mobilenet_v3_small"
 TASK = Task(classes=10, size=32)
@@ -115,3 +118,13 @@ def test_position_embeddings_are_interpolated(tmp_path: Path) -> None:
     torch.save(small.state_dict(), tmp_path / "vit.pth")
     network = network_of(network="torchvision:vit_b_32")
     assert network.take_weights(str(tmp_path / "vit.pth"))  # 64 pixels have five positions, 32 have two
+
+
+def test_a_training_begins_with_them(tmp_path: Path, theirs: torch.nn.Module) -> None:
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    values = {"network": NAME, "pretrained": str(tmp_path / "w.pth"), "lr": 1e-6, "batch_size": 8}
+    training = Training(static.METHOD, static.METHOD.configure(values), noise(16, 16, 10, 8), epochs=1)
+    training.step()
+    first = training.network.get_parameter("part.body.features.0.0.weight")
+    assert torch.allclose(first, theirs.get_parameter("features.0.0.weight"), atol=1e-3)
+    assert training.data.normalisation == CONSTANTS["imagenet"]
