@@ -198,7 +198,8 @@ class Study(StoredStudy):
             counts = ", ".join(f"{count} {name}" for name, count in state.count().items() if count)
             more = f": {self.status()}, trials: {counts or 'none yet'}"
             front = ask([self])
-            return front_html(front.points, front.dataset, f"study {self.spec.name}", more=more, empty=front.empty)
+            title = f"study {self.spec.name}"
+            return front_html(front.points, front.dataset, title, more=more, empty=front.empty, axes=front.axes)
         except (InputError, RunError, OSError) as error:
             from html import escape
 

@@ -107,6 +107,13 @@ class AxesText:
         """A cost: ``2.35M``, or ``12.5``."""
         return show_count(macs) if self.usual else show_figure(self.objective.cost_at(macs))
 
+    def between(self, low: float, high: float, to: str = "-") -> str:
+        """An interval of accuracies as figures of merit from the least up: ``96.1-98.0``, or ``0.0197-0.0391``."""
+        if self.usual:
+            return f"{100 * low:.1f}{to}{100 * high:.1f}"
+        least, most = sorted((self.objective.merit_at(low), self.objective.merit_at(high)))
+        return f"{least:.3g}{to}{most:.3g}"
+
     def point(self, accuracy: float, macs: float) -> str:
         """``97.2 % at 2.35M``, or ``error 0.0281 at 12 trees``."""
         if self.usual:

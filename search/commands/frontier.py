@@ -142,8 +142,8 @@ def frontier(
     points = _chosen(found, front, axis, latency, max_latency, as_json, timing)
     if points and (best or cheapest or knee):
         points = [_one(points, axis, best, cheapest)]
-    _write(front, points, plot, csv, parquet, as_json, style, table)
     compared = _compared(found, wishes, seed) if compare else None
+    _write(front, points, plot, csv, parquet, as_json, style, table)
     if as_json:
         _print_front(front, points, papers, compared)
         return
@@ -160,6 +160,12 @@ def _compared(studies: Sequence[Study], wishes: dict[str, Any], seed: int) -> Co
 
     fronts = [ask([study], **{**wishes, "layers": 1}) for study in studies]
     one, other = (study.spec.name for study in studies)
+    if not fronts[0].axes.usual:
+        axes = fronts[0].axes
+        raise InputError(
+            f"--compare counts MACs at equal accuracy; the axes of study {one!r} are {axes.merit_title} and"
+            f" {axes.cost_title}"
+        )
     return compare(fronts[0].points, fronts[1].points, (one, other), seed)
 
 
@@ -276,7 +282,7 @@ def _write(
     if parquet:
         write_parquet(points, parquet)
     if table:
-        write_table(points, table)
+        write_table(points, table, front.axes)
     if plot:
         from search.report.frontier_png import draw_front
 

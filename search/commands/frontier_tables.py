@@ -45,22 +45,14 @@ def front_table(front: Front, points: Sequence[FrontPoint], wide: bool = True) -
 
 def _interval(axes: AxesText, point: FrontPoint) -> str:
     if point.kind == "cascade" and point.expected_low is not None and point.expected_high is not None:
-        return _between(axes, point.expected_low, point.expected_high)
-    return "-" if point.interval is None else _between(axes, *point.interval)
+        return axes.between(point.expected_low, point.expected_high)
+    return "-" if point.interval is None else axes.between(*point.interval)
 
 
 def _expected(axes: AxesText, point: FrontPoint) -> str:
     if point.expected is None or point.expected_low is None or point.expected_high is None:
         return "-"
-    return f"{axes.merit(point.expected)} ({_between(axes, point.expected_low, point.expected_high)})"
-
-
-def _between(axes: AxesText, low: float, high: float) -> str:
-    """An interval of accuracies, as figures of merit from the lower one up."""
-    if axes.usual:
-        return f"{100 * low:.1f}-{100 * high:.1f}"
-    least, most = sorted((axes.objective.merit_at(low), axes.objective.merit_at(high)))
-    return f"{least:.3g}-{most:.3g}"
+    return f"{axes.merit(point.expected)} ({axes.between(point.expected_low, point.expected_high)})"
 
 
 def _membership(point: FrontPoint) -> str:

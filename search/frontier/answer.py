@@ -68,7 +68,7 @@ class Front:
         from search.frontier.notebook import front_html
 
         title = f"frontier of {', '.join(self.studies)}"
-        return front_html(self.points, self.dataset, title, empty=self.empty)
+        return front_html(self.points, self.dataset, title, empty=self.empty, axes=self.axes)
 
     def record(self) -> dict[str, Any]:
         """Plain values, as `routefront frontier --json` prints them."""

@@ -10,18 +10,26 @@ from collections.abc import Sequence
 from html import escape
 
 from search.frontier.point import FrontPoint
-from search.units import dataset_name, knobs_text, printable, show_count, show_share
+from search.units import AxesText, dataset_name, knobs_text, printable
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 460, 240, 52, 34
 _MOST_ROWS = 20
-_HEADS = ("accuracy", "95 %", "MACs", "method", "network", "knobs", "point")
 
 
-def front_html(members: Sequence[FrontPoint], dataset: str, title: str, *, more: str = "", empty: str = "") -> str:
+def front_html(
+    members: Sequence[FrontPoint],
+    dataset: str,
+    title: str,
+    *,
+    more: str = "",
+    empty: str = "",
+    axes: AxesText | None = None,
+) -> str:
     """A front: its title, what is said beside it, the stairs of accuracy over MACs, and its points in a table.
 
-    `empty`: why it has no point, where it has none.
+    `empty`: why it has no point, where it has none. `axes`: what accuracies and MACs stand for.
     """
+    told = axes or AxesText()
     points = [point for point in members if point.layer == 0]
     head = f"<p><b>{_text(title)}</b> on {_text(dataset_name(dataset))}{_text(more)}</p>"
     if not points:
@@ -29,25 +37,25 @@ def front_html(members: Sequence[FrontPoint], dataset: str, title: str, *, more:
     shown = points if len(points) <= _MOST_ROWS else [*points[: _MOST_ROWS // 2], *points[-_MOST_ROWS // 2 :]]
     left = len(points) - len(shown)
     note = f"<p>{left} points in the middle are left out</p>" if left else ""
-    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in _row(point))}</tr>" for point in shown)
-    heads = "".join(f"<th>{head}</th>" for head in _HEADS)
+    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in _row(point, told))}</tr>" for point in shown)
+    names = (told.merit_title, "95 %", told.cost_title, "method", "network", "knobs", "point")
+    heads = "".join(f"<th>{_text(name)}</th>" for name in names)
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-    return f"<div>{head}{_stairs(points)}{table}{note}</div>"
+    return f"<div>{head}{_stairs(points, told)}{table}{note}</div>"
 
 
 def _text(value: str) -> str:
     return escape(printable(value))
 
 
-def _row(point: FrontPoint) -> tuple[str, ...]:
-    low, high = point.interval or (None, None)
-    interval = "-" if low is None or high is None else f"{100 * low:.1f}-{100 * high:.1f}"
+def _row(point: FrontPoint, axes: AxesText) -> tuple[str, ...]:
+    interval = "-" if point.interval is None else axes.between(*point.interval)
     method = f"{point.method} {point.variant}".strip()
     knobs = knobs_text(point.knobs)
-    return show_share(point.accuracy), interval, show_count(point.macs), method, point.network, knobs, point.point_id
+    return axes.merit(point.accuracy), interval, axes.cost(point.macs), method, point.network, knobs, point.point_id
 
 
-def _stairs(points: Sequence[FrontPoint]) -> str:
+def _stairs(points: Sequence[FrontPoint], told: AxesText) -> str:
     """Accuracy against log MACs as an SVG, in the text's own colour so that it shows on light and on dark."""
     x = [math.log10(point.macs) for point in points]
     y = [point.accuracy for point in points]
@@ -60,16 +68,18 @@ def _stairs(points: Sequence[FrontPoint]) -> str:
     placed = [at(macs, accuracy) for macs, accuracy in zip(x, y, strict=True)]
     path = f"M{placed[0][0]} {placed[0][1]}" + "".join(f"H{a}V{b}" for a, b in placed[1:]) + f"H{_WIDTH - 10}"
     dots = "".join(
-        f'<circle cx="{a}" cy="{b}" r="4" fill="currentColor"><title>{_text(" ".join(_row(point)))}</title></circle>'
+        f'<circle cx="{a}" cy="{b}" r="4" fill="currentColor">'
+        f"<title>{_text(' '.join(_row(point, told)))}</title></circle>"
         for (a, b), point in zip(placed, points, strict=True)
     )
     base = _HEIGHT - _BELOW
+    title = "MACs per image (log scale)" if told.usual else told.cost_title
     words = [
-        (_LEFT, base + 16, "start", show_count(10**left)),
-        (_WIDTH - 10, base + 16, "end", show_count(10**right)),
-        ((_LEFT + _WIDTH) / 2, base + 28, "middle", "MACs per image (log scale)"),
-        (_LEFT - 6, 16, "end", show_share(high)),
-        (_LEFT - 6, base, "end", show_share(low)),
+        (_LEFT, base + 16, "start", told.cost(10**left)),
+        (_WIDTH - 10, base + 16, "end", told.cost(10**right)),
+        ((_LEFT + _WIDTH) / 2, base + 28, "middle", title),
+        (_LEFT - 6, 16, "end", told.merit(high)),
+        (_LEFT - 6, base, "end", told.merit(low)),
     ]
     texts = "".join(
         f'<text x="{a:g}" y="{b:g}" text-anchor="{anchor}" font-size="11" fill="currentColor">{_text(word)}</text>'

@@ -196,10 +196,7 @@ def _accuracy(row: Mapping[str, Any], axes: AxesText) -> str:
     if not row.get("count") or row.get("correct") is None:
         return axes.merit(row["accuracy"])
     low, high = wilson(row["correct"], row["count"])
-    if axes.usual:
-        return f"{show_share(row['accuracy'])} <small>({100 * low:.1f} to {100 * high:.1f})</small>"
-    ends = sorted((axes.objective.merit_at(low), axes.objective.merit_at(high)))
-    return f"{axes.merit(row['accuracy'])} <small>({ends[0]:.3g} to {ends[1]:.3g})</small>"
+    return f"{axes.merit(row['accuracy'])} <small>({axes.between(low, high, ' to ')})</small>"
 
 
 def _front_table(front: Sequence[Mapping[str, Any]], axes: AxesText) -> str:
