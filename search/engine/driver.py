@@ -74,10 +74,16 @@ class Driver(Engine):
     def orders(self, trial: Trial, evaluate_at: list[int]) -> dict[str, Any]:
         """See `SharedStages.orders`; `donor`: the checkpoint that the trial begins with, by name.
 
-        A trainable's worker is told its class and the study's axes instead.
+        A trainable's worker is told its class and the study's axes instead: the class that the study file names, to
+        which the person has agreed, never one that stands in the journal alone.
         """
-        reference = self.state.kept.trainables.get(trial.method)
-        if reference is not None:
+        if trial.method in self.state.kept.trainables:
+            reference = self.spec.references.get(trial.method)
+            if reference is None:
+                raise InputError(
+                    f"the journal of study {self.spec.name!r} has a trainable {trial.method!r} that its study file does"
+                    " not name: nothing of it is run"
+                )
             return {"trainable": reference, "objective": self.spec.axes.record()}
         return {**self.stages.orders(trial, evaluate_at), "donor": self.state.donor_of(trial) or None}
 

@@ -282,6 +282,20 @@ def test_code_that_a_stranger_s_study_names_runs_only_after_consent(tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_class_that_only_the_journal_names_is_not_run(tmp_path: Path) -> None:
+    study = _study(tmp_path)
+    text = study.folder.spec.read_text()
+    cut = re.sub(r"\[trainables.curve\]\npath = .*\n", "[methods.static]\n", text)
+    assert cut != text
+    study.folder.spec.write_text(cut)
+    with Study.load("own", root=tmp_path).driving() as driver:
+        driver.workers = 1
+        trial = driver.ask()
+        assert trial is not None
+        with pytest.raises(InputError, match="a trainable 'curve' that its study file does not name"):
+            driver.orders(trial, [])
+
+
 # -- on Ray -------------------------------------------------------------------------------------------
 
 
