@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,17 @@ def show_share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+@dataclass(frozen=True, slots=True)
 class AxesText:
     """The two axes of a study for people: accuracies and MACs as what they stand for (`Objective`)."""
 
-    def __init__(self, objective: Objective | None = None) -> None:
-        self.objective = objective or Objective()
+    objective: Objective = field(default_factory=Objective)
 
     @classmethod
     def of(cls, created: Mapping[str, Any]) -> AxesText:
         """Those of a study, from the payload of its first event."""
         record = created.get("objective")
-        return cls(Objective.of(record) if record else None)
+        return cls(Objective.of(record)) if record else cls()
 
     @property
     def usual(self) -> bool:

@@ -25,6 +25,7 @@ from search.promotion.gates import repeats
 from search.promotion.history import history, rollback
 from search.promotion.models import load, predict
 from search.promotion.promotion import model_code, promote_study
+from search.promotion.versions import Evidence
 from search.studies.stored import load_data
 from search.study import Study
 from tests.support.promoting import client, point_of, spec
@@ -146,8 +147,11 @@ def test_the_alias_moves_the_ledger_knows_the_version_before_and_rollback_return
 def test_a_point_is_registered_and_tested_once(
     study: Study, uri: str, images: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, splits = candidate.measure, []
+    measure, measured, splits = candidate.measure, Evidence.measured, []
     monkeypatch.setattr(candidate, "measure", lambda n, d, split, k: (splits.append(split), measure(n, d, split, k))[1])
+    monkeypatch.setattr(
+        Evidence, "measured", lambda self, data, split: (splits.append(split), measured(self, data, split))[1]
+    )
     first = promote_study(study, model="digits", uri=uri, data=images)
     second = promote_study(study, model="digits", alias="shadow", uri=uri, data=images)
     assert splits == ["validation", "test", "validation"]
