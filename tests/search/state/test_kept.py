@@ -86,7 +86,7 @@ def test_every_method_is_recorded_and_configured_as_without_a_record() -> None:
 
 
 def test_a_study_from_before_has_the_spaces_of_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: dict[str, Any] = {name: {} for name in METHODS}
+    written: dict[str, Any] = {name: {} for name in METHODS if unrecorded(name) is not None}  # later ones had none
     written["act"] = {"lr": {"low": 0.05, "high": 0.2}, "width": 0.5}
     _change(monkeypatch)
     kept = Kept.of({"spec": {"name": "old", "methods": written}})
