@@ -42,6 +42,7 @@ TINY: dict[str, dict[str, Any]] = {
     "decide": {"network": "pyramid-4", "width": 0.5},
     "act": {"network": "preact-resnet-14"},
     "sact": {"network": "preact-resnet-14"},
+    "exits": {"network": "resnet-8", "exits": 3},
 }
 CLASSES, SIZE, IMAGES = 4, 8, 40
 KEYS = {

@@ -251,7 +251,7 @@ def test_first_stages_of_other_donors_are_others(donor: Made, digits: Data) -> N
 
 def test_who_takes_a_donor() -> None:
     takes = {name for name, method in METHODS.items() if method.donor is not None}
-    assert takes == set(METHODS) - {"static", "ensemble", "multipath"}
+    assert takes == set(METHODS) - {"static", "ensemble", "multipath", "exits", "blocks"}
     for method in METHODS.values():
         fields = {field.name for field in dataclasses.fields(method.Config)}
         assert ("donor" in fields) is ("donor_lr" in fields) is (method.name in takes)
