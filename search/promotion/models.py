@@ -84,8 +84,10 @@ def check_names(model: str, alias: str) -> None:
     """Raise `InputError` for a name or an alias that the registry would refuse."""
     if model.endswith(LOCK):
         raise InputError(f"model name {model!r} is not possible: names that end with {LOCK!r} are the registry's locks")
-    if not re.fullmatch(r"[^/:@\s][^/:@']*", model):
-        raise InputError(f"model name {model!r} is not possible: it must not be empty or hold / : @ or quotes")
+    if not re.fullmatch(r"[^/:@\s][^/:@']*", model) or not model.isprintable():
+        raise InputError(
+            f"model name {model!r} is not possible: it must not be empty or hold / : @, quotes or control characters"
+        )
     reserved = re.fullmatch(r"v\d+|latest", alias, re.IGNORECASE)
     if reserved or not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", alias) or alias.isdigit():
         raise InputError(f"alias {alias!r} is not possible: letters, digits, '_' and '-', and no version such as v1")
