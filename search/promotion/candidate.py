@@ -12,8 +12,8 @@ from search.pareto.confidence import wilson
 from search.points.canonical import canonical
 from search.promotion.calibration import OwnImages, best_setting, calibrated_curve
 from search.promotion.choice import Target
-from search.promotion.gates import Gate, both_passes, latency, measure, open_checkpoint, reference_of, repeats, seeds
-from search.promotion.versions import Evidence
+from search.promotion.gates import Gate, both_passes, latency, open_checkpoint, reference_of, repeats, seeds
+from search.promotion.versions import Evidence, measure
 from search.state.state import StudyState
 from search.studies.folder import StudyFolder
 from search.units import knobs_text, show_count, show_share

@@ -38,7 +38,6 @@ from trainables.data.augment import normalise, to_device
 from trainables.data.splits import Data
 from trainables.execution.macs import counted
 from trainables.export.routefront_runner import added, figures_of
-from trainables.inference.evaluation import evaluate
 from trainables.inference.latency import milliseconds
 from trainables.inference.prepare import prepared
 from trainables.registry import get_method
@@ -130,13 +129,6 @@ def _short(value: Any) -> str:
 
 
 # -- figures ---------------------------------------------------------------------------------------
-
-
-def measure(network: RoutedNetwork, data: Data, split: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """accuracy, correct, count and macs (mean per image) of one operating point on a split."""
-    images, labels = to_device(getattr(data, split), "cpu")
-    point = evaluate(network, normalise(images, data.for_config(network.config)), labels, knobs).points[0]
-    return {name: point[name] for name in ("accuracy", "correct", "count", "macs")}
 
 
 @torch.inference_mode()

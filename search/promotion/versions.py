@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,8 @@ class Evidence:
         return bool(self.network.exits)
 
     def measured(self, data: Data, split: str) -> dict[str, Any]:
-        """accuracy, correct, count and macs (mean per image) on a split, by the hard pass."""
-        images, labels = to_device(getattr(data, split), "cpu")
-        inputs = normalise(images, data.for_config(self.network.config))
-        point = evaluate(self.network, inputs, labels, self.knobs).points[0]
-        return {name: point[name] for name in ("accuracy", "correct", "count", "macs")}
+        """What `measure` tells of it."""
+        return measure(self.network, data, split, self.knobs)
 
     def store(self, folder: Path) -> None:
         """Write what is served into a new folder, but for ``serving.json``."""
@@ -151,6 +149,13 @@ class Evidence:
             "reference": self.reference,
             "code_version": code_version(),
         }
+
+
+def measure(network: RoutedNetwork, data: Data, split: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """accuracy, correct, count and macs (mean per image) of one operating point on a split, by the hard pass."""
+    images, labels = to_device(getattr(data, split), "cpu")
+    point = evaluate(network, normalise(images, data.for_config(network.config)), labels, knobs).points[0]
+    return {name: point[name] for name in ("accuracy", "correct", "count", "macs")}
 
 
 def existing_version(client: Any, model: str, evidence: Evidence) -> str | None:
