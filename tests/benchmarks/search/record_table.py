@@ -5,9 +5,11 @@
 
 The configurations are uniform draws from the spaces of ``recorded.toml``, as many of every method; those of `repeated`,
 evenly chosen, are trained on two more seeds. Each trains in a process of one thread and leaves ``FOLDER/NNN.json``, or
-``NNN-SEED.json``; what is there is not trained again, and one that was interrupted goes on behind its last epoch. A
-point is [accuracy on the even validation images, on the odd ones, on the test images, MACs]: a contender is shown the
-even ones, what it found is scored on the odd ones, and the test split is read by the comparison of selections alone.
+``NNN-SEED.json``; what is there is not trained again, and one that was interrupted goes on behind its last epoch.
+``NNN.npz`` beside it keeps the class probabilities and MACs of the last curve on validation and test images, for
+cascades of these networks to be composed (`bench_composed.py`). A point is [accuracy on the even validation images, on
+the odd ones, on the test images, MACs]: a contender is shown the even ones, what it found is scored on the odd ones,
+and the test split is read by the comparison of selections alone.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ def configuration(number: int) -> dict[str, Any]:
 
 def train(number: int, seed: int, data_name: str, file: Path) -> None:
     """Train one configuration and write what it showed after every epoch."""
+    import numpy as np
     import torch
 
     from trainables import checkpoints
@@ -62,7 +65,13 @@ def train(number: int, seed: int, data_name: str, file: Path) -> None:
     values = {key: value for key, value in config.items() if key != "method"}
     data = load(data_name, root=default_root())
     training = Training(
-        method, method.configure(values), data, epochs=EPOCHS, seed=seed, evaluate_at=range(1, EPOCHS + 1)
+        method,
+        method.configure(values),
+        data,
+        epochs=EPOCHS,
+        seed=seed,
+        evaluate_at=range(1, EPOCHS + 1),
+        predictions=True,
     )
     folder, notes = file.with_suffix(".trial"), file.with_suffix(".notes")
     curves: dict[str, list[list[float]]] = {}
@@ -77,11 +86,14 @@ def train(number: int, seed: int, data_name: str, file: Path) -> None:
         report = training.step()
         seconds.append(report["seconds"])
         assert training.last_curve is not None
-        curves[str(report["epoch"])] = _points(training, test)
+        curves[str(report["epoch"])], on_test = _points(training, test)
         if not training.done:
             notes.write_text(json.dumps([curves, seconds]))
             training.save(checkpoints.epoch_folder(folder, training.epoch))
             shutil.rmtree(checkpoints.epoch_folder(folder, training.epoch - 1), ignore_errors=True)
+    assert training.last_curve is not None
+    answers = {**_answers(training.last_curve.predictions, "validation"), **_answers(on_test, "test")}
+    np.savez_compressed(file.with_suffix(".npz"), config=json.dumps(config), **answers)
     best = max(row[0] for row in curves[str(EPOCHS)])
     print(f"{file.stem:6} {config['method']}: {best:.3f}, {sum(seconds):.0f} s", flush=True)
     record = {"number": number, "seed": seed, "config": config, "seconds": round(statistics.median(seconds), 2)}
@@ -92,19 +104,40 @@ def train(number: int, seed: int, data_name: str, file: Path) -> None:
     notes.unlink(missing_ok=True)
 
 
-def _points(training: Any, test: Any) -> list[list[float]]:
-    """A curve's points; on the test images at the knobs that the validation images gave."""
-    from trainables.inference.evaluation import curve, evaluate
+def _points(training: Any, test: Any) -> tuple[list[list[float]], Any]:
+    """A curve's points, and what they answer on the test images at the knobs that the validation images gave."""
+    from trainables.inference.evaluation import curve, exit_logits
+    from trainables.inference.predictions import Collected, Predictions
+    from trainables.inference.prepare import prepared
 
     found, method, network = training.last_curve, training.method, training.network
     images, labels = test
     if method.calibrate is None:
-        on_test = [point["accuracy"] for point in curve(method, network, images, labels).points]
+        on_test = curve(method, network, images, labels, keep=True)
+        tested, answers = [point["accuracy"] for point in on_test.points], on_test.predictions
     else:
-        on_test = [evaluate(network, images, labels, p["knobs"]).points[0]["accuracy"] for p in found.points]
+        network.eval()
+        logits = exit_logits(prepared(network), images)
+        results = [network.replay(logits, point["knobs"]) for point in found.points]
+        tested = [float(result.logits.argmax(dim=1).eq(labels).double().mean()) for result in results]
+        collected = [Collected() for _ in results]
+        for each, result in zip(collected, results, strict=True):
+            each.add(result)
+        answers = Predictions.collected(collected, labels)
+        network.train()
     even, odd = found.correct[:, ::2].mean(1).tolist(), found.correct[:, 1::2].mean(1).tolist()
     macs = [round(point["macs"]) for point in found.points]
-    return [[round(a, 4), round(b, 4), round(c, 4), d] for a, b, c, d in zip(even, odd, on_test, macs, strict=True)]
+    points = [[round(a, 4), round(b, 4), round(c, 4), d] for a, b, c, d in zip(even, odd, tested, macs, strict=True)]
+    return points, answers
+
+
+def _answers(kept: Any, split: str) -> dict[str, Any]:
+    """What a curve's points answered on every image of a split, by the names of the arrays."""
+    import numpy as np
+
+    every = np.stack([kept.of(setting) for setting in range(kept.settings)]).astype(np.float16)
+    answers = {"labels": kept.labels, "probabilities": every, "macs": kept.macs}
+    return {f"{name}_{split}": array for name, array in answers.items()}
 
 
 def main() -> None:
