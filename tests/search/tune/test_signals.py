@@ -14,7 +14,7 @@ from tests.support.tracked import until
 ROOT = Path(__file__).resolve().parents[3]
 SPEC = {
     "name": "long",
-    "data": {"name": "digits", "image_size": 8},
+    "data": {"name": "digits", "image_size": 8, "limit": 700},
     "budget": {"trials": 1, "epochs": 3},
     "methods": {"static": {"network": "resnet-8", "width": 0.25, "batch_size": 1}},
 }

@@ -19,6 +19,7 @@ from trainables.worker.shelf import LEAVE, Shelf, ask_to_leave, note_of, own_fol
 
 ROOT = Path(__file__).resolve().parents[3]
 VALUES: dict[str, Any] = {"network": "resnet-8", "width": 0.25, "batch_size": 2}
+DATA: dict[str, Any] = {"root": default_root(), "image_size": 8, "limit": 700}  # an epoch takes a few seconds
 
 WORKER = """
 import json, sys
@@ -26,11 +27,11 @@ from trainables.worker import shelf
 from trainables.data.datasets import default_root, load
 from trainables.worker.ray_trainable import RoutedTrainable
 
-shelf._LOOK_SECONDS = shelf._LOOK_FAR_SECONDS = 0.2  # an epoch takes a few seconds
+shelf._LOOK_SECONDS = shelf._LOOK_FAR_SECONDS = 0.1
 
 class Here(RoutedTrainable):
     def setup(self, config):
-        super().setup(config, load("digits", root=default_root(), image_size=8))
+        super().setup(config, load("digits", root=default_root(), image_size=8, limit=700))
 
 trial = Here(json.loads(sys.argv[1]))
 for _ in range(2):
@@ -38,9 +39,17 @@ for _ in range(2):
 """
 
 
+@pytest.fixture(scope="module")
+def straight() -> tuple[Any, Any]:
+    """The losses of both epochs where nobody asks."""
+    method, data = get_method("static"), load("digits", **DATA)
+    training = Training(method, method.configure(VALUES), data, epochs=2, seed=5, evaluate_at=[2])
+    return training.step()["losses"], training.step()["losses"]
+
+
 @pytest.mark.parametrize("stored", [False, True], ids=["in a folder", "in a storage"])
 def test_it_keeps_the_steps_that_are_done_and_another_one_ends_the_epoch_as_if_nothing_had_been(
-    tmp_path: Path, stored: bool
+    tmp_path: Path, stored: bool, straight: tuple[Any, Any]
 ) -> None:
     config = {
         "trial": "t0000", "method": "static", "config": VALUES, "seed": 5, "epochs": 2, "evaluate_at": [2],
@@ -62,11 +71,9 @@ def test_it_keeps_the_steps_that_are_done_and_another_one_ends_the_epoch_as_if_n
     kept = checkpoints.newest(folder)
     assert kept is not None and kept.name.startswith("epoch-0001-") and kept != folder / "epoch-0001"
 
-    method, data = get_method("static"), load("digits", root=default_root(), image_size=8)
-    straight, other = (
-        Training(method, method.configure(VALUES), data, epochs=2, seed=5, evaluate_at=[2]) for _ in range(2)
-    )
-    assert straight.step()["losses"] == first
+    method, data = get_method("static"), load("digits", **DATA)
+    other = Training(method, method.configure(VALUES), data, epochs=2, seed=5, evaluate_at=[2])
+    assert first == straight[0]
     if stored:
         assert not list(own_folder().parent.glob(f"{process.pid}/**/epoch-*"))  # it cleared its working place
         shelf = Shelf("/nowhere", "t0000", tmp_path.as_uri())
@@ -74,4 +81,4 @@ def test_it_keeps_the_steps_that_are_done_and_another_one_ends_the_epoch_as_if_n
         assert kept is not None and kept.is_relative_to(own_folder())
     other.restore(kept)
     assert other.partial is not None and other.epoch == 1
-    assert other.step()["losses"] == straight.step()["losses"]
+    assert other.step()["losses"] == straight[1]
