@@ -1,10 +1,12 @@
-"""What the model registry serves: one operating point, its network and its knobs.
+"""What the model registry serves: one operating point, its network or trainable and its knobs.
 
-MLflow runs this file itself (models from code), so nothing is ever unpickled. The model brings the
+MLflow runs this file itself (models from code), so nothing is ever unpickled here. The model brings the
 code it was promoted with (`trainables`, `spaces`); it needs torch, numpy, pandas, safetensors and
 mlflow, and neither routefront, ray nor optuna. Its artifact `model` is a checkpoint folder plus
 ``serving.json``: knobs, the curve of all settings, class names, normalisation, and the figures it was
-promoted on. Of a cascade it has a checkpoint folder for every network, and ``serving.json`` says the rule.
+promoted on. Of a cascade it has a checkpoint folder for every network, and ``serving.json`` says the rule. Of a
+trainable (`trainables.external`) it has the checkpoint and the file of its class, and needs what that class imports
+in place of torch.
 """
 
 from __future__ import annotations
@@ -17,24 +19,99 @@ import importlib.machinery
 import json
 import math
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
 import pandas as pd
-import torch
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+if TYPE_CHECKING:
+    import torch
 
 _BATCH = 128  # as in `trainables.inference.evaluation.evaluate`, so that noise falls alike; it bounds memory too
 _BUNDLED = ("trainables", "spaces")
 
 
-class RoutedClassifier(mlflow.pyfunc.PythonModel):
+class Promoted(mlflow.pyfunc.PythonModel):
+    """The model of a version: a routed classifier, or a trainable."""
+
+    def load_context(self, context) -> None:
+        """Read the artifact and build what it holds; damage raises, nothing is guessed."""
+        folder = Path(context.artifacts["model"])
+        check_signature(folder.parents[1])
+        read_sources_only(folder.parents[1])
+        serving = json.loads((folder / "serving.json").read_text())
+        self.served = (ServedTrainable if "trainable" in serving else RoutedClassifier)(folder, serving)
+
+    def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """See `RoutedClassifier.predict` and `ServedTrainable.predict`."""
+        return self.served.predict(model_input, params or {})
+
+    @property
+    def network(self) -> Any:
+        """The network of a routed classifier, as it is served."""
+        return self.served.network  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class ServedTrainable:
+    """The answers of a trainable's own `predict`, at the knobs that were promoted or at others of the curve."""
+
+    def __init__(self, folder: Path, serving: Mapping[str, Any]) -> None:
+        self.serving, told = serving, serving["trainable"]
+        self.trainable = _class_of(folder, told)()
+        self.trainable.setup(dict(told["config"]), told["seed"])
+        with tempfile.TemporaryDirectory(prefix="routefront-") as scratch:  # what is stored stays as it was promoted
+            own = Path(scratch) / "checkpoint"
+            shutil.copytree(folder / "checkpoint", own, ignore=shutil.ignore_patterns("state.json"))
+            self.trainable.restore(own)
+
+    def predict(self, model_input: Any, params: Mapping[str, Any]) -> Any:
+        """What the trainable answers for `model_input`, which reaches it as MLflow brings it.
+
+        ``params["knobs"]``: as for a classifier; ``params["cost"]``: the knobs of the best setting on the curve that
+        costs so much at most (at least, where the cost is maximised), in the study's own figure; 0 for none. Raises
+        `MlflowException` for a knob or a cost that it does not have.
+        """
+        return self.trainable.predict(model_input, self._knobs(params))
+
+    def _knobs(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        bound, curve = params.get("cost") or 0, self.serving["curve"]
+        if not bound:
+            return checked_knobs(params.get("knobs") or "{}", self.serving["knobs"], curve)
+        if params.get("knobs"):
+            raise Refused("give cost or knobs, not both")
+        name, most = self.serving["trainable"]["cost"], self.serving["trainable"]["cost_maximised"]
+        fitting = [each for each in curve if (each["cost"] >= bound if most else each["cost"] <= bound)]
+        if not fitting:
+            cheapest = min(curve, key=lambda each: each["macs"])["cost"]
+            raise Refused(f"cost {bound:g}: the cheapest setting has {name} {cheapest:g}")
+        return dict(max(fitting, key=lambda each: (each["accuracy"], -each["macs"]))["knobs"])
+
+
+def _class_of(folder: Path, told: Mapping[str, Any]) -> Any:
+    """The trainable's class: out of the file that was promoted with it, or of an installed module."""
+    where, _, name = told["path"].rpartition(":")
+    if not told["file"]:
+        return getattr(importlib.import_module(where), name)
+    path = folder / "source" / Path(told["file"]).name
+    text = path.read_bytes()
+    module = ModuleType(f"routefront_promoted_{hashlib.sha256(text).hexdigest()[:12]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    exec(compile(text, str(path), "exec"), module.__dict__)  # noqa: S102 - the model's own code, as this file is
+    return getattr(module, name)
+
+
+class RoutedClassifier:
     """Images in, one row per image out.
 
     label, class, confidence, probabilities (of all classes), macs, path (the executed share of every
@@ -42,19 +119,17 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
     exit is the last one that was executed, macs and path are of all that were.
     """
 
-    def load_context(self, context) -> None:
-        """Read the artifact and build the network; damage raises, nothing is guessed."""
-        folder = Path(context.artifacts["model"])
-        check_signature(folder.parents[1])
-        read_sources_only(folder.parents[1])
-        self.serving = json.loads((folder / "serving.json").read_text())
+    def __init__(self, folder: Path, serving: Mapping[str, Any]) -> None:
+        import torch
+
+        self.serving = serving
         self.device = torch.device(os.environ.get("ROUTEFRONT_DEVICE", "cpu"))
         code, version = folder.parents[1] / "code", self.serving["code_version"]
         self.network, self.normalise, runner = _load(folder, code, version, self.device, self.serving)
         self.watch = _watch(runner, len(self.serving["exits"]))
         self.classes = np.array(self.serving["classes"], dtype=object)
 
-    def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def predict(self, model_input: Any, params: Mapping[str, Any]) -> pd.DataFrame:
         """Classify `model_input` (n, channels, size, size), uint8 or as `_checked_images` takes it.
 
         ``params["knobs"]``: a JSON object that replaces some of the promoted knobs, or all where it holds
@@ -63,14 +138,16 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
         answers 400) for a wrong shape, type, knob or budget. With ROUTEFRONT_LOG, a folder, what is answered is counted
         there by windows of images, without an image (`trainables.export.routefront_runner.Watch`).
         """
+        import torch
+
         started = time.perf_counter()
         images = _checked_images(model_input, self.serving["task"])
-        knobs = self._knobs(params or {})
+        knobs = self._knobs(params)
         generator = torch.Generator(self.device).manual_seed(int(knobs.get("seed", 0)))
         parts = [self._classify(images[i : i + _BATCH], knobs, generator) for i in range(0, len(images), _BATCH)]
         if self.watch is not None:
             counted = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else None
-            own = not ((params or {}).get("knobs") or (params or {}).get("max_macs"))
+            own = not (params.get("knobs") or params.get("max_macs"))
             self.watch.add(counted or self._nothing(), time.perf_counter() - started, promoted=own)
         return self._table(parts or [self._nothing()])
 
@@ -82,14 +159,16 @@ class RoutedClassifier(mlflow.pyfunc.PythonModel):
             raise Refused("give max_macs or knobs, not both")
         return dict(setting_within(self.serving["curve"], budget)["knobs"])
 
-    @torch.inference_mode()
     def _classify(self, images: np.ndarray, knobs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        import torch
+
         pixels = torch.from_numpy(np.array(images)).to(self.device)
-        if "cascade" in self.serving:
-            answered = self.network.infer(pixels, knobs["thresholds"])
-            names = ("probabilities", "macs", "path")
-            return {name: getattr(answered, name) for name in names} | {"exit": answered.member}
-        result = self.network.infer(self.normalise(pixels), knobs, generator=generator)
+        with torch.inference_mode():
+            if "cascade" in self.serving:
+                answered = self.network.infer(pixels, knobs["thresholds"])
+                names = ("probabilities", "macs", "path")
+                return {name: getattr(answered, name) for name in names} | {"exit": answered.member}
+            result = self.network.infer(self.normalise(pixels), knobs, generator=generator)
         found = {
             "probabilities": result.logits.double().softmax(dim=1).cpu().numpy(),
             "macs": result.macs.double().cpu().numpy(),
@@ -339,4 +418,4 @@ def _take_out() -> dict[str, Any]:
     return {name: sys.modules.pop(name) for name in names}
 
 
-mlflow.models.set_model(RoutedClassifier())
+mlflow.models.set_model(Promoted())

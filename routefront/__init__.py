@@ -21,9 +21,11 @@
 `Task`                what a network is built for: number of classes, size and channels of images
 `InputError`          raised where something given is wrong: one line with the value and what would be right
 `load`                load a promoted model from the model registry: a `PromotedModel`
+`load_trainable`      load a promoted trainable (`trainables.external`): a `PromotedTrainable`
 `predict`             classify images with a promoted model
 `trust_network`       let this process build the network of a person's own file, ``mine.py:build``
 `PromotedModel`       a promoted model: what it was promoted with, its network, `predict`
+`PromotedTrainable`   a promoted trainable: what it was promoted with, `predict`
 ``__version__``       the release, for example ``0.1.0``
 ===================== ==========================================================================================
 
@@ -37,7 +39,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `__getattr__` imports, for editors and type checkers
-    from routefront.promoted import PromotedModel, load, predict
+    from routefront.promoted import PromotedModel, PromotedTrainable, load, load_trainable, predict
     from search.errors import InputError
     from search.sampling.optuna_surrogate import SurrogateSampler
     from search.spec.study import StudySpec
@@ -55,6 +57,7 @@ __all__ = [
     "LogRange",
     "Method",
     "PromotedModel",
+    "PromotedTrainable",
     "Range",
     "RoutedNetwork",
     "Space",
@@ -65,6 +68,7 @@ __all__ = [
     "When",
     "__version__",
     "load",
+    "load_trainable",
     "predict",
     "trust_network",
 ]
@@ -76,6 +80,7 @@ _PLACES = {
     "LogRange": "spaces.space",
     "Method": "trainables.contracts.method",
     "PromotedModel": "routefront.promoted",
+    "PromotedTrainable": "routefront.promoted",
     "Range": "spaces.space",
     "RoutedNetwork": "trainables.contracts.network",
     "Space": "spaces.space",
@@ -86,6 +91,7 @@ _PLACES = {
     "When": "spaces.space",
     "__version__": "trainables.version:VERSION",
     "load": "routefront.promoted",
+    "load_trainable": "routefront.promoted",
     "predict": "routefront.promoted",
     "trust_network": "spaces.own_networks",
 }

@@ -92,6 +92,37 @@ class PromotedModel:
             raise InputError(str(error)) from None
 
 
+class PromotedTrainable:
+    """A version of a promoted trainable, loaded from the model registry by `load_trainable`.
+
+    It runs the class that it was promoted with. `name`, `version`, `alias`, `study`, `method`, `knobs`, `tags`: as of a
+    `PromotedModel`; `method` is the trainable's name in its study. `curve`: every setting of the checkpoint: knobs,
+    and merit and cost in the study's own figures.
+    """
+
+    def __init__(self, registered: models.Registered) -> None:
+        serving = registered.serving
+        self._registered = registered
+        self.name, self.version, self.alias = registered.name, registered.version, registered.alias
+        self.study: str = serving["study"]
+        self.method: str = serving["method"]
+        self.knobs: dict[str, Any] = dict(serving["knobs"])
+        self.curve: list[dict[str, Any]] = [dict(setting) for setting in serving["curve"]]
+        self.tags: dict[str, str] = dict(registered.tags)
+
+    def __repr__(self) -> str:
+        return f"<PromotedTrainable {self._registered.shown}: {self.method} of study {self.study}>"
+
+    def predict(self, inputs: Any, *, knobs: Mapping[str, Any] | None = None, cost: float | None = None) -> Any:
+        """What the trainable's own `predict` answers for `inputs`.
+
+        `cost`: the best setting of the curve that is as cheap as this answers, in the study's own figure. `knobs`
+        replace some of the promoted ones. Give one of both. Raises `InputError` for a knob or a cost that it does not
+        have.
+        """
+        return models.ask(self._registered, inputs, knobs=dict(knobs) if knobs else None, cost=cost)
+
+
 def load(model: str, *, uri: str | None = None, studies: str | Path | None = None) -> PromotedModel:
     """The promoted model ``"NAME@ALIAS"`` or ``"NAME/VERSION"``, for example ``load("digits@champion")``.
 
@@ -102,6 +133,21 @@ def load(model: str, *, uri: str | None = None, studies: str | Path | None = Non
     into the registry; nothing is unpickled. Raises `InputError` for a name or an address that is wrong, where there is
     no such model, alias or version, and for files that are not those that were promoted.
     """
+    return PromotedModel(models.load(model, _registry(model, uri, studies)))
+
+
+def load_trainable(model: str, *, uri: str | None = None, studies: str | Path | None = None) -> PromotedTrainable:
+    """The promoted trainable ``"NAME@ALIAS"`` or ``"NAME/VERSION"``: as `load`, for what is no network on images.
+
+    The class that it was promoted with runs in this process. Raises `InputError` as `load` does, and for a model that
+    is no trainable.
+    """
+    found = models.load(model, _registry(model, uri, studies), trainables=True)
+    return PromotedTrainable(found)
+
+
+def _registry(model: str, uri: str | None, studies: str | Path | None) -> str:
+    """The address to ask; `InputError` for what is no model's name, or no registry."""
     if not isinstance(model, str):
         raise InputError(f"model {model!r}: write NAME@ALIAS or NAME/VERSION, for example digits@champion")
     models.split_name(model)
@@ -109,7 +155,7 @@ def load(model: str, *, uri: str | None = None, studies: str | Path | None = Non
         uri = default_uri(root_of(studies) if isinstance(studies, str) else studies_root(studies))
     if uri == "off":
         raise InputError("uri = 'off': promoted models are in a registry; give http://HOST:PORT or sqlite:///FILE")
-    return PromotedModel(models.load(model, uri))
+    return uri
 
 
 def predict(

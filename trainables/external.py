@@ -41,7 +41,8 @@ _MOST_OPTIONS = 1_000
 
 
 class Trainable(Protocol):
-    """What a trainable does. Only `space`, `setup` and `step` are needed.
+    """What a trainable does. Only `space`, `setup` and `step` are needed; to be promoted also `save`, `restore` and
+    `predict`.
 
     `space`: what is searched over, by name a `Range`, a `Choice`, a `Fixed`, or as study files write them: a list of
     options, a table ``{"low": 0.01, "high": 1, "log": True}``, a value that does not vary. `first`: a configuration
@@ -51,6 +52,8 @@ class Trainable(Protocol):
     space: ClassVar[Space | Mapping[str, Any]]
     first: ClassVar[Mapping[str, Any]]
     data: ClassVar[str]
+    example: ClassVar[Any]
+    packages: ClassVar[Sequence[str]]
 
     def setup(self, config: dict[str, Any], seed: int) -> None:
         """Begin a trial with a configuration of the space; called once, on a new object."""
@@ -75,6 +78,13 @@ class Trainable(Protocol):
 
     def predict(self, inputs: Any, knobs: Mapping[str, Any]) -> Any:
         """Answers for inputs at the knobs of a point. Only what has this can be promoted and served."""
+        ...
+
+    def measure(self, knobs: Mapping[str, Any], split: str) -> Mapping[str, Any]:
+        """The point that the trained model reaches at these knobs on "validation" or on "test", as `step` shows it.
+
+        With it a promotion measures again what the trial had shown, and reads the test split once.
+        """
         ...
 
 
@@ -329,6 +339,43 @@ def _line(error: BaseException) -> str:
     return lines[0][:240] if lines else "no reason given"
 
 
+def cannot_be_served(trainable: type[Any], name: str) -> str:
+    """Why a trainable cannot be promoted, in one line; empty where it can."""
+    missing = [part for part in ("predict", "save", "restore") if not hasattr(trainable, part)]
+    if not missing:
+        return ""
+    lines = {"predict": "predict(inputs, knobs)", "save": "save(folder)", "restore": "restore(folder)"}
+    return f"trainable {name!r} has no {lines[missing[0]]}, so that nothing of it can be served"
+
+
+def restored(reference: str, name: str, record: Mapping[str, Any], folder: Path) -> Any:
+    """The trainable of a checkpoint whose record this is. Raises `CheckpointError` where it cannot be restored."""
+    trainable = load(reference, name)()
+    trainable.setup(dict(record["config"]), record["seed"])
+    restore_own(trainable, name, folder)
+    return trainable
+
+
+def restore_own(trainable: Any, name: str, folder: Path) -> None:
+    """Have a trainable restore itself from a copy of a checkpoint: what is stored stays as its digests say."""
+    own = folder.with_name(f".{folder.name}.restored")
+    shutil.rmtree(own, ignore_errors=True)
+    copy_own(folder, own)
+    try:
+        trainable.restore(own)
+    except Exception as error:
+        raise checkpoints.CheckpointError(
+            f"{name}.restore failed on {folder}: {type(error).__name__}: {_line(error)}"
+        ) from error
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def copy_own(folder: Path, to: Path) -> None:
+    """Copy the files of a checkpoint that are the trainable's own: all but the record."""
+    shutil.copytree(folder, to, ignore=lambda _, names: [name for name in names if name == checkpoints.STATE])
+
+
 # -- training ----------------------------------------------------------------------------------------
 
 
@@ -434,21 +481,8 @@ class ExternalTraining:
                     f"checkpoint {folder} is of another trial: {key} is {record.get(key)!r}, expected {value!r}"
                 )
         if hasattr(self._trainable, "restore"):
-            self._restore(folder)
+            restore_own(self._trainable, self.name, folder)
         else:
             for _ in range(record["epoch"]):
                 self._trainable.step()
         self.epoch, self.seconds, self.last_report = record["epoch"], record["seconds"], record["report"]
-
-    def _restore(self, folder: Path) -> None:
-        own = folder.with_name(f".{folder.name}.restored")  # a copy: what is stored stays as its digests say
-        shutil.rmtree(own, ignore_errors=True)
-        shutil.copytree(folder, own, ignore=lambda _, names: [name for name in names if name == checkpoints.STATE])
-        try:
-            self._trainable.restore(own)
-        except Exception as error:
-            raise checkpoints.CheckpointError(
-                f"{self.name}.restore failed on {folder}: {type(error).__name__}: {_line(error)}"
-            ) from error
-        finally:
-            shutil.rmtree(own, ignore_errors=True)

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from search.commands.consent import Trust, opened, to_build
+from search.commands.consent import Trust, consent, opened, to_build
 from search.commands.promotion_tables import print_family, print_history, print_predictions, print_promotion
 from search.commands.terminal import Json, Studies, Tracking, out, print_json, progress
 from search.errors import InputError
+from search.studies.trust import CODE
 from search.units import parse_count, parse_seconds
 
 ModelName = Annotated[str, typer.Option("--model", help="A registered model: NAME@ALIAS or NAME/VERSION.")]
@@ -32,6 +33,12 @@ def promote(
         str | None, typer.Option(help="A champion for every budget: 5M,10M,20M sets champion-5M, ...")
     ] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="At least this validation accuracy.")] = None,
+    cost: Annotated[
+        float | None, typer.Option(help="The budget in the study's own cost: as cheap as this.", metavar="FIGURE")
+    ] = None,
+    merit: Annotated[
+        float | None, typer.Option(help="In the study's own figure of merit: as good as this.", metavar="FIGURE")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Only points of this method.")] = None,
     point: Annotated[str | None, typer.Option(help="This operating point or cascade, for example t0003-9-2.")] = None,
     cascade: Annotated[
@@ -60,12 +67,18 @@ def promote(
 
     Examples: routefront promote digits --max-macs 1M --model digits --alias champion
     routefront promote digits --budgets 500k,1M,2M --model digits
+    routefront promote trees --cost 50 --model trees
     """
     found = opened(study, studies, trust)
     to_build(found)
+    if found.spec.references:
+        consent(found, CODE)
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy}: accuracies lie in [0, 1], for example 0.95")
-    given = {"--max-macs": max_macs, "--min-accuracy": min_accuracy, "--point": point, "--method": method}
+    given = {
+        "--max-macs": max_macs, "--min-accuracy": min_accuracy, "--cost": cost, "--merit": merit, "--point": point,
+        "--method": method,
+    }  # fmt: skip
     single = [name for name, value in given.items() if value is not None and name != "--method"]
     if budgets is not None and single:
         raise InputError(f"--budgets asks for a champion each; {single[0]} does not go with it")
@@ -89,8 +102,8 @@ def promote(
             records = found.promote_family(budgets=[part for part in budgets.split(",") if part.strip()], **options)
         else:
             budget = parse_count(max_macs) if max_macs else None
-            wishes = {"max_macs": budget, "min_accuracy": min_accuracy, "point": point, "cascades": cascade}
-            records = [found.promote(**wishes, **options)]
+            wishes = {"max_macs": budget, "min_accuracy": min_accuracy, "cost": cost, "merit": merit}
+            records = [found.promote(**wishes, point=point, cascades=cascade, **options)]
     if as_json:
         print_json(records if budgets is not None else records[0])
     elif budgets is not None:

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from search.commands.terminal import out
-from search.units import show_count, show_share
+from search.promotion.gates import axes_of
+from search.units import AxesText, show_count, show_share
 
 _SIGNS = {True: ("passes", "green"), False: ("fails", "red"), None: ("-", "dim")}
 
@@ -33,16 +34,15 @@ def print_promotion(record: dict[str, Any], dry_run: bool) -> None:
 
 
 def _gates(record: dict[str, Any]) -> None:
-    validation = record["validation"]
-    share = show_share(validation["macs"] / record["macs_full"])
-    out.print(
-        Text(
-            f"{record['point_id']}: {record['method']} {record['network']}, {record['knobs_text']}:"
-            f" {show_share(validation['accuracy'])} at {show_count(validation['macs'])} MACs,"
-            f" {share} of the full network"
-        ),
-        soft_wrap=True,
-    )
+    validation, axes = record["validation"], AxesText.of(record)
+    named = " ".join(word for word in (record["method"], record["network"]) if word)
+    says = f"{record['point_id']}: {named}, {record['knobs_text']}: "
+    says += axes.point(validation["accuracy"], validation["macs"])
+    if axes.usual:
+        says += " MACs"
+    if record["macs_full"]:
+        says += f", {show_share(validation['macs'] / record['macs_full'])} of the full network"
+    out.print(Text(says), soft_wrap=True)
     if record["calibration"]:
         own = record["calibration"]
         labels = f"labelled, {show_share(own['accuracy'])}" if own["labelled"] else "unlabelled"
@@ -62,15 +62,16 @@ def print_gates(gates: list[dict[str, Any]]) -> None:
 
 def print_family(records: list[dict[str, Any]], dry_run: bool) -> None:
     """One line for every budget's alias."""
-    table = _table("alias", "version", "point", "accuracy", "MACs", "test", "")
+    axes = AxesText.of(records[0])
+    table = _table("alias", "version", "point", axes.merit_title, axes.cost_title, "test", "")
     for record in records:
         moved = record["promoted"] or (dry_run and not record["why"])
         verdict = (record["why"] or ("would move" if dry_run else "moved")) if moved else f"stays: {record['why']}"
         test, validation = record["test"], record["validation"]
         table.add_row(
             Text(record["alias"]), record["version"] or "", Text(record["point_id"]),
-            show_share(validation["accuracy"]), show_count(validation["macs"]),
-            show_share(test["accuracy"]) if test else "", Text(verdict),
+            axes.merit(validation["accuracy"]), axes.cost(validation["macs"]),
+            axes.merit(test["accuracy"]) if test else "", Text(verdict),
         )  # fmt: skip
     out.print(table)
     if dry_run:
@@ -79,14 +80,16 @@ def print_family(records: list[dict[str, Any]], dry_run: bool) -> None:
 
 def print_history(versions: list[dict[str, Any]]) -> None:
     """Versions, newest first, and below them every move of an alias."""
-    table = _table("version", "aliases", "registered", "study", "point", "test accuracy", "MACs", "gates")
+    axes = axes_of(versions[0])
+    titles = f"test {axes.merit_title}", axes.cost_title
+    table = _table("version", "aliases", "registered", "study", "point", *titles, "gates")
     for entry in versions:
         gates = [gate for said in entry["promotions"].values() for gate in said.get("gates", [])]
         passed = [gate["passed"] for gate in gates]
         table.add_row(
             entry["version"], ", ".join(entry["aliases"]), _when(entry["time"]), Text(entry.get("study", "")),
-            Text(entry.get("point_id", "")), _figure(entry, "test_accuracy", show_share),
-            _figure(entry, "macs", show_count),
+            Text(entry.get("point_id", "")), _figure(entry, "test_accuracy", axes_of(entry).merit),
+            _figure(entry, "macs", axes_of(entry).cost),
             f"{passed.count(True)} passed, {passed.count(None)} open" if passed else "",
         )  # fmt: skip
     out.print(table)

@@ -83,6 +83,8 @@ def _curves(source: StudyPoints, own: set[tuple[str, int]]) -> list[tuple[tuple[
         if trial in names:
             wanted |= (code == names.index(trial)) & (epoch == at)
     rows = np.flatnonzero(wanted & (count > 0))
+    if not len(rows):
+        return []
     order = rows[np.lexsort((epoch[rows], code[rows]))]
     configs = table["config"].take(pa.array(order)).to_pylist()
     starts = np.flatnonzero(np.diff(code[order], prepend=-1) | np.diff(epoch[order], prepend=-1))

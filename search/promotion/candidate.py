@@ -120,8 +120,11 @@ def candidate_of(
     return Candidate(evidence, gates)
 
 
-def figures_on_test(state: StudyState, candidate: Candidate, data: Data) -> dict[str, Any]:
-    """Test accuracy with its 95 % interval and MACs; from the journal where the point has been there."""
+def figures_on_test(state: StudyState, candidate: Candidate, data: Data) -> dict[str, Any] | None:
+    """Test accuracy with its 95 % interval and MACs; from the journal where the point has been there.
+
+    None for a trainable that measures nothing.
+    """
     evidence = candidate.evidence
     if evidence.test is not None:
         return evidence.test
@@ -131,5 +134,7 @@ def figures_on_test(state: StudyState, candidate: Candidate, data: Data) -> dict
         if same and line.get("test") is not None:
             return line["test"]
     measured = evidence.measured(data, "test")
+    if measured is None or measured.get("correct") is None:
+        return measured
     low, high = wilson(measured["correct"], measured["count"])
     return {**measured, "low": low, "high": high}

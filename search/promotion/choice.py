@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from search.frontier.query import TOLD, Query, best_rows, front_rows, in_budget,
 from search.state.state import StudyState
 from search.units import parse_count
 from spaces.space import nearest
+from trainables.contracts.objective import Objective
 
 _CANDIDATES = 64  # points of the highest measured accuracy that are compared by what is expected of them
 
@@ -41,19 +43,17 @@ class Target:
     point: FrontPoint
 
 
-def choose(
-    source: StudyPoints, *, max_macs: float | None = None, min_accuracy: float | None = None, method: str | None = None
-) -> FrontPoint:
+def choose(source: StudyPoints, budget: Budget, method: str | None = None) -> FrontPoint:
     """The point under the budget of the highest expected accuracy whose checkpoint exists; of equals the cheapest.
 
     What is expected of a point is not what was measured of it: the best of many measurements are partly the luckiest
-    (`search.frontier.expected`; with few trials of a method its measurements stand). With `min_accuracy` alone it is
+    (`search.frontier.expected`; with few trials of a method its measurements stand). With a least accuracy alone it is
     the cheapest point of which at least that is expected, or measured, where it is expected of none. All operating
     points count that miss none of the study's constraints, so that the second best stands in where the checkpoint of
     the best is gone. Raises `InputError` naming the cheapest and the most accurate there is where none fits.
     """
-    query = Query(max_macs=max_macs, min_accuracy=min_accuracy, methods=[method] if method else [])
-    pool = pool_of([source], query, columns=TOLD)
+    wish = Query(max_macs=budget.max_macs, min_accuracy=budget.min_accuracy, methods=[method] if method else [])
+    pool = pool_of([source], wish, columns=TOLD)
     fitting = in_budget(pool, np.arange(len(pool.table)))
     if not len(fitting):
         raise InputError(unmet(pool))
@@ -67,12 +67,13 @@ def choose(
             f" checkpoint in {folder.stored_checkpoints or folder.checkpoints} (kept are those of the study's first two"
             " fronts and of each method's own)"
         )
-    cheapest = Budget(max_macs, min_accuracy).cheapest
+    cheapest = budget.cheapest
     rows = best_rows(pool, fitting[there], cheapest=cheapest)[:_CANDIDATES]
     candidates = expected([source], [point_of(pool.table.slice(int(row), 1).to_pylist()[0]) for row in rows])
     if cheapest:
-        assert min_accuracy is not None
-        return next((point for point in candidates if shown_accuracy(point) >= min_accuracy), candidates[0])
+        least = budget.min_accuracy
+        assert least is not None
+        return next((point for point in candidates if shown_accuracy(point) >= least), candidates[0])
     return min(candidates, key=lambda point: (-shown_accuracy(point), point.macs))
 
 
@@ -98,6 +99,20 @@ def family(alias: str, budgets: Sequence[float | str]) -> dict[str, Budget]:
     if not counts or counts[0] < 1:
         raise InputError(f"budgets {', '.join(map(str, budgets))!r}: write MACs per image, for example 5M,10M,20M")
     return {f"{alias}-{_spelt(count)}": Budget(max_macs=count) for count in counts}
+
+
+def own_family(alias: str, budgets: Sequence[float | str], objective: Objective) -> dict[str, Budget]:
+    """The same for costs in the study's own figures: ``champion-50`` stands for at most 50 trees."""
+    found = {}
+    for text in budgets:
+        try:
+            macs = objective.macs_of(float(text))
+        except ValueError as error:
+            raise InputError(f"budgets: {text!r} is no {objective.cost.title}: {error}") from None
+        found[f"{alias}-{re.sub('[^0-9A-Za-z]', '_', f'{float(text):g}')}"] = Budget(max_macs=macs)
+    if not found:
+        raise InputError(f"budgets: write figures of {objective.cost.title}, for example 10,50")
+    return dict(sorted(found.items(), key=lambda each: each[1].max_macs or 0.0))
 
 
 def _spelt(count: float) -> str:

@@ -30,7 +30,7 @@ from search.promotion.ledger import current_version
 from search.promotion.versions import PROMOTION
 from search.state.state import StudyState
 from search.studies.folder import StudyFolder
-from search.units import show_count, show_share
+from search.units import AxesText, show_count, show_share
 from trainables.checkpoints import NETWORK, CheckpointError, difference, read_record
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork
@@ -79,7 +79,7 @@ def open_checkpoint(folder: StudyFolder, state: StudyState, point: FrontPoint) -
     folder, or larger than such a network can be.
     """
     try:
-        path = _inside(folder, point)
+        path = inside(folder, point)
         expected = _expected(state, point)
         size = (path / NETWORK).stat().st_size if (path / NETWORK).exists() else 0
         most = (1 << 24) + _BYTES * max(point.params, 1)
@@ -108,7 +108,8 @@ def open_checkpoint(folder: StudyFolder, state: StudyState, point: FrontPoint) -
     return method, network, Gate("checkpoint", True, says, evidence)
 
 
-def _inside(folder: StudyFolder, point: FrontPoint) -> Path:
+def inside(folder: StudyFolder, point: FrontPoint) -> Path:
+    """The folder of a point's checkpoint; `InputError` where there is none, or it lies outside the study's."""
     if not point.checkpoint:
         raise InputError(f"point {point.point_id} was recorded without a checkpoint")
     path = folder.checkpoints / point.checkpoint
@@ -297,15 +298,16 @@ def beats(champion: Champion | None, mine: Mapping[str, str], asked: Budget) -> 
     new = _figures(mine)
     assert new is not None
     evidence |= {"accuracy": old[0], "macs": old[1], "max_macs": budget.max_macs, "min_accuracy": budget.min_accuracy}
-    says = (
-        f"{show_share(new[0])} at {show_count(new[1])} MACs against {show_share(old[0])} at {show_count(old[1])}"
-        f" of {version}"
-    )
+    axes = axes_of(mine)
+    unit = " MACs" if axes.usual else ""
+    says = f"{axes.point(*new)}{unit} against {axes.point(*old)} of {version}"
     fits_new, fits_old = _fits(budget, new), _fits(budget, old)
     if not fits_new:
-        return Gate("champion", False, f"{says}, which was promoted for {_shown(budget)}: give a budget", evidence)
+        return Gate(
+            "champion", False, f"{says}, which was promoted for {_shown(budget, axes)}: give a budget", evidence
+        )
     if not fits_old:
-        return Gate("champion", True, f"{says}, which is outside {_shown(budget)}", evidence)
+        return Gate("champion", True, f"{says}, which is outside {_shown(budget, axes)}", evidence)
     better = (-new[1], new[0]) > (-old[1], old[0]) if budget.cheapest else (new[0], -new[1]) > (old[0], -old[1])
     wish = "cheaper" if budget.cheapest else "better"
     return Gate("champion", better, says if better else f"{says}: not {wish}", evidence)
@@ -327,7 +329,22 @@ def _fits(budget: Budget, figures: tuple[float, float]) -> bool:
     return cheap and (budget.min_accuracy is None or figures[0] >= budget.min_accuracy)
 
 
-def _shown(budget: Budget) -> str:
-    parts = [f"at most {show_count(budget.max_macs)} MACs"] if budget.max_macs is not None else []
-    parts += [f"at least {show_share(budget.min_accuracy)}"] if budget.min_accuracy is not None else []
+def axes_of(tags: Mapping[str, Any]) -> AxesText:
+    """The axes of a version, from its tags: accuracy and MACs where they name none."""
+    try:
+        return AxesText.of({"objective": json.loads(tags.get("objective", "null"))})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return AxesText()  # somebody else's tag
+
+
+def _shown(budget: Budget, axes: AxesText) -> str:
+    merit, cost = axes.objective.merit, axes.objective.cost
+    parts = []
+    if budget.max_macs is not None:
+        most = "least" if cost.maximise else "most"
+        parts.append(f"at {most} {axes.cost(budget.max_macs)} {axes.cost_title}")
+    if budget.min_accuracy is not None:
+        least = "least" if merit.maximise else "most"
+        title = "" if axes.usual else f" {axes.merit_title}"
+        parts.append(f"at {least} {axes.merit(budget.min_accuracy)}{title}")
     return " and ".join(parts) or "no budget"

@@ -128,13 +128,23 @@ def split_name(model: str) -> tuple[str, str | None, str | None]:
     return match[1], match[3], match[2]
 
 
-def load(model: str, uri: str) -> Registered:
-    """The model behind ``NAME@ALIAS`` or ``NAME/VERSION``; `InputError` where there is none or it is damaged."""
+def load(model: str, uri: str, *, trainables: bool = False) -> Registered:
+    """The model behind ``NAME@ALIAS`` or ``NAME/VERSION``; `InputError` where there is none or it is damaged.
+
+    A promoted trainable takes no images, and is refused; with `trainables` everything else is.
+    """
     name, version, alias = split_name(model)
     client = client_at(uri)
     with answering(uri, asked=True):
         found = resolve(client, name, version=version, alias=alias)
     scratch = tempfile.TemporaryDirectory(prefix="routefront-", ignore_cleanup_errors=True)
+    if (found.tags.get("kind") == "trainable") != trainables:
+        raise InputError(
+            f"model {name} version {found.version} takes images: load it with routefront.load"
+            if trainables
+            else f"model {name} version {found.version} is a trainable and takes no images: load it with"
+            " routefront.load_trainable, or serve it with mlflow models serve"
+        )
     with using(uri) as mlflow, warnings.catch_warnings(record=True):  # it would have type hints
         folder = checked(mlflow, name, found, Path(scratch.name))
         try:
@@ -228,6 +238,19 @@ def predict(
         except MlflowException as error:
             raise InputError(f"{registered.shown}: {error.message.splitlines()[0]}") from None
         yield from table.to_dict("records")
+
+
+def ask(registered: Registered, inputs: Any, *, knobs: dict[str, Any] | None, cost: float | None) -> Any:
+    """What a promoted trainable answers. Raises `InputError` for a knob or a cost that it does not have."""
+    from mlflow.exceptions import MlflowException
+
+    params: dict[str, Any] = {"knobs": json.dumps(knobs)} if knobs else {}
+    if cost is not None:
+        params["cost"] = float(cost)
+    try:
+        return registered.model.predict(inputs, params=params)
+    except MlflowException as error:
+        raise InputError(f"{registered.shown}: {error.message.splitlines()[0]}") from None
 
 
 def _record(

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 from search.cascades.front import cascade_points, find_cascade, is_cascade, point_of, within
 from search.errors import InputError, RunError
 from search.frontier.pool import StudyPoints
+from search.frontier.query import Query
 from search.promotion.calibration import own_images
 from search.promotion.candidate import Candidate, candidate_of, figures_on_test
 from search.promotion.cascades import cascade_candidate
-from search.promotion.choice import Budget, Target, choose, family, find
+from search.promotion.choice import Budget, Target, choose, family, find, own_family
 from search.promotion.compare import MARGIN, check_margin
 from search.promotion.compare import gate as compare_gate
+from search.promotion.external import external_candidate
 from search.promotion.gates import Gate, beats, champion_of, failed
 from search.promotion.history import rollback
 from search.promotion.ledger import Lock, answering, confirmed, holding, move_alias
@@ -34,13 +36,16 @@ from search.promotion.models import check_names, checked, client_at, load, no_re
 from search.promotion.signatures import sign, signing_key
 from search.promotion.versions import existing_version, folder_digest, note_promotion, register
 from search.state.state import StudyState
+from search.studies.trust import CODE
 from search.tracking.chronicle import study_id
 from search.tracking.server import shown, using
+from search.units import AxesText
 
 if TYPE_CHECKING:
     from search.engine.driver import Driver
     from search.studies.stored import StoredStudy
     from trainables.data.splits import Data
+    from trainables.external import Measured
 
 __all__ = ["choose", "find", "load", "model_code", "predict", "promote_family", "promote_study", "rollback"]
 
@@ -53,11 +58,15 @@ def promote_study(
     alias: str = "champion",
     max_macs: float | None = None,
     min_accuracy: float | None = None,
+    cost: float | None = None,
+    merit: float | None = None,
     method: str | None = None,
     point: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Promote one point: the best under a budget, or `point` by its identity.
+
+    `cost` and `merit` are a budget in the study's own figures (`search.frontier.query.Query`).
 
     `options`: `calibrate_on` (a folder of one's own images), `max_latency` (seconds alone), `compare_on` (labelled
     class folders on which the point must be better than the champion, or not worse by more than `margin`), `dry_run`
@@ -72,16 +81,18 @@ def promote_study(
             raise InputError(f"--{name.replace('_', '-')} takes a single operating point, not a cascade")
 
     def targets(promoter: Promoter) -> list[Target]:
-        budget = Budget(max_macs, min_accuracy)
+        wish = Query(max_macs=max_macs, min_accuracy=min_accuracy, cost=cost, merit=merit)
+        wish = wish.on_axes(AxesText.of(promoter.state.created).objective)
+        budget = Budget(wish.max_macs, wish.min_accuracy)
         if point is not None and is_cascade(point):
             composition, record = find_cascade(promoter.state, point)
             return [Target(alias, budget, point_of(study.spec.name, composition, record))]
         if point is not None:
             return [Target(alias, budget, find(promoter.state, point))]
         if cascades:
-            return [Target(alias, budget, within(cascade_points(promoter.state), max_macs, min_accuracy))]
-        wish = {"max_macs": max_macs, "min_accuracy": min_accuracy, "method": method}
-        return [Target(alias, budget, choose(StudyPoints(study, promoter.state), **wish))]
+            found = within(cascade_points(promoter.state), budget.max_macs, budget.min_accuracy)
+            return [Target(alias, budget, found)]
+        return [Target(alias, budget, choose(StudyPoints(study, promoter.state), budget, method))]
 
     check_names(model, alias)
     (outcome,) = _promote(study, model, uri, targets, **options)
@@ -105,14 +116,12 @@ def promote_family(
     A point that is best under two budgets is one version with two aliases. An alias whose gates fail
     stays where it is; `RunError` where all fail. Options and result, one for each, as in `promote_study`.
     """
-    wishes = family(alias, budgets)
+    axes = study.spec.axes
+    wishes = family(alias, budgets) if axes.usual else own_family(alias, budgets, axes)
 
     def targets(promoter: Promoter) -> list[Target]:
         source = StudyPoints(study, promoter.state)
-        return [
-            Target(name, budget, choose(source, max_macs=budget.max_macs, method=method))
-            for name, budget in wishes.items()
-        ]
+        return [Target(name, budget, choose(source, budget, method)) for name, budget in wishes.items()]
 
     for name in wishes:
         check_names(model, name)
@@ -135,7 +144,7 @@ def _promote(
     dry_run: bool = False,
     data: Data | None = None,
 ) -> list[dict[str, Any]]:
-    from search.studies.stored import load_data
+    from search.studies.stored import load_subject
 
     check_margin(margin)
     signing_key()  # refused before anything is measured
@@ -144,25 +153,46 @@ def _promote(
     with _opened(study, dry_run) as (state, driver):
         promoter = Promoter(study, state, driver, client, model, uri)
         chosen = targets(promoter)
-        data = data or load_data(study.spec)
-        study.check_data(state, data)
-        own = own_images(calibrate_on, data) if calibrate_on is not None else None
+        external = {each.point.method for each in chosen} & set(state.created.get("trainables", {}))
+        if external or not study.spec.methods:
+            study.permit(CODE)
+        subject = data or load_subject(study.spec)
+        study.check_data(state, subject)
+        for name, given in (("calibrate_on", calibrate_on), ("compare_on", compare_on)):
+            if given is not None and external:
+                raise InputError(
+                    f"--{name.replace('_', '-')} takes images, and {', '.join(sorted(external))} is a trainable"
+                )
+        own = own_images(calibrate_on, images_of(subject)) if calibrate_on is not None else None
         promoter.settle()
         identity = promoter.identity()
         candidates: dict[Any, Candidate] = {}
         plans: list[_Plan] = []
         for target in chosen:
             key = (target.point.point_id, target.budget if own else None)
-            if key not in candidates and target.point.kind == "cascade":
-                candidates[key] = cascade_candidate(study, state, identity, data, target, max_latency)
-            elif key not in candidates:
-                candidates[key] = candidate_of(study.folder, state, identity, data, target, own, max_latency)
+            if key in candidates:
+                pass
+            elif target.point.method in external:
+                candidates[key] = external_candidate(study, state, identity, subject, target, max_latency)
+            elif target.point.kind == "cascade":
+                candidates[key] = cascade_candidate(study, state, identity, images_of(subject), target, max_latency)
+            else:
+                images = images_of(subject)
+                candidates[key] = candidate_of(study.folder, state, identity, images, target, own, max_latency)
             with answering(uri):
                 plans.append(promoter.plan(target, candidates[key], compare_on, margin))
         if dry_run:
             return [plan.outcome() for plan in plans]
         with answering(uri):
-            return promoter.carry_out(plans, data)
+            return promoter.carry_out(plans, subject)
+
+
+def images_of(subject: Data | Measured) -> Data:
+    """The images of a study that has methods."""
+    from trainables.data.splits import Data
+
+    assert isinstance(subject, Data), "a study whose points are networks has images"
+    return subject
 
 
 @contextlib.contextmanager
@@ -275,7 +305,7 @@ class Promoter:
             compared = compare_gate(name, network, data, evidence.knobs, compare_on, self.uri, margin)
         return _Plan(target, candidate, gate, version, self.model, compared)
 
-    def carry_out(self, plans: list[_Plan], data: Data) -> list[dict[str, Any]]:
+    def carry_out(self, plans: list[_Plan], data: Any) -> list[dict[str, Any]]:
         """Register what passes, move the aliases under the lock, write the journal; what became of each."""
         passing = [plan for plan in plans if failed(plan.gates) is None]
         outcomes = {plan.id: self._stands(plan) or plan.outcome() for plan in plans}

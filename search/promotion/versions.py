@@ -104,9 +104,22 @@ class Evidence:
         """Whether images leave somewhere, so that answers say where."""
         return bool(self.network.exits)
 
-    def measured(self, data: Data, split: str) -> dict[str, Any]:
-        """What `measure` tells of it."""
+    def measured(self, data: Data, split: str) -> dict[str, Any] | None:
+        """What `measure` tells of it; None where it cannot be measured."""
         return measure(self.network, data, split, self.knobs)
+
+    def figures(self) -> dict[str, float]:
+        """What the run of the promotion logs as metrics."""
+        found = {"validation_accuracy": self.validation["accuracy"], "macs": self.validation["macs"]}
+        return found if self.test is None else {**found, "test_accuracy": self.test["accuracy"]}
+
+    def requirements(self) -> list[str]:
+        """The distributions that serving needs, by name."""
+        return [*_REQUIREMENTS, *getattr(self.network, "packages", ())]
+
+    def signature(self) -> Any:
+        """The model's MLflow signature: the columns of its answers, and its parameters."""
+        return _signature(self.leaves)
 
     def store(self, folder: Path) -> None:
         """Write what is served into a new folder, but for ``serving.json``."""
@@ -199,10 +212,7 @@ def register(
     run = client.create_run(runs.experiment_id, tags=tags)  # by the client: MLFLOW_RUN_ID may name another
     with using(uri) as mlflow, tempfile.TemporaryDirectory(prefix="routefront-") as scratch:
         with mlflow.start_run(run_id=run.info.run_id):
-            figures = {"validation_accuracy": evidence.validation["accuracy"], "macs": evidence.validation["macs"]}
-            if evidence.test is not None:
-                figures["test_accuracy"] = evidence.test["accuracy"]
-            mlflow.log_metrics(figures)
+            mlflow.log_metrics(evidence.figures())
             info = _log_model(mlflow, Path(scratch), evidence, code)
             stored = fetched(mlflow, info.model_uri, Path(scratch) / "stored")
             digest = folder_digest(stored)
@@ -267,7 +277,7 @@ def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> An
     evidence.store(artifact)
     serving = evidence.serving()
     (artifact / "serving.json").write_text(json.dumps(serving, indent=1))
-    needed = (*_REQUIREMENTS, *getattr(evidence.network, "packages", ()))
+    needed = evidence.requirements()
     packages = [Path(str(module.__file__)).parent for module in (trainables, spaces)]
     with warnings.catch_warnings(record=True):  # MLflow wants type hints and an example; the signature is exact
         return mlflow.pyfunc.log_model(
@@ -275,13 +285,13 @@ def _log_model(mlflow: Any, scratch: Path, evidence: Evidence, code: Path) -> An
             python_model=shutil.copy(code, scratch / code.name),
             code_paths=[str(package) for package in packages],
             artifacts={"model": str(artifact)},
-            signature=_signature(evidence),
+            signature=evidence.signature(),
             pip_requirements=[f"{name}=={_release(name)}" for name in needed],
             metadata=serving,
         )
 
 
-def _signature(evidence: Evidence) -> Any:
+def _signature(leaves: bool) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array
@@ -294,7 +304,7 @@ def _signature(evidence: Evidence) -> Any:
         ("double", "macs"),
         (Array("double"), "path"),
     ]
-    if evidence.leaves:
+    if leaves:
         columns.append(("long", "exit"))
     # Without inputs: MLflow would cast floats to uint8, 0.98 to 0, before the model sees and refuses or takes them.
     return ModelSignature(

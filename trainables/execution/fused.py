@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAST = torch.channels_last
+_LAYOUT_BY_SIZE = torch.backends.cpu.get_cpu_capability() != "AVX512"
 
 
 def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
@@ -56,14 +57,11 @@ class FusedConv(nn.Conv2d):
         self.weight, self.bias = weight.to(dtype).contiguous(memory_format=LAST), bias.to(dtype)
         self._geometry = list(self.padding), list(self.stride), list(self.dilation), self.groups
         self._strided = list(self.stride), list(self.padding), list(self.dilation), self.groups
-        self.packed: Tensor | None = None
+        self.onednn = _has_onednn(dtype, weight.device)
+        self._packed: tuple[tuple[int, ...], Tensor] | None = None  # for inputs of this height and width
         self.alone: Tensor | None = None
-        if _has_onednn(dtype, weight.device):
-            # no size of the input: the packing that serves all batch sizes
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self._geometry, [])
-            self.weight = self.weight.new_empty(0)  # oneDNN's copy is enough
-            if alone:
-                self.alone = weight.to(dtype).contiguous()
+        if self.onednn and alone:
+            self.alone = weight.to(dtype).contiguous()
 
     def _size(self, extent: int, axis: int) -> int:
         padding, stride, dilation, _ = self._geometry
@@ -75,7 +73,7 @@ class FusedConv(nn.Conv2d):
         relu = self.relu and not bare
         if input.dtype != self.dtype:
             input = input.to(self.dtype)
-        if self.packed is None:
+        if not self.onednn:
             output = F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)  # pyright: ignore[reportArgumentType]
             output = output if into is None else into.add_(output)
             return output.relu_() if relu else output
@@ -89,12 +87,28 @@ class FusedConv(nn.Conv2d):
         if into is None:
             return self.convolved(input, "relu" if relu else "none")
         into, unary = into.contiguous(memory_format=LAST), "relu" if relu else None
-        return _accumulate(into, input, self.packed, self.bias, *self._geometry, "add", 1.0, unary, [], "")
+        return _accumulate(into, input, self.packed(input), self.bias, *self._geometry, "add", 1.0, unary, [], "")
+
+    def packed(self, input: Tensor) -> Tensor:
+        """The weight in oneDNN's layout for inputs of this size; for batches of any size the layout is the same.
+
+        With AVX-512 the layout for no size in particular serves all. On other CPUs oneDNN computes small images in
+        another layout and would bring that one into it at every call, which takes ten times as long as the convolution.
+        """
+        size, known = tuple(input.shape[2:]) if _LAYOUT_BY_SIZE else (), self._packed
+        if known is not None and known[0] == size:
+            return known[1]
+        weight = self.weight if known is None else known[1].to_dense().contiguous(memory_format=LAST)
+        shape = list(input.shape) if _LAYOUT_BY_SIZE else []
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, shape)
+        self._packed = size, packed
+        self.weight = self.weight.new_empty(0)  # oneDNN's copy is enough
+        return packed
 
     def convolved(self, input: Tensor, unary: str, scalars: Sequence[float] = ()) -> Tensor:
         """The convolution by oneDNN and a function of its output, by oneDNN's name and parameters."""
         input = input.to(self.dtype).contiguous(memory_format=LAST)
-        return _convolve(input, self.packed, self.bias, *self._geometry, unary, list(scalars), "")
+        return _convolve(input, self.packed(input), self.bias, *self._geometry, unary, list(scalars), "")
 
 
 if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):

@@ -20,7 +20,7 @@ from search.frontier.query import cheapest, most_accurate
 from search.journal.database import Journal, sqlite_address
 from search.pareto.confidence import wilson
 from search.promotion import candidate
-from search.promotion.choice import choose, find
+from search.promotion.choice import Budget, choose, find
 from search.promotion.gates import repeats
 from search.promotion.history import history, rollback
 from search.promotion.models import load, predict
@@ -164,18 +164,19 @@ def test_choosing_takes_the_best_under_the_budget_whose_checkpoint_exists(study:
     state, folder = study.state(), study.folder
     source = StudyPoints(study, state)
     points = [find(state, f"{t}-{e}-{i}") for t, e, i in state.front()]
-    assert choose(source).point_id == points[-1].point_id
-    assert choose(source, max_macs=points[0].macs).point_id == points[0].point_id
-    assert choose(source, min_accuracy=points[0].accuracy).point_id == points[0].point_id
+    assert choose(source, Budget()).point_id == points[-1].point_id
+    assert choose(source, Budget(points[0].macs)).point_id == points[0].point_id
+    least = points[0].accuracy
+    assert choose(source, Budget(min_accuracy=least)).point_id == points[0].point_id
     for most in (None, points[-1].macs, points[0].macs):  # what `frontier` answers, too
-        assert choose(source, max_macs=most) == most_accurate(study.frontier(max_macs=most))
-    assert choose(source, min_accuracy=points[0].accuracy) == cheapest(study.frontier(min_accuracy=points[0].accuracy))
+        assert choose(source, Budget(most)) == most_accurate(study.frontier(max_macs=most))
+    assert choose(source, Budget(min_accuracy=least)) == cheapest(study.frontier(min_accuracy=least))
     shutil.rmtree(folder.checkpoints / points[-1].checkpoint)
-    second = choose(source)
+    second = choose(source, Budget())
     assert second.checkpoint != points[-1].checkpoint and second.accuracy <= points[-1].accuracy
     shutil.rmtree(folder.checkpoints)
     with pytest.raises(InputError, match="none has its checkpoint"):
-        choose(source)
+        choose(source, Budget())
 
 
 def test_a_budget_that_no_point_meets_names_the_nearest(study: Study, uri: str, images: Data) -> None:

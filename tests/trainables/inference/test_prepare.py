@@ -297,13 +297,26 @@ def test_one_convolution(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = norm.eval()(convolution(inputs)).detach()
     with torch.no_grad():
         fused = FusedConv(convolution, norm, relu=True, dtype=torch.float32)
-        assert (fused.packed is not None) is (onednn and torch.backends.mkldnn.is_available())
+        assert fused.onednn is (onednn and torch.backends.mkldnn.is_available())
         assert torch.allclose(fused(inputs), expected.relu(), atol=1e-5)
         assert torch.allclose(fused(inputs, bare=True), expected, atol=1e-5)
         assert torch.allclose(fused(inputs, base.clone()), (base + expected).relu(), atol=1e-5)
         assert fused(inputs[:0]).shape == (0, 4, 5, 4)
         weight, bias = folded(convolution, None)
         assert torch.equal(weight.float(), convolution.weight) and torch.equal(bias.float(), convolution.bias)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("by_size", [True, False])
+def test_images_of_other_sizes_take_turns(groups: int, by_size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.execution.fused._LAYOUT_BY_SIZE", by_size)
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(8, 64, 3, padding=1, groups=groups)
+    with torch.no_grad():
+        fused = FusedConv(convolution, None, relu=False, dtype=torch.float32)
+        for size, count in ((8, 1), (32, 2), (8, 3), (5, 1)):
+            inputs = torch.randn(count, 8, size, size)
+            assert torch.allclose(fused(inputs), convolution(inputs), atol=1e-5)
 
 
 def test_without_onednn_the_answers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

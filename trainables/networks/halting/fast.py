@@ -50,7 +50,7 @@ class FusedPositionConv(FusedConv):
         if input.dim() == 2:
             assert not isinstance(around, int)
             output = F.linear(gathered(input.to(self.dtype), around), self.rows, self.bias)
-        elif self.packed is None or self.slope is None or not len(input):
+        elif not self.onednn or self.slope is None or not len(input):
             output = super().forward(input)
         else:
             return self.convolved(input, "leaky_relu", [self.slope])
