@@ -91,6 +91,11 @@ class AxesText:
         return self.objective.usual
 
     @property
+    def of_methods(self) -> bool:
+        """Whether accuracy is a share of images, as that of methods is, whatever the cost."""
+        return self.usual or self.objective.timing is not None
+
+    @property
     def merit_title(self) -> str:
         """The figure of merit with its unit."""
         return self.objective.merit.title
@@ -102,7 +107,7 @@ class AxesText:
 
     def merit(self, accuracy: float) -> str:
         """A figure of merit: ``97.2 %``, or ``0.0281``."""
-        return show_share(accuracy) if self.usual else show_figure(self.objective.merit_at(accuracy))
+        return show_share(accuracy) if self.of_methods else show_figure(self.objective.merit_at(accuracy))
 
     def cost(self, macs: float) -> str:
         """A cost: ``2.35M``, or ``12.5``."""
@@ -110,7 +115,7 @@ class AxesText:
 
     def between(self, low: float, high: float, to: str = "-") -> str:
         """An interval of accuracies as figures of merit from the least up: ``96.1-98.0``, or ``0.0197-0.0391``."""
-        if self.usual:
+        if self.of_methods:
             return f"{100 * low:.1f}{to}{100 * high:.1f}"
         least, most = sorted((self.objective.merit_at(low), self.objective.merit_at(high)))
         return f"{least:.3g}{to}{most:.3g}"
@@ -119,9 +124,19 @@ class AxesText:
         """``97.2 % at 2.35M``, or ``error 0.0281 at 12 trees``."""
         if self.usual:
             return f"{self.merit(accuracy)} at {self.cost(macs)}"
+        if self.of_methods:
+            return f"{self.merit(accuracy)} at {self.cost(macs)} {self.objective.cost.unit}"
         merit, cost = self.objective.merit, self.objective.cost
         unit = f" {merit.unit}" if merit.unit else ""
         return f"{merit.name} {self.merit(accuracy)}{unit} at {self.cost(macs)} {cost.unit or cost.name}"
+
+
+def machines_text(machines: Mapping[str, int]) -> str:
+    """What measured the latencies of some points, by how many each; a warning where these are unlike machines."""
+    if len(machines) == 1:
+        return f"latency was measured on {printable(next(iter(machines)))}"
+    told = ", ".join(f"{printable(name)} ({count})" for name, count in machines.items())
+    return f"warning: latencies of unlike machines are on one axis, which compares nothing: {told}"
 
 
 def show_figure(value: float) -> str:

@@ -128,6 +128,12 @@ def members_of(
     Raises `InputError` where studies have different images, classes, label orders or splits, a named point or its
     checkpoint is gone, predictions are damaged or of another version, or fewer than two members are left.
     """
+    for state in states:
+        if (state.created.get("objective") or {}).get("timing"):
+            raise InputError(
+                f"study {state.created['spec']['name']!r} searches against measured latency: cascades are composed of"
+                " counted MACs"
+            )
     for other in states[1:]:
         _comparable(states[0], other)
     named = [_named(text, studies, states) for text in points]

@@ -137,7 +137,10 @@ def frontier(
     front = ask(
         found, by_method=by_method or plot is not None or as_json, sure=True, expected=expected, seed=seed, **wishes
     )
-    if cascades is not False and axis == "macs" and not latency and max_latency is None:
+    timed = front.axes.objective.timing is not None
+    if timed and cascades:
+        raise InputError("--with-cascades: cascades have MACs; the cost of this study is latency")
+    if not timed and cascades is not False and axis == "macs" and not latency and max_latency is None:
         front = _with_cascades(found, front, wishes, bool(cascades))
     points = _chosen(found, front, axis, latency, max_latency, as_json, timing)
     if points and (best or cheapest or knee):
@@ -303,21 +306,32 @@ def _print_front(front: Front, points: Sequence[FrontPoint], papers: bool, compa
 
 def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: bool) -> None:
     from search.commands.frontier_tables import front_table, published_table
-    from search.units import dataset_name, printable
+    from search.units import dataset_name, machines_text, printable
 
     wide = out.width >= 110
     images = f"on {printable(dataset_name(front.dataset))}"
+    timing = front.axes.objective.timing
     told = (
         "validation accuracy, MACs per image"
         if front.axes.usual
+        else f"validation accuracy, measured milliseconds per image ({timing})"
+        if timing is not None
         else f"{front.axes.merit_title} against {front.axes.cost_title}"
     )
     out.print(f"frontier {images}: {told}")
     out.print(front_table(front, points, wide))
+    if front.machines:
+        out.print(
+            Text(machines_text(front.machines), style="yellow" if len(front.machines) > 1 else "dim"), soft_wrap=True
+        )
     if any(p.kind == "cascade" for p in points):
         out.print("accuracies of cascades are what is expected of them on other images", style="dim")
     if any(p.membership is not None and p.evidence == "counts" for p in points):
-        of = "images alone: the checkpoint with each image's result is gone" if front.axes.usual else "answers alone"
+        of = (
+            "images alone: the checkpoint with each image's result is gone"
+            if front.axes.of_methods
+            else "answers alone"
+        )
         out.print(f"* from the number of right {of}", style="dim")
     if any(p.expected is not None for p in front.expected):
         out.print()

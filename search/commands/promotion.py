@@ -34,7 +34,10 @@ def promote(
     ] = None,
     min_accuracy: Annotated[float | None, typer.Option(help="At least this validation accuracy.")] = None,
     cost: Annotated[
-        float | None, typer.Option(help="The budget in the study's own cost: as cheap as this.", metavar="FIGURE")
+        float | None,
+        typer.Option(
+            help="The budget in the study's own cost: as cheap as this (milliseconds of a latency).", metavar="FIGURE"
+        ),
     ] = None,
     merit: Annotated[
         float | None, typer.Option(help="In the study's own figure of merit: as good as this.", metavar="FIGURE")

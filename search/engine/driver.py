@@ -27,7 +27,7 @@ from search.studies.courier import Courier
 from search.studies.folder import StudyFolder
 from search.studies.roots import DRIVER_PATIENCE
 from search.studies.stored import StoredStudy
-from search.units import AxesText
+from search.units import AxesText, machines_text
 from trainables.checkpoints import STATE, CheckpointError, read_record
 
 _FLUSH_ROWS = 500
@@ -67,6 +67,7 @@ class Driver(Engine):
         self.courier = Courier(folder)
         self._spec_text = ""
         self._judged: set[str] = set()
+        self._machines = len(self.state.machines)
         self._rows: list[dict[str, Any]] = []
         self._made = PointRows(self.state)
         self._flushed = self._pruned = time.monotonic()
@@ -110,6 +111,9 @@ class Driver(Engine):
 
     def _took(self, trial: Trial, epoch: int) -> None:
         self._tells_apart(trial.method)
+        if len(self.state.machines) > max(1, self._machines):
+            self._machines = len(self.state.machines)
+            _log.warning("%s", machines_text(self.state.machines))
         self._rows += self._made.of(trial, epoch)
         if len(self._rows) >= _FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()

@@ -47,7 +47,7 @@ class Front:
     for. `expected`: the front by expected accuracy (`search.frontier.expected`), where it was asked for.
     `reference`: (error, MACs); `hypervolume` in error times decades of MACs, `hypervolumes` by
     method. `published`: what papers printed for this data set; no member of any front. `axes`: what its accuracies and
-    MACs stand for.
+    MACs stand for. `machines`: where they are latencies, what measured all points, by how many each.
     """
 
     studies: Sequence[str]
@@ -61,6 +61,7 @@ class Front:
     expected: Sequence[FrontPoint] = ()
     published: Sequence[Published] = ()
     empty: str = ""
+    machines: Mapping[str, int] = field(default_factory=dict)
     axes: AxesText = field(default_factory=AxesText)
 
     def _repr_html_(self) -> str:
@@ -86,6 +87,8 @@ class Front:
             found["expected"] = [point.record() for point in self.expected]
         if not self.axes.usual:
             found["objective"] = self.axes.objective.record()
+        if self.machines:
+            found["machines"] = dict(self.machines)
         if self.methods:
             found["methods"] = {
                 name: {"hypervolume": self.hypervolumes[name], "points": [p.record() for p in points]}
@@ -97,6 +100,8 @@ class Front:
         """What the two columns that are minimised are, in words."""
         if self.axes.usual:
             return {"error": "1 - validation accuracy, in [0, 1]", "macs": "MACs per image, mean"}
+        if self.axes.of_methods:
+            return {"error": "1 - validation accuracy, in [0, 1]", "macs": "measured milliseconds per image"}
         return {
             "error": f"where {self.axes.merit_title} lies between its best (0) and its worst (1)",
             "macs": f"what stands for {self.axes.cost_title}, the less the cheaper",
@@ -139,7 +144,9 @@ def answer(
     """`ask` of studies whose points were opened before."""
     axes = AxesText.of(sources[0].created)
     query = query.on_axes(axes.objective)
+    timed = axes.objective.timing is not None
     columns = [*(["method"] if by_method else []), *(["count"] if sure or expected else [])]
+    columns += ["machine"] if timed else []
     pool = pool_of(sources, query, columns=columns)
     by_expected: Sequence[FrontPoint] = ()
     fronts = front_rows(pool.error, pool.macs, query.layers)
@@ -168,10 +175,17 @@ def answer(
         methods={name: found for name, (found, _) in methods.items()},
         hypervolumes={name: volume for name, (_, volume) in methods.items()},
         expected=by_expected,
-        published=published_for(data["name"]),
+        published=() if timed else published_for(data["name"]),
         empty=empty,
+        machines=_counted(pool.table["machine"]) if timed else {},
         axes=axes,
     )
+
+
+def _counted(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each text stands in a column, the most frequent first."""
+    counts = {str(each["values"]): int(each["counts"]) for each in column.value_counts().to_pylist() if each["values"]}
+    return dict(sorted(counts.items(), key=lambda each: (-each[1], each[0])))
 
 
 def _by_method(pool: Pool) -> dict[str, tuple[list[FrontPoint], float]]:

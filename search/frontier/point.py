@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from search.pareto.confidence import wilson
@@ -24,7 +24,8 @@ class FrontPoint:
     where they were measured, alone and in batches of 64 (`search.frontier.latency`); `latency_form` is what one image
     alone was quickest with under onnxruntime (`search.frontier.exported`), empty where our own execution was measured.
     `merit` and `cost`: the figures of the study's own axes, for which accuracy and MACs stand there; None where its
-    axes are those. `kind`: "point", or "cascade" (`search.cascades.front`).
+    axes are those. `counted_macs`: the MACs, where the study's cost is a latency, and `machine`: what measured it
+    (None and empty elsewhere). `kind`: "point", or "cascade" (`search.cascades.front`).
     """
 
     trial: str
@@ -59,6 +60,8 @@ class FrontPoint:
     latency_form: str = ""
     merit: float | None = None
     cost: float | None = None
+    counted_macs: float | None = None
+    machine: str = ""
     kind: str = "point"
 
     @property
@@ -87,7 +90,13 @@ def point_of(row: Mapping[str, Any], layer: int = 0) -> FrontPoint:
         knobs=parsed(row["knobs"]), checkpoint=row["checkpoint"] or "", config=parsed(row["config"]),
         config_id=row["config_id"], study=row["study"], seed=row["seed"] or 0, correct=row["correct"],
         count=row["count"], layer=layer, merit=row.get("merit"), cost=row.get("cost"),
+        counted_macs=row.get("counted_macs"), machine=row.get("machine") or "",
     )  # fmt: skip
+
+
+def in_macs(point: FrontPoint) -> FrontPoint:
+    """A point of a study whose cost is a latency with its MACs as they were counted; others as they are."""
+    return point if point.counted_macs is None else replace(point, macs=point.counted_macs)
 
 
 def front_point(state: StudyState, key: tuple[str, int, int]) -> FrontPoint:

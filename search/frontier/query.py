@@ -28,7 +28,7 @@ _NAMES = ("method", "variant", "network")
 TOLD = (
     "point_id", "study", "trial", "config_id", "method", "variant", "network", "epoch", "setting", "knobs", "accuracy",
     "correct", "count", "macs", "macs_std", "macs_full", "params", "seed", "checkpoint", "config",
-    "merit", "cost",
+    "merit", "cost", "counted_macs", "machine",
 )  # fmt: skip
 """The columns that a member of a front is made of (`search.frontier.point.point_of`)."""
 
@@ -38,7 +38,8 @@ class Query:
     """What is asked for; None and empty do not restrict.
 
     `max_macs` MACs per image, `max_params` parameters, `min_accuracy` in [0, 1]. `cost` and `merit`: at least as cheap
-    and as good as that, in the study's own figures (`on_axes`). `methods`, `variants`,
+    and as good as that, in the study's own figures (`on_axes`). `counted_macs`: of points whose cost is a measured
+    latency, those of at most so many MACs take part; `on_axes` makes it of `max_macs`. `methods`, `variants`,
     `networks`: names. `knobs`: the value of a knob, or (low, high). `layers`: how many fronts, the
     second being that of what the first leaves, and so on.
     """
@@ -48,6 +49,7 @@ class Query:
     min_accuracy: float | None = None
     cost: float | None = None
     merit: float | None = None
+    counted_macs: float | None = None
     methods: Sequence[str] = ()
     variants: Sequence[str] = ()
     networks: Sequence[str] = ()
@@ -65,8 +67,10 @@ class Query:
 
         Raises `InputError` for MACs or an accuracy where the axes are others, and for impossible figures.
         """
+        if objective.timing is not None and self.max_macs is not None:
+            return replace(self, max_macs=None, counted_macs=self.max_macs).on_axes(objective)
         for name, value in (("max_macs", self.max_macs), ("min_accuracy", self.min_accuracy)):
-            if value is not None and not objective.usual:
+            if objective.timing is None and value is not None and not objective.usual:
                 raise InputError(
                     f"{name}: the axes of this study are {objective.merit.title} and {objective.cost.title}; ask for"
                     " merit and cost (--merit, --cost)"
@@ -84,6 +88,8 @@ class Query:
         parts = [pc.field(name).isin(list(wanted)) for name, wanted in named if wanted]
         if self.max_params is not None:
             parts.append(pc.field("params") <= int(self.max_params))
+        if self.counted_macs is not None:
+            parts.append(pc.field("counted_macs") <= float(self.counted_macs))
         return _all(parts)
 
 
@@ -170,6 +176,13 @@ def _explain_empty(sources: list[StudyPoints], query: Query) -> None:
             raise InputError(
                 f"no operating point has at most {show_count(query.max_params)} parameters;"
                 f" the smallest network has {show_count(least)}"
+            )
+    if query.counted_macs is not None:
+        without = pool_of(sources, replace(query, counted_macs=None), columns=["counted_macs"])
+        if len(without.table):
+            least = show_count(min(without.table["counted_macs"].unique().to_pylist()))
+            raise InputError(
+                f"no operating point costs at most {show_count(query.counted_macs)} MACs; the cheapest costs {least}"
             )
     if query.knobs:
         seen = {name for source in sources for text in source.read(["knobs"])["knobs"].unique().to_pylist()

@@ -18,6 +18,7 @@ from search.sampling.observations import Observations
 from search.sampling.proposals import published, seed_of
 from search.sampling.view import View
 from search.spec.study import StudySpec
+from search.units import AxesText
 
 if TYPE_CHECKING:
     from search.state.state import StudyState
@@ -39,6 +40,9 @@ def taught(spec: StudySpec, data_hash: str, root: Path | None) -> Told:
     for name in spec.warm_start.studies:
         study = StoredStudy.load(name, root=root)
         state = study.state()
+        if state.created.get("objective") != (None if spec.axes.usual else spec.axes.record()):
+            said = [f"{t.merit_title} and {t.cost_title}" for t in (AxesText.of(state.created), AxesText(spec.axes))]
+            raise InputError(f"warm_start.studies: study {name!r} has other axes ({said[0]}, not {said[1]})")
         same = state.created["data"]["hash"] == data_hash and study.spec.budget.epochs == spec.budget.epochs
         seen = known(study, state, spec) if same else elsewhere(study, state, spec)
         if seen:

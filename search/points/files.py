@@ -31,7 +31,8 @@ from search.points.schema import FEW_VALUES, SCHEMA, VERSION
 from search.points.schema import VERSION_KEY as _VERSION_KEY
 
 _JSON = ("setting", "knobs", "config")
-_FILLED_IN = {"schema_version", "merit", "cost"}  # the last two are empty where a study has no axes of its own
+_FILLED_IN = {"schema_version", "merit", "cost", "counted_macs", "machine"}
+"""Columns that rows need not have: but for the first they are empty where the axes are accuracy and MACs."""
 _MERGED = ".merged.parquet"
 _ATTEMPTS = 10
 _STALE = timedelta(hours=1)
@@ -74,7 +75,7 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             problem = "unknown" if wrong[0] not in known else "missing"
             raise ValueError(f"point {row.get('point_id')!r}: {problem} column {', '.join(wrong)}")
         texts = {name: canonical(row[name]) for name in _JSON if not isinstance(row[name], str)}
-        plain.append({"merit": None, "cost": None, **row, **texts, "schema_version": VERSION})
+        plain.append({**dict.fromkeys(_FILLED_IN), **row, **texts, "schema_version": VERSION})
     if not plain:
         raise ValueError("no operating points to write")
     try:

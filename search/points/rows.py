@@ -67,7 +67,7 @@ def point_values(trial: Trial, epoch: int, index: int) -> dict[str, Any]:
         "setting": canonical(point["setting"]),
         "knobs": canonical(point["knobs"]),
         **{name: point[name] for name in ("accuracy", "correct", "count", "macs", "macs_std")},
-        **{name: point.get(name) for name in ("merit", "cost")},
+        **{name: point.get(name) for name in ("merit", "cost", "counted_macs", "machine")},
     }
 
 

@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
         pa.field("macs", pa.float64(), nullable=False),  # mean per image
         pa.field("merit", pa.float64()),  # the figures of a study's own axes, for which accuracy and MACs stand there;
         pa.field("cost", pa.float64()),  # null where its axes are accuracy and MACs
+        pa.field("counted_macs", pa.float64()),  # mean per image, and what measured the cost, where that is a latency;
+        pa.field("machine", pa.string()),  # null elsewhere
         pa.field("macs_std", pa.float64()),  # over images
         pa.field("macs_full", pa.int64()),  # every unit executed
         pa.field("params", pa.int64()),
@@ -47,6 +49,6 @@ SCHEMA = pa.schema(
 
 FEW_VALUES = (
     "study", "method", "variant", "network", "dataset", "data_hash", "split", "phase", "setting", "knobs", "checkpoint",
-    "config", "config_id", "trial", "code_version",
+    "config", "config_id", "trial", "code_version", "machine",
 )  # fmt: skip
 """Texts that many rows share: where few rows are wanted of many, they are decoded once a value."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.frontier.point import in_macs
 from search.pareto.confidence import wilson
 from search.points.canonical import canonical
 from search.promotion.calibration import OwnImages, best_setting, calibrated_curve
@@ -76,12 +77,15 @@ def candidate_of(
 
     Raises `InputError` where the checkpoint is no such network or no setting fits the budget.
     """
-    point = target.point
+    point = in_macs(target.point)
     method, network, opened = open_checkpoint(folder, state, point)
     data = data.for_config(network.config)
     measured = measure(network, data, "validation", point.knobs)
     gates = [opened, repeats(point, measured, method.calibrate is not None)]
-    curve = [dict(each) for each in state.trials[point.trial].curves[point.epoch]]
+    curve = [
+        {**each, "macs": each.get("counted_macs", each["macs"])}
+        for each in state.trials[point.trial].curves[point.epoch]
+    ]
     knobs, figures, calibration = point.knobs, {"accuracy": point.accuracy, "macs": point.macs}, None
     if own is not None:
         curve = calibrated_curve(method, network, own, data, curve)
@@ -103,6 +107,8 @@ def candidate_of(
     if point.expected is not None and own is None:
         told = {"expected": point.expected, "expected_low": point.expected_low, "expected_high": point.expected_high}
         validation |= told
+    if point.counted_macs is not None:  # a study against latency: what was measured, and where
+        validation |= {"latency_ms": point.cost, "machine": point.machine}
     evidence = Evidence(
         created=state.created,
         identity=identity,

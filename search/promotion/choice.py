@@ -14,7 +14,7 @@ from search.frontier.point import FrontPoint, front_point, point_of
 from search.frontier.pool import StudyPoints
 from search.frontier.query import TOLD, Query, best_rows, front_rows, in_budget, pool_of, unmet
 from search.state.state import StudyState
-from search.units import parse_count
+from search.units import AxesText, parse_count
 from spaces.space import nearest
 from trainables.contracts.objective import Objective
 
@@ -23,15 +23,24 @@ _CANDIDATES = 64  # points of the highest measured accuracy that are compared by
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What was asked for: at most so many MACs per image, at least this validation accuracy."""
+    """What was asked for: at most so many MACs per image, at least this validation accuracy.
+
+    `max_cost`: at most so many milliseconds, in a study whose cost is a latency.
+    """
 
     max_macs: float | None = None
     min_accuracy: float | None = None
+    max_cost: float | None = None
 
     @property
     def cheapest(self) -> bool:
         """Whether the cheapest above an accuracy is wanted, not the most accurate under a cost."""
-        return self.max_macs is None and self.min_accuracy is not None
+        return self.max_macs is None and self.max_cost is None and self.min_accuracy is not None
+
+    def record(self) -> dict[str, float | None]:
+        """Plain values."""
+        found = {"max_macs": self.max_macs, "min_accuracy": self.min_accuracy}
+        return found if self.max_cost is None else {**found, "max_cost": self.max_cost}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +59,16 @@ def choose(source: StudyPoints, budget: Budget, method: str | None = None) -> Fr
     (`search.frontier.expected`; with few trials of a method its measurements stand). With a least accuracy alone it is
     the cheapest point of which at least that is expected, or measured, where it is expected of none. All operating
     points count that miss none of the study's constraints, so that the second best stands in where the checkpoint of
-    the best is gone. Raises `InputError` naming the cheapest and the most accurate there is where none fits.
+    the best is gone. `max_cost`: milliseconds, in a study whose cost is a latency. Raises `InputError` naming the
+    cheapest and the most accurate there is where none fits.
     """
-    wish = Query(max_macs=budget.max_macs, min_accuracy=budget.min_accuracy, methods=[method] if method else [])
+    wish = Query(
+        max_macs=budget.max_macs, min_accuracy=budget.min_accuracy, cost=budget.max_cost,
+        methods=[method] if method else [],
+    )  # fmt: skip
+    axes = AxesText.of(source.created).objective
+    if axes.timing is not None:
+        wish = wish.on_axes(axes)  # of others the budget is in what stands for their axes
     pool = pool_of([source], wish, columns=TOLD)
     fitting = in_budget(pool, np.arange(len(pool.table)))
     if not len(fitting):

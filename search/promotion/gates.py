@@ -261,7 +261,7 @@ class Champion:
         """What it was promoted for under this alias."""
         try:
             said = json.loads(self.tags.get(PROMOTION + self.alias, "{}")).get("budget") or {}
-            return Budget(said.get("max_macs"), said.get("min_accuracy"))
+            return Budget(said.get("max_macs"), said.get("min_accuracy"), said.get("max_cost"))
         except (ValueError, AttributeError):
             return Budget()
 
@@ -278,7 +278,8 @@ def beats(champion: Champion | None, mine: Mapping[str, str], asked: Budget) -> 
     """The gate `champion` for a point of which `mine` would be the version's tags.
 
     Under a budget of MACs the more accurate wins, of equals the cheaper; where only an accuracy was
-    asked for, the cheaper one that has it. Without a budget of its own the point takes the champion's.
+    asked for, the cheaper one that has it. Without a budget of its own the point takes the champion's. Under a budget
+    of milliseconds a champion whose latency was not measured on the same machine is taken to be within it.
     """
     if champion is None:
         return Gate("champion", None, "no champion yet", {})
@@ -297,11 +298,18 @@ def beats(champion: Champion | None, mine: Mapping[str, str], asked: Budget) -> 
     budget = champion.budget if asked == Budget() else asked
     new = _figures(mine)
     assert new is not None
-    evidence |= {"accuracy": old[0], "macs": old[1], "max_macs": budget.max_macs, "min_accuracy": budget.min_accuracy}
+    evidence |= {"accuracy": old[0], "macs": old[1], **budget.record()}
     axes = axes_of(mine)
     unit = " MACs" if axes.usual else ""
     says = f"{axes.point(*new)}{unit} against {axes.point(*old)} of {version}"
-    fits_new, fits_old = _fits(budget, new), _fits(budget, old)
+    told = _latency(mine), None if tags.get("machine") != mine.get("machine") else _latency(tags)
+    if budget.max_cost is not None:
+        says += f" ({' against '.join('an unknown latency' if ms is None else f'{ms:.4g} ms' for ms in told)})"
+        evidence["latency_ms"] = told[1]
+    fits_new, fits_old = _fits(budget, new, told[0]), _fits(budget, old, told[1])
+    if budget.max_cost is not None and told[0] is None:
+        says = f"{says}: its study measured no latency"
+        return Gate("champion", False, f"{says}, and {version} was promoted for {_shown(budget, axes)}", evidence)
     if not fits_new:
         return Gate(
             "champion", False, f"{says}, which was promoted for {_shown(budget, axes)}: give a budget", evidence
@@ -324,8 +332,16 @@ def _figures(tags: Mapping[str, str]) -> tuple[float, float] | None:
         return None
 
 
-def _fits(budget: Budget, figures: tuple[float, float]) -> bool:
+def _latency(tags: Mapping[str, str]) -> float | None:
+    try:
+        return float(tags["latency_ms"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _fits(budget: Budget, figures: tuple[float, float], latency: float | None) -> bool:
     cheap = budget.max_macs is None or figures[1] <= budget.max_macs
+    cheap = cheap and (budget.max_cost is None or latency is None or latency <= budget.max_cost)
     return cheap and (budget.min_accuracy is None or figures[0] >= budget.min_accuracy)
 
 
@@ -343,6 +359,8 @@ def _shown(budget: Budget, axes: AxesText) -> str:
     if budget.max_macs is not None:
         most = "least" if cost.maximise else "most"
         parts.append(f"at {most} {axes.cost(budget.max_macs)} {axes.cost_title}")
+    if budget.max_cost is not None:
+        parts.append(f"at most {budget.max_cost:g} ms")
     if budget.min_accuracy is not None:
         least = "least" if merit.maximise else "most"
         title = "" if axes.usual else f" {axes.merit_title}"

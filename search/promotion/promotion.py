@@ -66,24 +66,26 @@ def promote_study(
 ) -> dict[str, Any]:
     """Promote one point: the best under a budget, or `point` by its identity.
 
-    `cost` and `merit` are a budget in the study's own figures (`search.frontier.query.Query`).
-
-    `options`: `calibrate_on` (a folder of one's own images), `max_latency` (seconds alone), `compare_on` (labelled
-    class folders on which the point must be better than the champion, or not worse by more than `margin`), `dry_run`
-    (nothing is written, the study may be running), `cascades` (the best cascade under the budget instead of a single
-    point), `data`. Returns the record of the journal's event
-    `promotion` with `promoted` and `why`. Raises `InputError` for what cannot be, `RunError` naming the
-    gate that failed; a dry run returns instead.
+    `cost` and `merit` are a budget in the study's own figures (`search.frontier.query.Query`): milliseconds where the
+    cost is a latency. `options`: `calibrate_on` (a folder of one's own images), `max_latency` (seconds alone),
+    `compare_on` (labelled class folders on which the point must be better than the champion, or not worse by more than
+    `margin`), `dry_run` (nothing is written, the study may be running), `cascades` (the best cascade under the budget
+    instead of a single point), `data`. Returns the record of the journal's event `promotion` with `promoted` and `why`.
+    Raises `InputError` for what cannot be, `RunError` naming the gate that failed; a dry run returns instead.
     """
     cascades = options.pop("cascades", False)
+    if cost is not None and (cascades or (point is not None and is_cascade(point))):
+        raise InputError(f"cost {cost:g}: cascades have MACs alone; give max_macs")
     for name in ("calibrate_on", "compare_on"):
         if options.get(name) is not None and (cascades or (point is not None and is_cascade(point))):
             raise InputError(f"--{name.replace('_', '-')} takes a single operating point, not a cascade")
 
     def targets(promoter: Promoter) -> list[Target]:
-        wish = Query(max_macs=max_macs, min_accuracy=min_accuracy, cost=cost, merit=merit)
-        wish = wish.on_axes(AxesText.of(promoter.state.created).objective)
+        axes = AxesText.of(promoter.state.created).objective
+        wish = Query(max_macs=max_macs, min_accuracy=min_accuracy, cost=cost, merit=merit).on_axes(axes)
         budget = Budget(wish.max_macs, wish.min_accuracy)
+        if axes.timing is not None:  # MACs are counted, whatever was searched for
+            budget = Budget(max_macs, wish.min_accuracy, cost)
         if point is not None and is_cascade(point):
             composition, record = find_cascade(promoter.state, point)
             return [Target(alias, budget, point_of(study.spec.name, composition, record))]
@@ -117,7 +119,8 @@ def promote_family(
     stays where it is; `RunError` where all fail. Options and result, one for each, as in `promote_study`.
     """
     axes = study.spec.axes
-    wishes = family(alias, budgets) if axes.usual else own_family(alias, budgets, axes)
+    in_macs = axes.usual or axes.timing is not None
+    wishes = family(alias, budgets) if in_macs else own_family(alias, budgets, axes)
 
     def targets(promoter: Promoter) -> list[Target]:
         source = StudyPoints(study, promoter.state)
@@ -244,7 +247,7 @@ class _Plan:
             "version": self.version,
             "alias": self.target.alias,
             "previous": self.previous,
-            "budget": {"max_macs": self.target.budget.max_macs, "min_accuracy": self.target.budget.min_accuracy},
+            "budget": self.target.budget.record(),
             **self.candidate.record(),
             "gates": [gate.record() for gate in self.gates],
             "tracking": self.tracking,

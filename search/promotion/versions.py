@@ -86,6 +86,8 @@ class Evidence:
             "test_accuracy_high": test.get("high"),
             "test_images": test.get("count"),
             "macs": self.validation["macs"],
+            "latency_ms": self.validation.get("latency_ms"),
+            "machine": self.validation.get("machine"),
             "test_macs": test.get("macs"),
             "macs_full": point.macs_full,
             "share": self.validation["macs"] / point.macs_full,

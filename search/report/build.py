@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from search.errors import InputError
 from search.frontier.answer import answer
 from search.frontier.pool import StudyPoints
-from search.frontier.published import published_for
 from search.frontier.query import Query
 from search.report.importance import Importances, importances, results
 from search.status.cluster import cluster_record
 from search.studies.follow import Followed, Span, followed, lanes
-from search.units import dataset_name
+from search.units import dataset_name, machines_text
 
 if TYPE_CHECKING:
     from search.report.paths.data import Paths
@@ -64,7 +63,7 @@ def report_of(
         results=found,
         importances=mattered,
         paths=paths,
-        published=published_for(state.created["data"]["name"]),
+        published=front.published,
         kept=_kept(study, state),
         command_more=_more(study),
         cluster=cluster_record(study.spec, state, time.time()),
@@ -82,6 +81,7 @@ def _facts(study: StoredStudy, state: StudyState) -> dict[str, Any]:
         "epochs": state.cost_epochs,
         "seconds": state.elapsed_at(),
         "hypervolume": state.hypervolume,
+        **({"latency": machines_text(state.machines)} if state.machines else {}),
         "reference": state.created["reference"],
         "seed": study.spec.seed,
         "code": state.created["code_version"],

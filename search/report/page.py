@@ -171,12 +171,14 @@ def _frontier(report: Report) -> str:
     drawn = (
         "Validation accuracy against MACs per image" if axes.usual else f"{axes.merit_title} against {axes.cost_title}"
     )
+    timing = axes.objective.timing
+    measured = "as the trainables measured them" if timing is None else f"as the workers measured it ({timing})"
     label = f"{drawn}; {len(report.front)} points on the front, listed in the table"
     what = (
         "Accuracy is that of the validation split. MACs are multiply-accumulates per image, counted where they were"
         " executed."
         if axes.usual
-        else f"{drawn}, as the trainables measured them: better upwards, cheaper to the left."
+        else f"{drawn}, {measured}: better upwards, cheaper to the left."
     )
     papers = " Hollow circles are what papers printed for this data set, on its test split." if report.published else ""
     return (
@@ -204,7 +206,7 @@ def _front_table(front: Sequence[Mapping[str, Any]], axes: AxesText) -> str:
         (
             _button(row),
             axes.cost(row["macs"]),
-            show_share(row["macs"] / row["macs_full"]) if row.get("macs_full") else "-",
+            show_share((row.get("counted_macs") or row["macs"]) / row["macs_full"]) if row.get("macs_full") else "-",
             _accuracy(row, axes),
             "-" if row.get("membership") is None else f"{row['membership']:.2f}",
             method_name(row),
@@ -218,7 +220,7 @@ def _front_table(front: Sequence[Mapping[str, Any]], axes: AxesText) -> str:
     heads = (
         "Point",
         f"#{escape(cost)}",
-        "#of full",
+        "#of full" if axes.objective.timing is None else "#MACs of full",
         f"#{escape(merit)}",
         "#P(front)",
         "Method",

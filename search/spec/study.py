@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import (
     Field,
@@ -142,7 +142,9 @@ class StudySpec(Part):
             raise ValueError(f"trainables.{both[0]}: a method has this name; choose another one")
         given = [name for name, value in self.constraints.model_dump().items() if value is not None]
         asked = [name for name in given if name in ("min_accuracy", "max_macs", "max_params")]
-        if asked and not self.axes.usual:
+        if self.axes.timing is not None:
+            self._times_fit()
+        elif asked and not self.axes.usual:
             raise ValueError(
                 f"constraints.{asked[0]}: the axes of this study are {self.axes.merit.name} and {self.axes.cost.name};"
                 " constraints.merit and constraints.cost limit them"
@@ -154,16 +156,30 @@ class StudySpec(Part):
                 self.axes.macs_of(self.constraints.cost)
         except ValueError as error:
             raise ValueError(f"constraints: {error}") from None
-        if self.methods and not self.axes.usual:
+        if self.methods and not self.axes.usual and self.axes.timing is None:
             raise ValueError(
                 f"objective: methods have accuracy and MACs, not {self.axes.merit.name} and {self.axes.cost.name};"
-                " leave [methods] out, or [objective]"
+                ' leave [methods] out, or [objective], or say cost = "latency"'
             )
+
+    def _times_fit(self) -> None:
+        """Raise ValueError for what does not go with a latency that workers measure."""
+        if self.trainables:
+            raise ValueError(
+                "objective.cost = 'latency': workers measure methods; trainables measure themselves, in a study of"
+                " their own"
+            )
+        if self.constraints.max_latency is not None:
+            raise ValueError("constraints.max_latency: the cost of this study is latency; constraints.cost limits it")
+        if self.constraints.merit is not None and self.constraints.min_accuracy is not None:
+            raise ValueError("constraints: merit and min_accuracy are the same here; give one of them")
+        if self.compose:
+            raise ValueError("compose: cascades are composed of counted MACs; the cost of this study is latency")
 
     @property
     def axes(self) -> Objective:
         """What is searched for."""
-        return self.objective.objective()
+        return self.objective.objective(measured=bool(self.methods))
 
     @property
     def subject(self) -> str:
@@ -318,6 +334,7 @@ def _first(error: ValidationError) -> str:
         part: Any = StudySpec
         for step in problem["loc"][:-1]:
             part = part.model_fields[step].annotation
+            part = next((each for each in get_args(part) if each is not type(None)), part)  # a table, or none
         return f"unknown key {place!r}{nearest(str(problem['loc'][-1]), list(part.model_fields))}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from search.units import parse_bytes, parse_count, parse_seconds, show_bytes
 from spaces.space import nearest
-from trainables.contracts.objective import Axis, Objective
+from trainables.contracts.objective import LATENCY, Axis, Objective, Timing
 
 _LEAST_MEMORY = 200e6
 SAMPLERS = ("surrogate", "budgets", "tpe", "nsga2", "evolution", "qmc", "random")
@@ -58,17 +58,28 @@ _AXES: dict[str, dict[str, Any]] = {
     "error": {"direction": "minimize", "best": 0.0, "worst": 1.0},
     "macs": {"direction": "minimize", "unit": "MACs", "scale": "log"},
 }
+_SLOWEST = 1e4  # milliseconds an image: the bound of a measured latency that names none
 """What is known of axes by their name."""
+
+
+class TimingSpec(Part):
+    """How workers measure latency (`trainables.contracts.objective.Timing`)."""
+
+    batch: int = Field(default=1, ge=1, le=4096)
+    threads: int = Field(default=1, ge=1, le=1024)
+    repeats: int = Field(default=3, ge=1, le=100)
 
 
 class ObjectiveSpec(Part):
     """What is searched for: a figure of merit against a cost (`trainables.contracts.objective.Objective`).
 
-    Methods have accuracy and MACs; trainables name their own two axes, a word alone where its name says all.
+    Methods have accuracy and MACs, or with ``cost = "latency"`` the milliseconds that their workers measure as
+    `latency` says; trainables name their own two axes, a word alone where its name says all.
     """
 
     merit: AxisSpec = AxisSpec(name="accuracy")
     cost: AxisSpec = AxisSpec(name="macs")
+    latency: TimingSpec | None = None
 
     @field_validator("merit", "cost", mode="before")
     @classmethod
@@ -77,11 +88,36 @@ class ObjectiveSpec(Part):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        self.objective()
+        if self.latency is not None and self.cost.name != LATENCY:
+            raise ValueError(
+                f'objective.latency says how it is measured, but the cost is {self.cost.name}: write cost = "latency"'
+            )
+        self.objective(measured=self.cost.name == LATENCY and (self.cost.worst is None or self.latency is not None))
         return self
 
-    def objective(self) -> Objective:
-        """The axes with all that their names and directions imply. Raises ValueError where bounds contradict it."""
+    def _measured(self) -> Objective:
+        """Accuracy against the latency that workers measure."""
+        asked = sorted(set(_given(self.cost)) - {"name", "worst"})
+        if asked:
+            raise ValueError(f"objective.cost: {asked[0]} of a measured latency is known; it takes a name and a worst")
+        if self.merit != AxisSpec(name="accuracy"):
+            raise ValueError(f"objective.merit: methods have accuracy against a latency, not {self.merit.name}")
+        worst = _SLOWEST if self.cost.worst is None else self.cost.worst
+        if not worst > 0:
+            raise ValueError(f"objective.cost: worst = {worst:g}: a latency is above 0 milliseconds")
+        timing = Timing(**(self.latency or TimingSpec()).model_dump())
+        cost = Axis(name=LATENCY, unit="ms", best=None, worst=worst, maximise=False, log=True)
+        return Objective(cost=cost, timing=timing)
+
+    def objective(self, *, measured: bool = False) -> Objective:
+        """The axes with all that their names and directions imply. Raises ValueError where bounds contradict it.
+
+        `measured`: the cost, if it is latency, is what workers measure of methods, not what trainables say.
+        """
+        if measured and self.cost.name == LATENCY:
+            return self._measured()
+        if self.latency is not None:
+            raise ValueError("objective.latency: workers measure methods; a trainable measures itself")
         merit = {"direction": "maximize", "scale": "linear", **_AXES.get(self.merit.name, {}), **_given(self.merit)}
         rising = merit["direction"] == "maximize"
         merit = {"best": float(rising), "worst": float(not rising), **merit}

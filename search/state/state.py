@@ -71,6 +71,7 @@ class StudyState:
         self.ended = ""
         self.workers = 0
         self.constraints = Constraints()
+        self.machines: dict[str, int] = {}  # what measured latencies, where they are the cost, by points
         self.known: list[Trial] = []
         self.elsewhere: list[Trial] = []
         self.planned: deque[dict[str, Any]] = deque()
@@ -213,6 +214,8 @@ class StudyState:
                 name: getattr(trial, name) for name in ("cost_epochs", "seconds", "params", "macs_full")
             }
             trial.take_curve(epoch, p["curve"]["points"], *self._misses(trial, epoch, p["curve"]["points"]))
+            if (timed := p["curve"].get("timing")) is not None:
+                self.machines[timed["machine"]] = self.machines.get(timed["machine"], 0) + len(p["curve"]["points"])
             if p["comparable"] and not trial.repeats:
                 self.scored += not any(trial.comparable.values())
                 self._rungs.setdefault(epoch, []).append(trial)

@@ -11,7 +11,7 @@ from search.rungs.brackets import epochs_to_come
 from search.spec.study import StudySpec
 from search.state.state import StudyState
 from search.state.trial import Trial
-from search.units import AxesText, show_count, show_seconds, show_share
+from search.units import AxesText, machines_text, show_count, show_seconds, show_share
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -92,6 +92,8 @@ def status_table(spec: StudySpec, state: StudyState, what: str, rows: int = 12) 
     lines = [Text(f"{spec.name}: {what}", style="bold"), Text(summary(spec, state))]
     if progress := growth(state):
         lines.append(Text(f"hypervolume over epochs {progress}"))
+    if state.machines:
+        lines.append(Text(machines_text(state.machines)))
     if best := best_points(state):
         lines.append(Text(f"front: {best}"))
     return Group(*lines, table)

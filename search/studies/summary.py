@@ -45,6 +45,7 @@ def record_of(study: StoredStudy, state: StudyState) -> dict[str, Any]:
         "hypervolume": state.hypervolume,
         "front_points": len(state.front()),
         "stages": state.saved(),
+        **({"machines": dict(state.machines)} if state.machines else {}),
         "budget": study.spec.budget.model_dump(),
         "dataset": state.created["data"]["name"],
         "folder": str(study.folder.path),

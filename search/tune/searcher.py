@@ -25,6 +25,7 @@ def threads_of(spec: StudySpec, workers: int, cpus: float) -> int:
 
 def constants(spec: StudySpec, threads: int = 1) -> dict[str, Any]:
     """What every trial of a study is told."""
+    timing = spec.axes.timing
     return {
         "epochs": spec.budget.epochs,
         "evaluate_at": [*spec.rung_epochs, spec.budget.epochs],
@@ -36,6 +37,7 @@ def constants(spec: StudySpec, threads: int = 1) -> dict[str, Any]:
         "deterministic": spec.resources.deterministic,
         "capture": spec.resources.capture,
         "latency": spec.constraints.max_latency is not None,
+        "timing": None if timing is None else timing.record(),
         "memory": spec.resources.memory,
     }
 

@@ -59,6 +59,7 @@ def train(study: Study, images: Data) -> None:
                 seed=trial.seed,
                 evaluate_at=[epochs - 1, epochs],
                 predictions=True,
+                timing=study.spec.axes.timing,
             )
             action = "continue"
             while action == "continue" and not training.done:

@@ -4,6 +4,9 @@ Routed networks have accuracy and MACs. What else speaks the protocol of `traina
 two axes, for example an error in kelvin against milliseconds. Curves, rungs, samplers and fronts all compute with a
 share of errors in [0, 1] and a positive cost of which the logarithm counts, the smaller the better both; an
 `Objective` says what figures of its axes are there, and what is shown of them.
+
+Methods may be searched for against measured milliseconds instead of MACs: then the objective has a `Timing`, workers
+measure every operating point, and its counted MACs stand beside (``counted_macs``).
 """
 
 from __future__ import annotations
@@ -68,6 +71,31 @@ class Axis:
         return self.best + place * (self.worst - self.best)
 
 
+LATENCY = "latency"
+"""The name of the axis of cost that workers measure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How workers measure latency: milliseconds an image in batches of `batch`, on so many `threads` of the processor.
+
+    A figure is the median of `repeats` measurements, each of which is the median of its passes
+    (`trainables.inference.latency.repeated`).
+    """
+
+    batch: int = 1
+    threads: int = 1
+    repeats: int = 3
+
+    def record(self) -> dict[str, int]:
+        """Plain values."""
+        return {"batch": self.batch, "threads": self.threads, "repeats": self.repeats}
+
+    def __str__(self) -> str:
+        images = "one image at a time" if self.batch == 1 else f"batches of {self.batch}"
+        return f"{images}, {self.threads} thread{'s' if self.threads != 1 else ''}, median of {self.repeats} repeats"
+
+
 def _accuracy() -> Axis:
     return Axis(name="accuracy", best=1.0, worst=0.0, maximise=True)
 
@@ -78,10 +106,14 @@ def _macs() -> Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The two axes of a study; by default accuracy and MACs, which are what everything computes with."""
+    """The two axes of a study; by default accuracy and MACs, which are what everything computes with.
+
+    `timing`: how workers measure the cost, where that is latency; None where it is told or counted.
+    """
 
     merit: Axis = field(default_factory=_accuracy)
     cost: Axis = field(default_factory=_macs)
+    timing: Timing | None = None
 
     @property
     def usual(self) -> bool:
@@ -142,12 +174,14 @@ class Objective:
     def record(self) -> dict[str, Any]:
         """As plain values, for workers."""
         names = Axis.__dataclass_fields__
-        return {each: {name: getattr(getattr(self, each), name) for name in names} for each in ("merit", "cost")}
+        axes = {each: {name: getattr(getattr(self, each), name) for name in names} for each in ("merit", "cost")}
+        return axes if self.timing is None else {**axes, "timing": self.timing.record()}
 
     @classmethod
     def of(cls, record: Mapping[str, Mapping[str, Any]]) -> Objective:
         """What `record` made plain values of."""
-        return cls(merit=Axis(**record["merit"]), cost=Axis(**record["cost"]))
+        timing = Timing(**record["timing"]) if record.get("timing") else None
+        return cls(merit=Axis(**record["merit"]), cost=Axis(**record["cost"]), timing=timing)
 
 
 def _finite(axis: Axis, value: Any) -> None:

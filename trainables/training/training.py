@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainables import checkpoints
 from trainables.contracts.method import Method
+from trainables.contracts.objective import Timing
 from trainables.contracts.recipe import Phase, plan
 from trainables.data.augment import Drawn, Place, draws, normalise, to_device
 from trainables.data.splits import Data
@@ -24,7 +25,7 @@ from trainables.diagnostics.measure import Diagnostics, diagnose, usual_setting
 from trainables.execution.arithmetic import deterministic_on
 from trainables.execution.eager import eagerly
 from trainables.inference.evaluation import Curve, curve
-from trainables.inference.latency import milliseconds
+from trainables.inference.latency import machine_of, milliseconds, repeated
 from trainables.inference.predictions import PREDICTIONS
 from trainables.inference.predictions import write as write_predictions
 from trainables.networks.backbones.network import Backbone
@@ -46,8 +47,10 @@ class Training:
     `epochs` is the length of the whole training (schedules are shares of it), `evaluate_at` the
     epochs whose report carries a curve (the last one always does); with `diagnostics` the last
     report carries them too (`trainables.diagnostics.measure`), with `latency` every point the milliseconds that
-    one image takes alone. With `predictions` a curve's checkpoint keeps what every point answers on every validation
-    image (`trainables.inference.predictions`). The same seed, data and configuration give
+    one image takes alone. With `timing` the cost of every point is the latency that is measured so: ``macs`` are then
+    milliseconds (`trainables.contracts.objective`), and ``counted_macs`` the MACs. With `predictions` a curve's
+    checkpoint keeps what every point answers on every validation image (`trainables.inference.predictions`). The same
+    seed, data and configuration give, but for latencies,
     the same reports on one thread of one machine, on a GPU with `deterministic`
     (`trainables.execution.arithmetic.deterministic_on`).
 
@@ -74,6 +77,7 @@ class Training:
         device: torch.device | str = "cpu",
         diagnostics: bool = False,
         latency: bool = False,
+        timing: Timing | None = None,
         donor: Path | str | None = None,
         deterministic: bool = False,
         capture: str = "auto",
@@ -89,6 +93,7 @@ class Training:
         self.donated: dict[str, Any] | None = None
         self.method, self.config, self.data, self.seed = method, config, data.for_config(config), seed
         self.diagnostics, self.latency, self.predictions = diagnostics, latency, predictions
+        self.timing = timing
         self.device, self.deterministic = torch.device(device), deterministic
         self.capture, self.uncaptured = capture, ""
         self.steps: Steps | None = None
@@ -232,11 +237,27 @@ class Training:
             for point, alone in zip(points, measured, strict=True):
                 point["latency_ms"] = alone
         self.seconds += self.last_curve.seconds
+        timed = self._time(self.last_curve.points) if self.timing is not None else {}
         return {
             "points": self.last_curve.points,
             "diagnostics": self.last_curve.diagnostics,
             "seconds": self.last_curve.seconds,
+            **timed,
         }
+
+    def _time(self, points: list[dict[str, Any]]) -> dict[str, Any]:
+        """Measure the latency of the points and make it their cost; what is said of the measurement once a curve."""
+        assert self.timing is not None
+        began = time.perf_counter()
+        machine = machine_of(self.device)
+        with eagerly():  # measured as it is served, not as it is trained
+            taken = repeated(self.network, self.validation, [point["knobs"] for point in points], self.timing)
+        for point, (alone, least, most) in zip(points, taken, strict=True):
+            point |= {"counted_macs": point["macs"], "counted_macs_std": point["macs_std"], "machine": machine}
+            point |= {"macs": alone, "macs_std": (most - least) / 2, "merit": point["accuracy"], "cost": alone}
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        return {"timing": {**self.timing.record(), "machine": machine, "seconds": seconds}}
 
     def _diagnose(self) -> dict[str, Any]:
         """Diagnostics at the usual setting, with the knobs that the curve found for it."""

@@ -17,7 +17,8 @@ class Order:
     memory that it may reserve; `deterministic`: whether a GPU adds in the same order every time
     (`trainables.execution.arithmetic`), `capture`: whether it repeats steps without Python
     (`trainables.training.steps`). `memory`: bytes that the trial may have.
-    `diagnostics`: whether its last epoch measures its paths, `latency`: whether curves measure theirs,
+    `diagnostics`: whether its last epoch measures its paths, `latency`: whether curves measure theirs, `timing`: how,
+    where that is their cost (`trainables.contracts.objective.Timing`),
     `predictions`: whether their checkpoints keep what is answered on every validation image.
     `stage`: the key of a first stage to begin behind, `publish`: whether to store its own. `donor`: the name of the
     checkpoint whose weights it begins with (`trainables.training.donors`). `trainable`: the class that is trained
@@ -42,6 +43,7 @@ class Order:
     memory: float | None = None
     diagnostics: bool = False
     latency: bool = False
+    timing: Mapping[str, int] | None = None
     predictions: bool = False
     stage: str | None = None
     publish: bool = False

@@ -35,7 +35,7 @@ from ray import tune
 
 from spaces import own_networks
 from trainables import checkpoints
-from trainables.contracts.objective import Objective
+from trainables.contracts.objective import Objective, Timing
 from trainables.data.splits import Data
 from trainables.external import ExternalTraining
 from trainables.registry import get_method
@@ -171,6 +171,7 @@ class RoutedTrainable(tune.Trainable):
             device=order.device,
             diagnostics=order.diagnostics,
             latency=order.latency,
+            timing=Timing(**order.timing) if order.timing else None,
             predictions=order.predictions,
             donor=self._shelf.at(order.donor) if order.donor else None,
             deterministic=order.deterministic,
