@@ -7,6 +7,7 @@ and takes its name only when logits, paths and MACs agree (`compared`).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -25,13 +26,15 @@ from search.promotion.models import Registered, load, own_data
 from search.units import show_count, show_share
 from trainables.checkpoints import CheckpointError
 from trainables.contracts.network import RoutedNetwork
+from trainables.export.cascade import Member, write_cascade
 from trainables.export.families import program_of
 from trainables.export.folder import ONNX, PT2, write
 from trainables.export.graphs import OPSET, OPSETS, tool
 from trainables.export.int8 import INT8, add_int8, measured
 from trainables.export.program import ExportError
 from trainables.export.pt2 import Pt2Runner
-from trainables.export.routefront_runner import Runner, Single, read_manifest
+from trainables.export.routefront_runner import CascadeRunner, Runner, Single, read_manifest
+from trainables.inference.cascade import Cascade, Step
 from trainables.inference.prepare import prepared
 from trainables.normalisation import Normalisation
 from trainables.serving import load_network, trust_source
@@ -46,6 +49,8 @@ LOST = 0.01
 """The accuracy on validation that eight bits may cost."""
 CLOSE = 1e-5
 """How far logits may be off, as a share of the largest."""
+HALF = 2e-3
+"""How far probabilities of a cascade may be off: they are rounded to half precision, where one may be turned."""
 PATHS = 0.999
 """The share of images whose path must be the same: of two equal decisions rounding may turn one."""
 
@@ -82,16 +87,19 @@ def export_model(
         for name in ("onnx", "onnxruntime") if to == ONNX else ():
             tool(name)
         registered = load(model, uri)
-        if "cascade" in registered.serving:
-            raise InputError(
-                f"{registered.shown} is a cascade; export-model writes single networks: promote its members"
-            )
+        cascade = "cascade" in registered.serving
+        if cascade and (int8 or to != ONNX):
+            asked = "--int8" if int8 else f"--to {to}"
+            raise InputError(f"{asked}: {registered.shown} is a cascade, which leaves as ONNX graphs in float32")
         split = own_data(registered, root).validation
         images, labels = split.images[: limit or IMAGES], split.labels[: limit or IMAGES]
         with _beside(folder) as scratch:
-            network = network_of(registered)
-            _written(registered, network, scratch, opset, to)
-            gates = compared(scratch, registered, network, images)
+            if cascade:
+                gates = _cascade(registered, scratch, images, labels, opset)
+            else:
+                network = network_of(registered)
+                _written(registered, network, scratch, opset, to)
+                gates = compared(scratch, registered, network, images)
             if int8 and failed(gates) is None:
                 gates.append(in_eight_bits(scratch, images, labels))
             if (wrong := failed(gates)) is not None:
@@ -102,7 +110,7 @@ def export_model(
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    parts = len(list(folder.glob(f"*.{to}")))
+    parts = len(list(folder.rglob(f"*.{to}")))
     opset_of = opset if to == ONNX else None
     record = {"model": registered.shown, "folder": str(folder), "to": to, "opset": opset_of, "parts": parts}
     record["bytes"] = size
@@ -123,10 +131,10 @@ def _beside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def network_of(registered: Registered) -> RoutedNetwork:
-    """The network of a loaded model, in eval mode, from the files that were checked."""
+def network_of(registered: Registered, member: str = "") -> RoutedNetwork:
+    """The network of a loaded model, or of a `member` of a cascade, in eval mode, from the files that were checked."""
     assert registered.files is not None
-    folder = Path(registered.files.name) / "model" / "artifacts" / "model"
+    folder = Path(registered.files.name) / "model" / "artifacts" / "model" / member
     trust_source(folder)  # as when it is served
     return load_network(folder)[1]
 
@@ -134,20 +142,71 @@ def network_of(registered: Registered) -> RoutedNetwork:
 def _written(registered: Registered, network: RoutedNetwork, scratch: Path, opset: int, form: str) -> None:
     serving = registered.serving
     curve = [dict(each["knobs"]) for each in serving["curve"]]
-    names = ("study", "point_id", "method", "network", "code_version")
     write(
         scratch,
         network,
         program_of(network, [*curve, serving["knobs"]]),
-        settings=[{name: each[name] for name in ("knobs", "accuracy", "macs")} for each in serving["curve"]],
-        promoted=serving["knobs"],
-        classes=serving["classes"],
         normalisation=Normalisation.of(serving["normalisation"]),
-        model={"name": registered.name, "registered": registered.version, **{n: serving.get(n) for n in names}},
-        reference=serving.get("reference"),
-        opset=opset,
         form=form,
+        opset=opset,
+        **_told(registered),
     )
+
+
+def _told(registered: Registered) -> dict[str, Any]:
+    """What a manifest says of a registered model, network or cascade."""
+    serving, names = registered.serving, ("study", "point_id", "method", "network", "code_version")
+    return {
+        "settings": [{name: each[name] for name in ("knobs", "accuracy", "macs")} for each in serving["curve"]],
+        "promoted": serving["knobs"],
+        "classes": serving["classes"],
+        "model": {"name": registered.name, "registered": registered.version, **{n: serving.get(n) for n in names}},
+        "reference": serving.get("reference"),
+    }
+
+
+def _cascade(registered: Registered, scratch: Path, images: np.ndarray, labels: np.ndarray, opset: int) -> list[Gate]:
+    """Write the members of a cascade with their rule; the gates of every member alone, and of the whole."""
+    record = registered.serving["cascade"]
+    networks = {told["folder"]: network_of(registered, told["folder"]) for told in record["members"]}
+    members, theirs = [], []
+    for told in record["members"]:
+        normalisation = Normalisation.of(told["normalisation"])
+        network = networks[told["folder"]]
+        theirs.append(reference(prepared(network), normalisation.apply, images, told["knobs"]))
+        accuracy = float((theirs[-1]["logits"].argmax(axis=1) == labels).mean())
+        kept = {name: told[name] for name in ("temperature", "weight", "point_id", "method") if name in told}
+        macs = float(theirs[-1]["macs"].mean())
+        members.append(Member(told["folder"], network, normalisation, told["knobs"], accuracy, macs, kept))
+    steps = [Step(m.network, m.normalisation, m.knobs, m.told["temperature"]) for m in members]
+    runs = Cascade(steps, record["kind"], record["answer"]).runs
+    rule = {"kind": record["kind"], "answer": record["answer"]}
+    manifest = write_cascade(scratch, members, runs, opset=opset, **rule, **_told(registered))
+    found = _Differences()
+    for told, answers in zip(manifest["cascade"]["members"], theirs, strict=True):
+        found.add(Runner(scratch / told["folder"]).predict(images, values=told["values"]), answers)
+    gates = found.gates()
+    runner, whole = CascadeRunner(scratch), _Differences()
+    answered = 0.0
+    for number, setting in enumerate([manifest["promoted"], *manifest["settings"]]):
+        some = images if not number else images[:_FEW]
+        params = {"knobs": json.dumps(setting["knobs"])}
+        served = registered.model.predict(some, params=params)
+        mine = runner.predict(some, values=setting["values"])
+        same = {"path": np.array(served["path"].tolist()).reshape(len(some), -1), "macs": served["macs"].to_numpy()}
+        same["probabilities"] = np.array(served["probabilities"].tolist())
+        alike = np.abs(mine["path"] - same["path"]).max(axis=1) < 1e-9
+        off = np.abs(mine["probabilities"] - same["probabilities"])[alike]
+        answered = max(answered, float(off.max(initial=0.0)))
+        whole.add({**mine, "logits": mine["path"]}, {**same, "logits": same["path"]})
+    _, path, macs = whole.gates()
+    says = f"differ by {answered:.1g} at most (at most {HALF:g}: they are rounded to half precision)"
+    gates += [
+        Gate("answers", answered <= HALF, says, {"difference": answered, "limit": HALF}),
+        Gate("cascade path", path.passed, path.says, path.evidence),
+        Gate("cascade macs", macs.passed, macs.says, macs.evidence),
+    ]
+    return gates
 
 
 # -- the gate ----------------------------------------------------------------------------------------

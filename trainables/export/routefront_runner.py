@@ -30,6 +30,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 FORMAT, VERSION = "routefront-export", 1
+CASCADE = "routefront-cascade"
+"""The format of a folder whose members are folders of `FORMAT`; its version is the same."""
 BATCH = 128
 """Images that are computed together at most."""
 _TYPES = {"float": np.float32, "double": np.float64, "bool": np.bool_, "int64": np.int64}
@@ -104,6 +106,8 @@ class Runner:
     def __init__(self, folder: str | Path, *, threads: int = 1, precision: str = "") -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
+        if self.manifest["format"] == CASCADE:
+            raise Refused(f"{folder} holds a cascade, which CascadeRunner runs; load(folder) takes either")
         files = self.manifest["parts"]
         self.settings = self.manifest["settings"]
         if precision and precision != "float32":
@@ -164,11 +168,7 @@ class Runner:
         type, and for values that the setting does not have.
         """
         images = checked_images(images, self.image)
-        chosen = dict(self.setting(max_macs)["values"])
-        for name, value in (values or {}).items():
-            if name not in chosen:
-                raise Refused(f"unknown value {name!r}; this model has {', '.join(sorted(chosen)) or 'none'}")
-            chosen[name] = value
+        chosen = self._chosen(max_macs, values)
         found = [self._batch(images[i : i + BATCH], chosen) for i in range(0, len(images), BATCH)]
         if not found:
             found = [self._nothing()]
@@ -177,6 +177,15 @@ class Runner:
         answers["label"] = answers["probabilities"].argmax(axis=1)
         answers["class"] = np.array(self.classes, dtype=object)[answers["label"]]
         return answers
+
+    def _chosen(self, max_macs: float | None, values: dict[str, Any] | None) -> dict[str, Any]:
+        """The values of a setting, some of them replaced."""
+        chosen = dict(self.setting(max_macs)["values"])
+        for name, value in (values or {}).items():
+            if name not in chosen:
+                raise Refused(f"unknown value {name!r}; this model has {', '.join(sorted(chosen)) or 'none'}")
+            chosen[name] = value
+        return chosen
 
     def _nothing(self) -> dict[str, np.ndarray]:
         empty = np.zeros((0, len(self.units)))
@@ -273,6 +282,129 @@ class _Part:
         return self.session.run(None, dict(zip(self.inputs, given, strict=True)))
 
 
+class CascadeRunner(Runner):
+    """An exported cascade: networks behind each other, of which each answers what those before it were unsure of.
+
+    As `Runner`; ``exit`` is the last member that was executed for an image, ``logits`` are the logarithms of what is
+    answered, and the value of a setting is ``thresholds``, one behind every member but the last. Members are the
+    folders that the manifest names.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int = 1, precision: str = "") -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        if self.manifest["format"] != CASCADE:
+            raise Refused(f"{folder} holds no cascade; Runner runs it")
+        if precision not in ("", "float32"):
+            raise Refused(f"precision {precision!r}: a cascade has float32")
+        rule = self.manifest["cascade"]
+        self.kind, self.answer, self.members = rule["kind"], rule["answer"], rule["members"]
+        self.settings, self.image = self.manifest["settings"], self.manifest["image"]
+        self.units = [unit["name"] for unit in self.manifest["units"]]
+        self.classes = list(self.manifest["classes"])
+        networks: dict[str, Runner] = {}
+        for member in self.members:
+            name = member["folder"]
+            if Path(name).name != name:
+                raise Refused(f"member {name!r} lies outside the folder")
+            if name not in networks:
+                networks[name] = Runner(self.folder / name, threads=threads)
+            if digest_of(networks[name].manifest) != member["digest"]:
+                raise Refused(f"member {name} in {folder} was changed: its digest is not that of the manifest")
+        # members of one run are settings of one network with exits: the next goes on where the last stopped
+        self.runs = [(run, networks[self.members[run[0]]["folder"]]) for run in rule["runs"]]
+
+    def _chosen(self, max_macs: float | None, values: dict[str, Any] | None) -> dict[str, Any]:
+        chosen = super()._chosen(max_macs, values)
+        given, count = np.asarray(chosen["thresholds"]), len(self.members) - 1
+        if given.shape != (count,) or given.dtype.kind not in "iuf":
+            raise Refused(f"thresholds of this cascade are {count} numbers, one behind every member but the last")
+        return chosen
+
+    def _batch(self, images: np.ndarray, values: dict[str, Any]) -> dict[str, np.ndarray]:
+        count, classes, thresholds = len(images), len(self.classes), values["thresholds"]
+        macs, reached = np.zeros(count), np.zeros(count, np.int64)
+        path, start = np.zeros((count, len(self.units))), 0
+        total = np.zeros((count, classes), np.int64 if self.answer == "mean" else np.float64)
+        here = np.arange(count)
+        for run, network in self.runs:
+            end = start + len(network.units)
+            if len(here):
+                done, came = self._run_members(run, network, images[here], thresholds)
+                macs[here] += done["macs"]
+                path[here, start:end] = done["path"]
+                going = np.zeros(len(here), bool)
+                for place, (rows, found) in zip(run, came, strict=True):
+                    reached[here[rows]] = place
+                    if self.answer == "mean":
+                        total[here[rows]] += scores(found, self.members[place].get("weight", 1))
+                    else:
+                        total[here[rows]] = found
+                    if place == run[-1] and place < len(thresholds):
+                        going[rows] = doubt(found, self.kind) > thresholds[place]
+                here = here[going]
+            start = end
+        answered = total / np.maximum(total.sum(axis=1, keepdims=True), 1e-300) if self.answer == "mean" else total
+        with np.errstate(divide="ignore"):
+            return {"logits": np.log(answered), "path": path, "macs": macs, "exit": reached}
+
+    def _run_members(
+        self, run: list[int], network: Runner, images: np.ndarray, thresholds: list[float]
+    ) -> tuple[dict[str, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
+        """What a network executed for the members of a run, and by member its images and their probabilities."""
+        members = [self.members[place] for place in run]
+        if len(run) == 1:
+            done = network._batch(images, members[0]["values"])
+            return done, [(np.arange(len(images)), answered(done["logits"], members[0]["temperature"]))]
+        every = np.arange(len(images))
+        inputs = normalised(images, network.image["normalisation"])
+        logits = np.zeros((len(network._steps), len(images), len(self.classes)), np.float32)
+        taken = np.zeros((len(run), len(images)), np.int64)  # the exit that an image takes under every member's knobs
+        staying, at = np.ones(taken.shape, bool), np.zeros(len(images), np.int64)
+        path, rows = np.zeros((len(images), len(network.units))), every
+        registers = {"images": inputs}
+        for number, step in enumerate(network._steps):
+            part, values = network._parts[step["part"]], members[0]["values"]
+            given = [
+                np.asarray(values[name], kind) if name in values else registers[name]
+                for name, kind in zip(step["reads"], part.types, strict=True)
+            ]
+            registers = dict(zip(step["writes"], part.run(given), strict=True))
+            logits[number, rows] = registers["logits"]
+            path[np.ix_(rows, step["charges"])] = 1
+            bars = [member["values"][name] for member in members for name in step["reads"] if name in values]
+            sure = softmax(registers["logits"].astype(np.float64)).max(axis=1)
+            sure = np.where(np.isnan(sure), 0, sure)
+            staying[:, rows] &= sure < np.array(bars)[:, None] if bars else False
+            taken[:, rows] += staying[:, rows]
+            over = np.zeros(len(rows), bool)
+            for m, member in enumerate(members):
+                left = np.flatnonzero((at[rows] == m) & ~staying[m, rows] & ~over)
+                if m == len(members) - 1 or not len(left):
+                    over[left] = True
+                    continue
+                found = answered(logits[taken[m, rows[left]], rows[left]], member["temperature"])
+                further = doubt(found, self.kind) > thresholds[run[m]]
+                at[rows[left[further]]] += 1
+                over[left[~further]] = True
+            if over.all():
+                break
+            registers = {name: values[~over] for name, values in registers.items()}
+            rows = rows[~over]
+        came = [np.flatnonzero(at >= m) for m in range(len(run))]
+        macs = np.rint(network.manifest["fixed_macs"] + path @ network.unit_macs)
+        told = [
+            (mine, answered(logits[taken[m, mine], mine], members[m]["temperature"])) for m, mine in enumerate(came)
+        ]
+        return {"path": path, "macs": macs}, told
+
+
+def load(folder: str | Path, *, threads: int = 1, precision: str = "") -> Runner:
+    """The runner of a folder, whether it holds one network or a cascade."""
+    cascade = read_manifest(Path(folder))["format"] == CASCADE
+    return (CascadeRunner if cascade else Runner)(folder, threads=threads, precision=precision)
+
+
 class Single:
     """The one file of a folder that takes one image at a time; parts that are not needed lie behind ``If`` nodes.
 
@@ -327,7 +459,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise Refused(f"{folder} is no exported model: it has no manifest.json") from None
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise Refused(f"{path} cannot be read: {type(error).__name__}") from None
-    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+    if manifest.get("format") not in (FORMAT, CASCADE) or manifest.get("version") != VERSION:
         named = f"{manifest.get('format')!r} version {manifest.get('version')!r}"
         raise Refused(f"{path} is of format {named}; this runner reads {FORMAT!r} version {VERSION}")
     if digest_of(manifest) != digest:
@@ -387,6 +519,47 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities (n, C)."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+FEW, TOP = 16, 5
+"""Cascades keep the probabilities of so many classes; where there are more, the largest ones and what is left."""
+
+
+def answered(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (n, C) float32 as a cascade decides by them: rounded to half precision, then with a temperature."""
+    exact = softmax(logits.astype(np.float32))
+    if exact.shape[1] > FEW:
+        classes = np.argsort(-exact, axis=1, kind="stable")[:, :TOP]
+        largest = np.take_along_axis(exact, classes, axis=1)
+        rest = np.maximum(1.0 - largest.sum(axis=1, dtype=np.float64), 0.0).astype(np.float16).astype(np.float32)
+        found = np.repeat((rest / (exact.shape[1] - TOP))[:, None], exact.shape[1], axis=1).astype(np.float32)
+        np.put_along_axis(found, classes, largest.astype(np.float16).astype(np.float32), axis=1)
+    else:
+        found = exact.astype(np.float16).astype(np.float32)
+    if temperature == 1.0:
+        return found
+    raised = np.power(found.astype(np.float64), 1.0 / temperature)
+    return (raised / np.maximum(raised.sum(axis=1, keepdims=True), 1e-300)).astype(np.float32)
+
+
+def doubt(probabilities: np.ndarray, kind: str) -> np.ndarray:
+    """How unsure answers (n, C) are (n,), float32: 1 - p1 (probability), 1 - p1 + p2 (margin), or the entropy."""
+    others = probabilities.astype(np.float64)
+    others[np.arange(len(others)), others.argmax(axis=1)] = 0.0
+    rest = others.sum(axis=1)
+    if kind == "margin":
+        rest = rest + others.max(axis=1)
+    elif kind == "entropy":
+        logs = np.log(others, out=np.zeros_like(others), where=others > 0)
+        largest = np.clip(1.0 - rest, 1e-12, 1.0)
+        rest = -(others * logs).sum(axis=1) - largest * np.log(largest)
+    return rest.astype(np.float32)
+
+
+def scores(probabilities: np.ndarray, weight: int) -> np.ndarray:
+    """Whole numbers (n, C) whose sums over members rank classes as the weighted mean; of equal ones the first wins."""
+    whole = np.rint(probabilities.astype(np.float64) * (1 << 14)).astype(np.int64)
+    return weight * (whole << 12) + np.arange(probabilities.shape[1] - 1, -1, -1)
 
 
 def draws(inputs: np.ndarray, seed: int, count: int) -> np.ndarray:
@@ -766,7 +939,7 @@ class Server(ThreadingHTTPServer):
 
 def serve(folder: str, host: str, port: int, *, threads: int, log: str | None, window: int, precision: str = "") -> int:
     """Serve a folder until the process is told to end."""
-    runner = Runner(folder, threads=threads, precision=precision)
+    runner = load(folder, threads=threads, precision=precision)
     watch = Watch(len(runner.manifest["exits"]), folder=log, window=window)
     try:
         server = Server((host, port), runner, watch)
@@ -813,7 +986,7 @@ def main(words: list[str] | None = None) -> int:
                 raise Refused("--port takes 0 to 65535, --threads and --window whole numbers of at least 1")
             how = {"threads": given.threads, "log": given.log, "window": given.window, "precision": given.precision}
             return serve(given.folder, given.host, given.port, **how)
-        runner = Runner(given.folder, precision=given.precision)
+        runner = load(given.folder, precision=given.precision)
         answers = runner.predict(_array(given.images), max_macs=given.max_macs)
     except Refused as error:
         print(error, file=sys.stderr)

@@ -19,7 +19,8 @@ from search.study import Study
 from search.tracking.server import default_uri
 from tests.support.command import Run
 from tests.support.kept_study import keep
-from trainables.data.splits import Data
+from trainables.data.splits import Data, Split
+from trainables.export.folder import seal
 from trainables.inference.predictions import PREDICTIONS
 
 
@@ -96,7 +97,6 @@ def test_a_search_that_ends_composes(tiny: Study, story: type, tmp_path: Path) -
 
 
 def test_a_cascade_is_promoted_served_and_rolled_back(own: Study, digits_small: Data) -> None:
-    from search.promotion.export import export_model
     from search.promotion.history import rollback
     from search.promotion.models import load, predict
 
@@ -126,8 +126,7 @@ def test_a_cascade_is_promoted_served_and_rolled_back(own: Study, digits_small: 
     assert np.mean([row["macs"] for row in less]) < np.mean([row["macs"] for row in rows[:100]])
     with pytest.raises(InputError, match="the cheapest setting costs"):
         list(predict(served, split.images[:4], max_macs=0.5 * cheapest))
-    with pytest.raises(InputError, match="is a cascade; export-model writes single networks"):
-        export_model("digits@champion", own.folder.path / "out", uri=uri)
+    _leaves(own.folder.path / "out", uri, split)
     assert rollback("digits", "champion", uri)["version"] == "1"
     single = own.promote(
         model="other", uri=uri, point="t0000-3-0", data=digits_small
@@ -135,6 +134,42 @@ def test_a_cascade_is_promoted_served_and_rolled_back(own: Study, digits_small: 
     assert single["promoted"]
     with pytest.raises(InputError, match="--calibrate-on takes a single operating point"):
         own.promote(model="digits", uri=uri, point=dear.point_id, calibrate_on=own.folder.path, data=digits_small)
+
+
+def _leaves(folder: Path, uri: str, split: Split) -> None:
+    """The champion, a cascade, leaves as its members with their rule and answers outside as the registry's model."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'routefront[export]'")
+    from search.promotion.export import export_model
+    from search.promotion.models import load, predict
+    from trainables.export.routefront_runner import CascadeRunner, Refused, Runner
+    from trainables.export.routefront_runner import load as opened
+
+    with pytest.raises(InputError, match=r"--int8: digits.* is a cascade, which leaves as ONNX graphs in float32"):
+        export_model("digits@champion", folder, uri=uri, int8=True)
+    with pytest.raises(InputError, match=r"--to pt2: digits.* is a cascade"):
+        export_model("digits@champion", folder, uri=uri, to="pt2")
+    record = export_model("digits@champion", folder, uri=uri, limit=200)
+    names = ["logits", "path", "macs", "answers", "cascade path", "cascade macs"]
+    assert {gate["name"]: gate["passed"] for gate in record["gates"]} == dict.fromkeys(names, True)
+    runner = opened(folder)
+    assert isinstance(runner, CascadeRunner)
+    rows = list(predict(load("digits@champion", uri), split.images[:100]))
+    found = runner.predict(split.images[:100])
+    for name in ("label", "macs", "exit"):
+        assert found[name].tolist() == [row[name] for row in rows], name
+    assert len(set(found["exit"].tolist())) > 1
+    cheapest = min(each["macs"] for each in runner.settings)
+    less = runner.predict(split.images[:100], max_macs=1.3 * cheapest)
+    assert less["macs"].mean() < found["macs"].mean()
+    with pytest.raises(Refused, match="thresholds of this cascade are"):
+        runner.predict(split.images[:2], values={"thresholds": []})
+    with pytest.raises(Refused, match="holds a cascade, which CascadeRunner runs"):
+        Runner(folder)
+    manifest = folder / runner.members[0]["folder"] / "manifest.json"
+    told = json.loads(manifest.read_text())
+    seal(manifest.parent, {**told, "rule": "another"})
+    with pytest.raises(Refused, match=r"member .* was changed: its digest is not that of the manifest"):
+        opened(folder)
 
 
 def test_what_was_composed_must_still_be_there(own: Study, digits_small: Data) -> None:
