@@ -193,6 +193,8 @@ class Runner:
         return {**found, "exit": np.zeros(0, np.int64)} if self.manifest["exits"] else found
 
     def _batch(self, images: np.ndarray, values: dict[str, Any]) -> dict[str, np.ndarray]:
+        if len(images) == 1:
+            return self._one(images, values)
         inputs = normalised(images, self.image["normalisation"])
         count = len(inputs)
         registers = {"images": Register(inputs, None)}
@@ -215,9 +217,41 @@ class Runner:
                     exits[here] = step["exit"]
             for name in ends:
                 registers.pop(name, None)
-        # MACs are whole numbers, of which shares may lose the last digit
+        return self._finished(registers["logits"].at(None, count), path, exits)
+
+    def _one(self, images: np.ndarray, values: dict[str, Any]) -> dict[str, np.ndarray]:
+        """As `_batch`, for a single image: nothing is gathered or put back, which costs as much as a small part."""
+        registers = {"images": normalised(images, self.image["normalisation"])}
+        path, exits = np.zeros((1, len(self.units))), np.zeros(1, np.int64)
+        for step in self._steps:
+            if "draw" in step:
+                registers[step["writes"][0]] = draws(registers["images"], int(values.get("seed", 0)), step["draw"])
+                continue
+            name = step.get("when") or step.get("unless")
+            if name:
+                flag = values[name] if name in values else registers[name][0] if name in registers else False
+                if bool(flag) != ("when" in step):
+                    continue
+            part = self._parts[step["part"]]
+            given = [
+                np.asarray(values[name], kind)
+                if name in values
+                else registers[name]
+                if name in registers
+                else np.zeros((1, *shape[1:]), kind)
+                for name, kind, shape in zip(step["reads"], part.types, part.shapes, strict=True)
+            ]
+            registers.update(zip(step["writes"], part.run(given), strict=True))
+            path[0, step["charges"]] = 1
+            for unit, name in step["shares"]:
+                path[0, unit] = registers[name][0]
+            exits[0] = step.get("exit", exits[0])
+        return self._finished(registers["logits"], path, exits)
+
+    def _finished(self, logits: np.ndarray, path: np.ndarray, exits: np.ndarray) -> dict[str, np.ndarray]:
+        """The answers of a batch; MACs are whole numbers, of which shares may lose the last digit."""
         macs = np.rint(self.manifest["fixed_macs"] + path @ self.unit_macs)
-        found = {"logits": registers["logits"].at(None, count), "path": path, "macs": macs}
+        found = {"logits": logits, "path": path, "macs": macs}
         return {**found, "exit": exits} if self.manifest["exits"] else found
 
     def _rows(
