@@ -67,6 +67,9 @@ def frontier(
     ] = "torch",
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime that is timed.", min=1)] = None,
     batch: Annotated[int | None, typer.Option(help="Time batches of this size alone: 1 or 64.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8/--no-int8", help="With onnxruntime: members in eight bits, too, as further points.")
+    ] = True,
     cascades: Annotated[
         bool | None,
         typer.Option(
@@ -109,7 +112,7 @@ def frontier(
     found = [opened(name, studies, trust) for name in study]
     if axis not in ("macs", "latency", "latency-64"):
         raise InputError(f"--axis {axis!r}: the cost is macs, latency or latency-64")
-    timing = _timing(axis, runtime, threads, batch)
+    timing = _timing(axis, runtime, threads, batch, int8)
     latency = latency or bool(timing)
     if best + cheapest + knee > 1:
         raise InputError(f"give one of --{_ONE.replace(', ', ', --')}: each tells one point")
@@ -220,7 +223,7 @@ def _chosen(
     return points
 
 
-def _timing(axis: str, runtime: str, threads: int | None, batch: int | None) -> dict[str, Any]:
+def _timing(axis: str, runtime: str, threads: int | None, batch: int | None, int8: bool) -> dict[str, Any]:
     """What `--runtime`, `--threads` and `--batch` ask of a measurement; empty where none of them is given."""
     from search.frontier.latency import BATCHES, ONNXRUNTIME, RUNTIMES
 
@@ -240,7 +243,8 @@ def _timing(axis: str, runtime: str, threads: int | None, batch: int | None) -> 
             raise InputError(str(error)) from None
     if runtime == RUNTIMES[0] and threads is None and batch is None:
         return {}
-    return {"runtime": runtime, "threads": threads, "batches": BATCHES if batch is None else (batch,)}
+    batches = BATCHES if batch is None else (batch,)
+    return {"runtime": runtime, "threads": threads, "batches": batches, "int8": int8}
 
 
 def _one(points: Sequence[FrontPoint], axis: str, best: bool, cheapest: bool) -> FrontPoint:

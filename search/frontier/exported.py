@@ -2,8 +2,9 @@
 
 A member is written as `routefront export-model` writes a promoted one, for its knobs alone, into a folder that goes
 away. Timed are all forms that take a batch of that size: the parts, and for one image at a time the file with ``If``
-nodes. The quicker one counts. Forms take turns, so that whatever else runs disturbs them alike; a figure is the median
-of the passes.
+nodes, of which the quicker one counts; and the parts in eight bits, which answer otherwise and are an operating point
+of their own, with the accuracy and the MACs that they have on validation images. Forms take turns, so that whatever
+else runs disturbs them alike; a figure is the median of the passes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,43 @@ from trainables.contracts.network import Knobs, RoutedNetwork
 from trainables.data.splits import Data
 from trainables.export.families import program_of
 from trainables.export.folder import write
+from trainables.export.int8 import INT8, add_int8
 from trainables.export.program import ExportError
 from trainables.export.routefront_runner import Runner, Single
 from trainables.inference.latency import LEAST, PASSES, SECONDS
 
+MEASURED = 1000
+"""Validation images on which parts in eight bits are measured."""
 
-def milliseconds(
-    network: RoutedNetwork, knobs: Knobs, images: np.ndarray, data: Data, sizes: tuple[int, ...], threads: int
-) -> dict[int, dict[str, float]]:
-    """By size of batch the median milliseconds an image of every form, ``parts`` and ``single``.
 
-    `images` (n, c, h, h), uint8, of which each pass takes other ones; `threads` of onnxruntime. Raises `InputError` for
-    a network that cannot be exported.
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was measured of an exported member.
+
+    `milliseconds`: by size of batch the median an image of every form, ``parts``, ``single`` and ``int8``. In eight
+    bits: `correct` of `count` validation images, and mean `macs`; None where nothing can be quantised or nobody asked.
+    """
+
+    milliseconds: dict[int, dict[str, float]]
+    correct: int | None = None
+    count: int | None = None
+    macs: float | None = None
+
+
+def measured(
+    network: RoutedNetwork,
+    knobs: Knobs,
+    images: np.ndarray,
+    data: Data,
+    sizes: tuple[int, ...],
+    threads: int,
+    *,
+    int8: bool = True,
+) -> Exported:
+    """Export a member, time its forms, and measure what it answers in eight bits.
+
+    `images` (n, c, h, h), uint8, of which each pass takes other ones, and by which eight bits are calibrated; `threads`
+    of onnxruntime. Raises `InputError` for a network that cannot be exported.
     """
     normalisation = data.for_config(network.config).normalisation
     assert normalisation is not None
@@ -51,10 +78,27 @@ def milliseconds(
             )
         except ExportError as error:
             raise InputError(f"--runtime onnxruntime: {error}") from None
-        forms: dict[str, Callable[[np.ndarray], Any]] = {"parts": Runner(folder, threads=threads).predict}
-        if 1 in sizes and Runner(folder).manifest["single"]:
-            forms["single"] = Single(folder, threads=threads).predict
-        return {size: _timed(forms if size == 1 else {"parts": forms["parts"]}, images, size) for size in sizes}
+        runner = Runner(folder, threads=threads)
+        forms: dict[str, Callable[[np.ndarray], Any]] = {"parts": runner.predict}
+        told: dict[str, Any] = {}
+        if int8 and (small := _in_eight_bits(folder, images, threads)) is not None:
+            forms[INT8] = small.predict
+            chosen = data.validation.take(np.arange(min(MEASURED, len(data.validation))))
+            answers = small.predict(chosen.decoded())
+            right = int((answers["label"] == chosen.labels).sum())
+            told = {"correct": right, "count": len(chosen.labels), "macs": float(answers["macs"].mean())}
+        single = {"single": Single(folder, threads=threads).predict} if runner.manifest["single"] else {}
+        taken = {size: _timed({**forms, **single} if size == 1 else forms, images, size) for size in sizes}
+        return Exported(taken, **told)
+
+
+def _in_eight_bits(folder: Path, images: np.ndarray, threads: int) -> Runner | None:
+    """The runner of the parts in eight bits; None where a network has nothing to quantise."""
+    try:
+        add_int8(folder, images)
+    except ExportError:
+        return None
+    return Runner(folder, threads=threads, precision=INT8)
 
 
 def _timed(forms: dict[str, Callable[[np.ndarray], Any]], images: np.ndarray, size: int) -> dict[str, float]:

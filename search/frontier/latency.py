@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,9 +38,12 @@ def measured(
     runtime: str = TORCH,
     threads: int | None = None,
     batches: Sequence[int] = BATCHES,
+    int8: bool = True,
 ) -> list[FrontPoint]:
     """The points with `latency_ms` and `latency_ms_64` where their checkpoints are there, the others as they are.
 
+    Under onnxruntime every member is followed by what it is in eight bits, where it can be: a point of its own, with
+    the accuracy and MACs that were measured of that on validation images; `int8` False leaves these out.
     `threads`: of the runtime, else those that torch has here, one of onnxruntime. `batches`: which of `BATCHES` are
     measured. Raises `InputError` where no checkpoint is left, or the study's images are not at hand.
     """
@@ -58,9 +61,10 @@ def measured(
     for point, there in zip(points, here, strict=True):
         if there:
             say(f"measuring {point.point_id}")
-            how = runtime, threads, tuple(batches)
-            point = replace(point, **_of_point(by_name[point.study], point, *images[point.study], *how))
-        found.append(point)
+            how = runtime, threads, tuple(batches), int8
+            found += _of_point(by_name[point.study], point, *images[point.study], *how)
+        else:
+            found.append(point)
     return found
 
 
@@ -96,8 +100,9 @@ def _of_point(
     runtime: str,
     threads: int | None,
     batches: tuple[int, ...],
-) -> dict[str, Any]:
-    """The fields of a point that its measurement fills in."""
+    int8: bool,
+) -> list[FrontPoint]:
+    """A point with what its measurement fills in, and the point that it is in eight bits."""
     import torch
 
     from trainables.checkpoints import CheckpointError
@@ -115,14 +120,24 @@ def _of_point(
     if runtime == ONNXRUNTIME:
         from search.frontier import exported
 
-        found = exported.milliseconds(network, point.knobs, images.numpy(), data, batches, threads or 1)
-        quickest = {size: min(forms.values()) for size, forms in found.items()}
-        form = min(found[1], key=found[1].__getitem__) if 1 in found else "parts"
-        return {**{_FIELDS[size]: ms for size, ms in quickest.items()}, "latency_form": form}
+        found = exported.measured(network, point.knobs, images.numpy(), data, batches, threads or 1, int8=int8)
+        taken = found.milliseconds
+        small = {_FIELDS[size]: forms.pop(exported.INT8) for size, forms in taken.items() if exported.INT8 in forms}
+        quickest = {_FIELDS[size]: min(forms.values()) for size, forms in taken.items()}
+        form = min(taken[1], key=taken[1].__getitem__) if 1 in taken else "parts"
+        points = [replace(point, **quickest, latency_form=form)]
+        if found.correct is not None and found.count and found.macs is not None:
+            unknown = {"membership": None, "expected": None, "expected_low": None, "expected_high": None}
+            accuracy = {"accuracy": found.correct / found.count, "correct": found.correct, "count": found.count}
+            if point.counted_macs is None:
+                accuracy["macs"] = found.macs
+            points.append(replace(point, **small, **accuracy, **unknown, latency_form=exported.INT8))
+        return points
     inputs, before = normalise(images, data.for_config(network.config)), torch.get_num_threads()
     try:
         torch.set_num_threads(threads or before)
-        return {_FIELDS[size]: milliseconds(network, inputs, [point.knobs], size)[0] for size in batches}
+        taken = {_FIELDS[size]: milliseconds(network, inputs, [point.knobs], size)[0] for size in batches}
+        return [replace(point, **taken)]
     finally:
         torch.set_num_threads(before)
 

@@ -22,7 +22,8 @@ class FrontPoint:
     95 % interval `expected_low` to `expected_high` (`search.frontier.expected`); None where too little is known or
     nobody asked. `latency_ms`, `latency_ms_64`: milliseconds per image
     where they were measured, alone and in batches of 64 (`search.frontier.latency`); `latency_form` is what one image
-    alone was quickest with under onnxruntime (`search.frontier.exported`), empty where our own execution was measured.
+    alone was quickest with under onnxruntime (`search.frontier.exported`), "int8" where that answers otherwise, empty
+    where our own execution was measured.
     `merit` and `cost`: the figures of the study's own axes, for which accuracy and MACs stand there; None where its
     axes are those. `counted_macs`: the MACs, where the study's cost is a latency, and `machine`: what measured it
     (None and empty elsewhere). `kind`: "point", or "cascade" (`search.cascades.front`).

@@ -156,8 +156,8 @@ def test_promotion_compares_counted_macs_and_keeps_the_latency(study: Study, dat
     assert record["validation"]["latency_ms"] == point["cost"] <= most
     tags = client(uri).get_model_version_by_alias("ms", "champion").tags
     assert float(json.loads(tags["latency_ms"])) == point["cost"]
-    code, _, err = cli("promote", "ms", "--model", "ms", "--max-cost", "0", "--studies", str(root))
-    assert (code, "a latency is above 0" in " ".join(err.split())) == (2, True)
+    code, _, err = cli("promote", "ms", "--model", "ms", "--cost", "0", "--studies", str(root))
+    assert (code, "latency = 0: a cost is above 0" in " ".join(err.split())) == (2, True)
 
 
 def test_machines_that_are_unlike_are_told_apart(

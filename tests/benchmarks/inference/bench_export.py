@@ -1,18 +1,29 @@
 """Milliseconds an image of exported networks: our prepared network, the parts, the ``If`` file, the dense network.
 
-Run quietly, on one thread: ``python tests/benchmarks/inference/bench_export.py [--repeats 15] [--only skipnet,imta]``.
+Run quietly, on one thread, with what is to be timed made beforehand by ``--prepare``:
+
+    python tests/benchmarks/inference/bench_export.py --folder exports --server --prepare
+    python tests/benchmarks/inference/bench_export.py --folder exports --server --out export.json
+
+Without ``--folder`` both are one command. ``--server`` adds the throughput of the runner's server against ``mlflow
+models serve`` (`bench_server`).
 
 Networks are as drawn, their routers' last layers scaled so that images differ; the knob of each is set where the
 images cost half of the full network's MACs on average, or as near as it gets. What is timed is classifying images that
 are in memory, normalised once: 64 images in batches of 1, 16 and 64; the forms take turns and the median counts.
 ``dense`` is one graph under onnxruntime that computes everything: for gated networks, columns and halting the network
-of the same body without a choice, else all of the network itself. ``ratio`` is dense over the quicker of parts and If.
+of the same body without a choice, else all of the network itself. ``ratio`` is dense over the quicker of parts and If,
+``efficiency`` the share of the saved MACs that is saved time, (1 - 1 / ratio) / (1 - share of MACs).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -23,11 +34,15 @@ import numpy as np
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from tests.benchmarks.inference import bench_server
 from trainables.contracts.network import RoutedNetwork, Task
 from trainables.export.families import program_of
 from trainables.export.folder import write
 from trainables.export.routefront_runner import Runner, Single
 from trainables.inference.evaluation import exit_logits
+from trainables.inference.latency import machine_of
 from trainables.inference.prepare import prepared
 from trainables.normalisation import Normalisation
 from trainables.registry import get_method
@@ -107,8 +122,8 @@ def timed(
     return {name: statistics.median(times) for name, times in found.items()}
 
 
-def row(name: str, repeats: int, scratch: Path) -> None:
-    """Measure one network and print its lines."""
+def made(name: str, scratch: Path) -> tuple[RoutedNetwork, dict[str, Any], float, np.ndarray]:
+    """A network, its knobs, their share of the MACs, and images; both exports lie in `scratch` then."""
     from trainables.export.program import whole
 
     method, values, counterpart = NETWORKS[name]
@@ -119,17 +134,26 @@ def row(name: str, repeats: int, scratch: Path) -> None:
     )
     inputs = NORMAL.apply(torch.from_numpy(images))
     knobs, share = half(method, network, inputs)
-    exported(scratch / name, network, knobs)
-    runner, single = Runner(scratch / name), Single(scratch / name)
-    full = network if counterpart is None else build(*counterpart)
     folder = scratch / f"{name}-dense"
+    if folder.exists():
+        return network, knobs, share, images
+    exported(scratch / name, network, knobs)
+    full = network if counterpart is None else build(*counterpart)
     folder.mkdir()
     program = whole(full, "everything is computed")
     names = [str(k) for k in range(TASK.classes)]
     curve = [{"knobs": {}, "accuracy": 0.0, "macs": 0.0}]
     how = {"settings": curve, "promoted": {}, "classes": names, "normalisation": NORMAL, "model": {}}
     write(folder, full, program, **how)
-    dense, fast = Runner(folder), prepared(network)
+    return network, knobs, share, images
+
+
+def row(name: str, repeats: int, scratch: Path) -> list[dict[str, Any]]:
+    """Measure one network, print its lines; their records."""
+    network, knobs, share, images = made(name, scratch)
+    runner, single = Runner(scratch / name), Single(scratch / name)
+    dense, fast = Runner(scratch / f"{name}-dense"), prepared(network)
+    records = []
 
     @torch.inference_mode()
     def ours(pixels: np.ndarray) -> Any:
@@ -146,7 +170,12 @@ def row(name: str, repeats: int, scratch: Path) -> None:
         times = "  ".join(
             f"{found[form]:8.3f}" if form in found else "       -" for form in ("ours", "parts", "if", "dense")
         )
-        print(f"{name:10s} {share:5.0%} {batch:5d}  {times}  {ratio:5.2f}  {size:6.2f}", flush=True)
+        efficiency = (1 - 1 / ratio) / (1 - share) if share < 0.999 else None
+        shown = "         -" if efficiency is None else f"{efficiency:10.0%}"
+        print(f"{name:12s} {share:5.0%} {batch:5d}  {times}  {ratio:5.2f} {shown}  {size:6.2f}", flush=True)
+        record = {"network": name, "share": share, "batch": batch, "ms": found, "ratio": ratio, "folder_mb": size}
+        records.append({**record, "efficiency": efficiency})
+    return records
 
 
 def main() -> None:
@@ -154,12 +183,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--only", default=",".join(NETWORKS))
+    parser.add_argument("--folder", type=Path, help="where exports are kept, or lie already")
+    parser.add_argument("--prepare", action="store_true", help="write the exports into --folder, time nothing")
+    parser.add_argument("--server", action="store_true", help="the servers' throughput, too")
+    parser.add_argument("--seconds", type=float, default=3, help="of every server and number of clients")
+    parser.add_argument("--out", type=Path, help="a file of JSON for the figures")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print("network    share batch      ours     parts        if     dense  ratio  folder MB")
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in given.only.split(","):
-            row(name, given.repeats, Path(scratch))
+    with tempfile.TemporaryDirectory() as kept:
+        scratch = given.folder or Path(kept)
+        scratch.mkdir(parents=True, exist_ok=True)
+        if given.prepare:
+            for name in given.only.split(","):
+                made(name, scratch)
+            if given.server:
+                bench_server.prepared(scratch / "server")
+            return
+        machine = {"processor": machine_of(torch.device("cpu")), "cpus": os.cpu_count(), "torch": torch.__version__}
+        print(f"{machine['processor']}, one thread, load {os.getloadavg()[0]:.1f}, medians of {given.repeats} turns")
+        print("network      share batch      ours     parts        if     dense  ratio efficiency  folder MB")
+        record: dict[str, Any] = {
+            "command": " ".join(["python", *sys.argv]),
+            "machine": {**machine, "python": platform.python_version(), "load": os.getloadavg()[0]},
+            "repeats": given.repeats,
+            "rows": [],
+        }
+        for name in filter(None, given.only.split(",")):
+            record["rows"] += row(name, given.repeats, scratch)
+        if given.server:
+            print("clients    runner    mlflow   ratio   (requests a second, one image each)")
+            record["server"] = bench_server.compared(scratch / "server", [1, 8, 32], given.seconds)
+        if given.out is not None:
+            given.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,13 +37,15 @@ PORTS = {"runner": 8471, "mlflow": 8472}
 
 
 def prepared(root: Path) -> tuple[str, np.ndarray]:
-    """A promoted and exported model below `root`: the registry's address, and images."""
+    """A promoted and exported model below `root`, made unless it is there: the registry's address, and images."""
     values = {"network": "msdnet-3", "batch_size": 32, "lr": 0.1}
     wanted = spec("served", methods={"imta": values}, budget={"trials": 1, "epochs": 3})
-    data = load_data(wanted)
+    data, uri = load_data(wanted), default_uri(root)
+    if (root / "exported").exists():
+        return uri, data.test.images
+    root.mkdir(parents=True, exist_ok=True)
     study = Study.create(wanted, root=root, data=data)
     train(study, data)
-    uri = default_uri(root)
     promote_study(study, point=point_of(study, "imta", 6), model="digits", uri=uri, data=data)
     export_model("digits@champion", root / "exported", uri=uri)
     return uri, data.test.images
@@ -85,34 +87,41 @@ def rate(port: int, path: str, bodies: list[bytes], kind: str, clients: int, sec
     return sum(counts) / seconds
 
 
+def compared(root: Path, clients: list[int], seconds: float) -> list[dict[str, float]]:
+    """Start both servers on a model below `root` and print a line for every number of clients; their records."""
+    uri, images = prepared(root)
+    folder, port = root / "exported", PORTS["runner"]
+    words = [sys.executable, str(folder / "routefront_runner.py"), "serve", str(folder), "--port", str(port)]
+    processes, found = [started(words, port, "/health")], []
+    try:
+        port = PORTS["mlflow"]
+        words = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/digits@champion", "-p", str(port)]
+        where = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
+        where["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{where['PATH']}"  # MLflow looks for uvicorn there
+        processes.append(started([*words, "--env-manager", "local"], port, "/ping", env=where))
+        raw = [image.tobytes() for image in images[:64]]
+        said = [json.dumps({"inputs": image[None].tolist()}).encode() for image in images[:64]]
+        for count in clients:
+            ours = rate(PORTS["runner"], "/predict", raw, "application/octet-stream", count, seconds)
+            theirs = rate(PORTS["mlflow"], "/invocations", said, "application/json", count, seconds)
+            print(f"{count:7d}  {ours:8.1f}  {theirs:8.1f}  {ours / theirs:6.1f}", flush=True)
+            found.append({"clients": count, "runner": ours, "mlflow": theirs, "ratio": ours / theirs})
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+    return found
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--clients", default="1,8,32")
     given = parser.parse_args()
+    print("clients    runner    mlflow   ratio   (requests a second, one image each)")
     with tempfile.TemporaryDirectory() as scratch:
-        uri, images = prepared(Path(scratch))
-        folder, port = Path(scratch) / "exported", PORTS["runner"]
-        words = [sys.executable, str(folder / "routefront_runner.py"), "serve", str(folder), "--port", str(port)]
-        processes = [started(words, port, "/health")]
-        port = PORTS["mlflow"]
-        words = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/digits@champion", "-p", str(port)]
-        where = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
-        where["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{where['PATH']}"  # MLflow looks for uvicorn there
-        processes.append(started([*words, "--env-manager", "local"], port, "/ping", env=where))
-        try:
-            raw = [image.tobytes() for image in images[:64]]
-            said = [json.dumps({"inputs": image[None].tolist()}).encode() for image in images[:64]]
-            print("clients    runner    mlflow   ratio   (requests a second, one image each)")
-            for clients in map(int, given.clients.split(",")):
-                ours = rate(PORTS["runner"], "/predict", raw, "application/octet-stream", clients, given.seconds)
-                theirs = rate(PORTS["mlflow"], "/invocations", said, "application/json", clients, given.seconds)
-                print(f"{clients:7d}  {ours:8.1f}  {theirs:8.1f}  {ours / theirs:6.1f}", flush=True)
-        finally:
-            for process in processes:
-                process.terminate()
-                process.wait()
+        compared(Path(scratch), [int(count) for count in given.clients.split(",")], given.seconds)
 
 
 if __name__ == "__main__":
