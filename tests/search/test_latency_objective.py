@@ -79,7 +79,7 @@ def study(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stud
         "ms", objective=LATENCY, methods=methods, constraints={"cost": 1000}, budget={"trials": 2, "epochs": 3}
     )
     study = Study.create(wanted, root=root, data=data)
-    train(study, data)
+    train(study, data, track=False)
     yield Study.load("ms", root=root)
 
 
