@@ -121,6 +121,10 @@ class Study(StoredStudy):
                 say(otherwise(self.spec.name))
             data = data or load_subject(self.spec)
             self.check_data(driver.state, data)
+            if self.spec.objective.front == "cascades":
+                from search.cascades.worth import Worth
+
+                driver.worth = Worth(driver)
             tracker = None
             if tracking != "off":
                 tracker = Tracker(tracking, self.spec.tracking.experiment, self.folder, self.spec)

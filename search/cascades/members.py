@@ -173,7 +173,7 @@ def _joined(found: list[tuple[Member, Predictions, int]]) -> Members:
     places: dict[tuple[Any, ...], int] = {}
     family = []
     for place, (member, predictions, _) in enumerate(found):
-        key = (member.study, member.checkpoint) if _chain(predictions) else (place,)
+        key = (member.study, member.checkpoint) if shares_work(predictions) else (place,)
         family.append(places.setdefault(key, len(places)))
     correct = np.stack([p.of(s).argmax(axis=1) == labels for _, p, s in found])
     macs = np.stack([p.macs[s] for _, p, s in found])
@@ -182,7 +182,7 @@ def _joined(found: list[tuple[Member, Predictions, int]]) -> Members:
     )
 
 
-def _chain(predictions: Predictions) -> bool:
+def shares_work(predictions: Predictions) -> bool:
     """Whether images leave along a chain of exits: then every path is a beginning of a longer one."""
     return predictions.exits is not None and bool((np.diff(predictions.path.astype(np.float32), axis=2) <= 0).all())
 

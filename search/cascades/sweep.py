@@ -166,6 +166,11 @@ def pairs(answers: Answers) -> Found:
     return swept(answers, tails)
 
 
+def firsts_before(answers: Answers, firsts: Sequence[int], tails: Sequence[int]) -> Found:
+    """The exact front of pairs of some members before some others at all thresholds."""
+    return swept(answers, _Tails.of(answers, [Chain((i,)) for i in tails]), firsts)
+
+
 def longer(answers: Answers, found: Found, beam: int = _BEAM) -> Found:
     """Cascades of one member more than those found: every member before each of a beam of tails."""
     whole = [*found.chains, *found.own]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +41,8 @@ class Driver(Engine):
     """An engine whose journal is a database and that keeps the study's folder: points, checkpoints, stages.
 
     `draining`: nodes that are about to leave the cluster. `notes`: why workers were ended from here, by trial.
-    `nodes` tells which nodes the cluster has now.
+    `nodes` tells which nodes the cluster has now. `worth` says what cascades of a network that has just reported reach
+    (`search.cascades.worth`), where the objective asks for it.
     """
 
     journal: Journal
@@ -63,6 +64,7 @@ class Driver(Engine):
         self.draining: set[str] = set()
         self.notes: dict[str, tuple[str, str]] = {}
         self.nodes: Callable[[], Sequence[Node]] = tuple
+        self.worth: Callable[[Trial, Mapping[str, Any]], list[Any]] | None = None
         self.stages = SharedStages(folder, self.proposer, self.state)
         self.courier = Courier(folder)
         self._spec_text = ""
@@ -108,6 +110,10 @@ class Driver(Engine):
         except CheckpointError as error:
             return str(error)
         return ""
+
+    def _together(self, trial: Trial, result: Mapping[str, Any]) -> list[Any] | None:
+        able = self.worth is not None and result["comparable"] and not trial.repeats
+        return self.worth(trial, result) if able and self.worth is not None else None
 
     def _took(self, trial: Trial, epoch: int) -> None:
         self._tells_apart(trial.method)

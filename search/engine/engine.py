@@ -47,7 +47,7 @@ class Engine:
     Calls may come from several threads of this process. `listeners` hear every event after it was folded in.
     `stopping` says why no trial is asked for any more, `trouble` which error made it so, `signal` which signal asked
     for it. A subclass overrides what is done beside the events: `orders`, `values`, `_waits`, `_loss`, `_donor_loss`,
-    `_took`, `_ended`.
+    `_together`, `_took`, `_ended`.
     """
 
     def __init__(
@@ -265,7 +265,10 @@ class Engine:
                 if reason:
                     self._stage_lost(trial, reason)
             if epoch > trial.epoch:
-                self.record("report", {k: result[k] for k in REPORT_KEYS if k in result}, name)
+                report = {k: result[k] for k in REPORT_KEYS if k in result}
+                if "curve" in result and (together := self._together(trial, result)) is not None:
+                    report["together"] = together
+                self.record("report", report, name)
                 if "curve" in result:
                     self._took(trial, epoch)
             if epoch in trial.decided:
@@ -314,6 +317,10 @@ class Engine:
     def _donor_loss(self, donor: Donor) -> str:
         """Why no trial can begin with a network of the study; empty where one can."""
         return ""
+
+    def _together(self, trial: Trial, result: Mapping[str, Any]) -> list[Any] | None:
+        """What cascades of a network with those of other trials reach; None where nobody asks for it."""
+        return None
 
     def _took(self, trial: Trial, epoch: int) -> None:
         """A curve was taken in."""

@@ -22,7 +22,8 @@ setback    kind, why, epoch, node: a trial lost its worker and is tried again (`
 nodes      nodes {id, host, cpus, gpus, memory, state}, workers: the cluster is another one from here on
 budget     trials, time, cost: the study's limits are others from here on
 report     what `fit` reports (epoch, losses, curve ...), checkpoint (name of its folder), stage (the
-           key of the first stage that this epoch ended and that is stored now)
+           key of the first stage that this epoch ended and that is stored now); together: what cascades of this
+           network with those of other trials reach, [[error, MACs, trial], ...] (`search.cascades.worth`)
 stage      key, action (lost: the trial trains it again; dropped: its checkpoint was removed), why
 donor      checkpoint, action (lost: no trial can begin with it), why
 decision   epoch, action (continue, stop, finish; pause, and promote when it goes on after that), why

@@ -12,6 +12,9 @@ best of those that have come since (`promotable`): the promotions of Li et al. (
 stopping is the variant of Ray. With ``rungs.brackets`` a share of the trials passes the first rungs unseen
 (Hyperband: Li et al., JMLR 2018); every bracket is compared within itself and gets about as many epochs. A share of
 ``rungs.immune`` is trained in full whatever its rungs show, and is compared with like the others.
+
+With ``objective.front = "cascades"`` a trial's curve has the points of the cascades, too, that its network makes with
+those of others at the same epoch (`search.cascades.worth`); those that it takes part in are no points of its rivals.
 """
 
 from __future__ import annotations
@@ -78,7 +81,8 @@ def decide(spec: StudySpec, state: StudyState, trial: Trial, epoch: int, spent: 
 def _place(spec: StudySpec, state: StudyState, rivals: list[Trial], trial: Trial, epoch: int) -> tuple[int, int]:
     """(place of a trial among its rivals, how many of them go on)."""
     reference = state.created["reference"]
-    curves = [rival.arrays(epoch) for rival in rivals]
+    # what only this trial adds: the others are as they would be without it, in cascades, too
+    curves = [rival.worth(epoch, "" if rival is trial else trial.id) for rival in rivals]
     missed = [rival.missed.get(epoch, 0.0) for rival in rivals]
     own = next(i for i, rival in enumerate(rivals) if rival is trial)
     place = place_among(curves, own, (reference["error"], reference["macs"]), missed)

@@ -74,6 +74,7 @@ class View:
     ) -> View:
         """The view of a state as it is now."""
         scores = observations.scores(state)
+        # trials as they are now: later ones may add cascades to what theirs reach
         known = {epoch for trial in state.known for epoch in trial.comparable}
         return cls(
             spec=spec,
@@ -81,11 +82,11 @@ class View:
             asked=len(state.trials),
             scored=state.scored,
             scores=scores,
-            trials={name: state.trials[name] for name in scores},
+            trials={name: state.trials[name].still() for name in scores},
             silent=[trial for trial in state.live if trial.id not in scores][-LATEST:],
-            owners=[state.trials[name] for name, _, _ in state.front()],
+            owners=[state.trials[name].still() for name, _, _ in state.front()],
             rungs={epoch: _at_rung(state, epoch) for epoch in sorted({*state.rung_epochs(), *known})},
-            failed=state.failed[-LATEST:],
+            failed=[trial.still() for trial in state.failed[-LATEST:]],
             elsewhere=state.elsewhere,
             models=dict(state.models),
             transfers={} if transfers is None else transfers,
@@ -111,7 +112,7 @@ class View:
 def _at_rung(state: StudyState, epoch: int) -> list[Trial]:
     """The latest trials with a curve at an epoch; those of earlier studies come before all others."""
     earlier = [trial for trial in state.known if epoch in trial.comparable]
-    return [*earlier, *state.rung(epoch)][-(BEST + LATEST) :]
+    return [trial.still() for trial in [*earlier, *state.rung(epoch)][-(BEST + LATEST) :]]
 
 
 def chosen_method(view: View, rng: random.Random, given: Mapping[str, Any] | None) -> str:

@@ -176,6 +176,24 @@ class StudySpec(Part):
         if self.compose:
             raise ValueError("compose: cascades are composed of counted MACs; the cost of this study is latency")
 
+    def _cascades_fit(self) -> None:
+        """Raise ValueError where no front with cascades can be searched for."""
+        if self.objective.front != "cascades":
+            return
+        why = ""
+        if self.trainables:
+            why = "trainables make no cascades; leave them out"
+        elif self.axes.timing is not None:
+            why = "cascades are composed of counted MACs; the cost of this study is latency"
+        elif not self.predictions:
+            why = "cascades are made of kept predictions; leave predictions = false out"
+        elif self.sampler.name not in ("surrogate", "budgets"):
+            why = f'sampler {self.sampler.name!r} learns from single networks alone; take "surrogate" or "budgets"'
+        elif self.rungs.pause:
+            why = "trials that wait at a rung are compared as single networks alone; leave rungs.pause out"
+        if why:
+            raise ValueError(f'objective.front = "cascades": {why}')
+
     @property
     def axes(self) -> Objective:
         """What is searched for."""
@@ -204,6 +222,7 @@ class StudySpec(Part):
         if not _trusted(info):
             self.refuse_secrets()
             self._axes_fit()
+            self._cascades_fit()
             self._normalises()
             own_networks.trust_all(network for _, network in own_networks.written(self.methods))  # the person's own
             self.spaces()

@@ -75,8 +75,11 @@ class ObjectiveSpec(Part):
 
     Methods have accuracy and MACs, or with ``cost = "latency"`` the milliseconds that their workers measure as
     `latency` says; trainables name their own two axes, a word alone where its name says all.
+    `front`: of single networks, or of cascades of them, too: a trial is then worth what its network reaches by itself
+    and in cascades with those of other trials (`search.cascades.worth`).
     """
 
+    front: Literal["networks", "cascades"] = "networks"
     merit: AxisSpec = AxisSpec(name="accuracy")
     cost: AxisSpec = AxisSpec(name="macs")
     latency: TimingSpec | None = None

@@ -17,8 +17,8 @@ MOST_TRIALS = 6
 
 def kept_checkpoints(state: StudyState) -> set[str]:
     """Names ``trial/epoch-NNNN`` of the checkpoints in the first two fronts and in each method's own, of promoted
-    points, of the trials whose paths a report shows, of the members of the cascades that were composed last, and of
-    those that trials begin with (`search.state.donors`).
+    points, of the trials whose paths a report shows, of the members of the cascades that were composed last, of those
+    that later ones are tried with in cascades, and of those that trials begin with (`search.state.donors`).
     """
     owners: list[tuple[Trial, int]] = []
     errors: list[float] = []
@@ -34,6 +34,7 @@ def kept_checkpoints(state: StudyState) -> set[str]:
     own = state.created["spec"]["name"] if state.cascades else ""
     composed = [member for line in state.cascades[-1:] for point in line["points"] for member in point["members"]]
     keep |= {member["checkpoint"] for member in composed if member["study"] == own}
+    keep |= {trial.checkpoints[epoch] for epoch, trials in state.partners.items() for trial in trials}
     if owners:
         error_of, macs_of = np.array(errors), np.array(macs)
         near = front_layers(error_of, macs_of) <= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -21,12 +21,14 @@ from search.pareto.front import Archive
 from search.state.constraints import Constraints
 from search.state.kept import Kept
 from search.state.setbacks import DIED, MEMORY, NODE, NODE_SECONDS
-from search.state.trial import Donor, History, Stage, Trial
+from search.state.trial import Donor, History, Stage, Together, Trial
 from trainables.contracts.objective import Objective
 
 _DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, AssertionError, RecursionError)
 """What a handler of an event raises where a payload is not what this code, or any earlier one, has written."""
 _MOST = 10**18
+PARTNERS = 12
+"""With so many networks at most a new one is tried in cascades while a study searches."""
 
 
 def _counted(report: dict[str, Any]) -> int:
@@ -51,7 +53,8 @@ class StudyState:
     failed. `cost_epochs`: epochs of training spent, views counted; `work_seconds`: seconds that trials worked.
     `nodes`: the cluster as it was last. A fold costs the same however long the study is. `lost_donors`: checkpoints
     that no trial can begin with any more. `cascades`: what was composed, oldest
-    first. `agreements` keeps what `search.rungs.foretelling` computed, by epoch.
+    first. `partners`: by epoch the trials whose networks later ones are tried with in cascades, where the objective has
+    fronts with cascades (`search.cascades.worth`). `agreements` keeps what `search.rungs.foretelling` computed, by epoch.
     """
 
     def __init__(self) -> None:
@@ -64,6 +67,8 @@ class StudyState:
         self.promotions: list[dict[str, Any]] = []
         self.promoting: dict[str, dict[str, Any]] = {}
         self.cascades: list[dict[str, Any]] = []
+        self.partners: dict[int, list[Trial]] = {}
+        self._joint: dict[int, Archive] = {}
         self._promoted: set[str] = set()
         self.history: list[History] = []
         self.archive: Archive | None = None
@@ -223,6 +228,8 @@ class StudyState:
             if p.get("checkpoint"):
                 trial.checkpoints[epoch] = p["checkpoint"]
             self._extend_front(trial, epoch)
+            if "together" in p:
+                self._join(trial, epoch, p["together"])
         if p.get("stage"):
             self.stages[p["stage"]] = Stage(p["stage"], trial.id, epoch, trial.cost_epochs, trial.seconds)
         self._log()
@@ -243,6 +250,36 @@ class StudyState:
         error, macs = trial.arrays(epoch)
         for index, (e, m) in enumerate(zip(error.tolist(), macs.tolist(), strict=True)):
             self.archive.add(e, m, (trial.id, epoch, index))
+
+    def _join(self, trial: Trial, epoch: int, together: list[Any]) -> None:
+        """Take cascades of a trial's network with those of other trials in, for all of them, and choose the partners.
+
+        Partners at an epoch are the trials that own points of its front with cascades: at most `PARTNERS`, the others
+        of fewest points (the oldest of equals) leave. Who has left comes back never, since its checkpoint may be gone.
+        """
+        found = [Together(float(error), float(macs), self.trials[other].id) for error, macs, other in together]
+        if not all(0 <= each.error <= 1 and 0 < each.macs < _MOST for each in found):
+            raise ValueError("cascades with errors beyond [0, 1], or impossible MACs")
+        if found:
+            trial.take_together(epoch, found)
+        for other in dict.fromkeys(each.other for each in found if each.other != trial.id):
+            mine = [each._replace(other=trial.id) for each in found if each.other == other]
+            self.trials[other].take_together(epoch, mine)
+        front = self.joint_front(epoch)
+        error, macs = trial.arrays(epoch)
+        front.extend(error, macs, [(trial.id, trial.id)] * len(error))
+        for each in found:
+            front.add(each.error, each.macs, (trial.id, each.other))
+        points = Counter(name for _, _, owners in front for name in dict.fromkeys(owners))
+        before = [*self.partners.get(epoch, ()), *([trial] if epoch in trial.checkpoints else [])]
+        able = [each for each in before if points[each.id]]
+        kept = sorted(able, key=lambda each: (-points[each.id], -each.number))[:PARTNERS]
+        self.partners[epoch] = [each for each in able if each in kept]
+
+    def joint_front(self, epoch: int) -> Archive:
+        """The front of single networks and cascades that was seen at an epoch."""
+        reference = self.created["reference"]
+        return self._joint.setdefault(epoch, Archive((reference["error"], reference["macs"])))
 
     def _on_stage(self, event: Event) -> None:
         self.stages.pop(event.payload["key"], None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,14 @@ class Donor:
     checkpoint: str
 
 
+class Together(NamedTuple):
+    """What a cascade of a trial's network with that of another trial (or its own, at two settings) reaches."""
+
+    error: float
+    macs: float
+    other: str
+
+
 @dataclass(slots=True, eq=False)
 class Trial:
     """One training as the journal tells it. `curves` by epoch; `state` asked, running, paused or over.
@@ -48,6 +57,8 @@ class Trial:
     (`search.state.setbacks`). `alone`: memory ran out, so it runs when nothing else does; `infeasible`: then too.
     `uncaptured`: why its worker no longer repeats its steps as a CUDA graph (`trainables.training.steps`); empty where
     it does, or where its steps were never to be captured.
+    `together` says by epoch what cascades of its network with those of other trials reach (`Together`); it is replaced,
+    never changed, so that a copy (`still`) keeps what was known.
     """
 
     id: str
@@ -87,9 +98,11 @@ class Trial:
     uncaptured: str = ""
     heard: float = 0.0
     diagnostics: dict[str, Any] | None = None
+    together: dict[int, list[Together]] = field(default_factory=dict)
     _arrays: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
     _learning: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
     _steps: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict, repr=False, compare=False)
+    _still: Trial | None = field(default=None, repr=False, compare=False)
 
     @property
     def method(self) -> str:
@@ -138,21 +151,49 @@ class Trial:
         """(error, macs) of the curve at an epoch; the error of a point that does not count is NaN."""
         return self._arrays[epoch]
 
+    def take_together(self, epoch: int, found: list[Together]) -> None:
+        """Cascades at an epoch that its network is a member of."""
+        self.together = {**self.together, epoch: [*self.together.get(epoch, ()), *found]}
+        self._steps = {known: steps for known, steps in self._steps.items() if known != epoch}
+        self._still = None
+
+    def still(self) -> Trial:
+        """The trial as it is now, for who looks at it later: a later trial may make cascades with its network."""
+        if not self.together:
+            return self
+        if self._still is None:
+            self._still = copy.copy(self)
+        return self._still
+
+    def worth(self, epoch: int, without: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """(error, macs) of the curve at an epoch, and of the cascades that its network is a member of.
+
+        `without`: of the cascades, those that take no network of that trial.
+        """
+        return self._joined(epoch, self._arrays[epoch][0], without)
+
+    def _joined(self, epoch: int, error: np.ndarray, without: str = "") -> tuple[np.ndarray, np.ndarray]:
+        macs = self._arrays[epoch][1]
+        more = [(each.error, each.macs) for each in self.together.get(epoch, ()) if each.other != without]
+        if not more:
+            return error, macs
+        return np.append(error, [e for e, _ in more]), np.append(macs, [m for _, m in more])
+
     def steps(self, epoch: int) -> tuple[list[float], list[float]]:
-        """(MACs in ascending order, least error within so many) of the points of that curve that count."""
+        """(MACs in ascending order, least error within so many) of the points of `worth` that count."""
         if epoch not in self._steps:
-            self._steps[epoch] = _steps(*self._arrays[epoch])
+            self._steps[epoch] = _steps(*self.worth(epoch))
         return self._steps[epoch]
 
     def learning(self, epoch: int) -> tuple[list[float], list[float]]:
         """As `steps`, of the points that miss no constraint but one on the accuracy, which more training may meet."""
         if epoch not in self._learning:
             return self.steps(epoch)
-        return _steps(self._learning[epoch], self._arrays[epoch][1])
+        return _steps(*self._joined(epoch, self._learning[epoch]))
 
     def ends(self, epoch: int) -> tuple[float, float]:
         """(least error, least MACs) of the points of that curve that count; infinite where none does."""
-        macs, least = self.steps(epoch)
+        macs, least = _steps(*self._arrays[epoch]) if self.together.get(epoch) else self.steps(epoch)
         return (least[-1], macs[0]) if macs else (math.inf, math.inf)
 
     def record(self) -> dict[str, Any]:
