@@ -64,6 +64,7 @@ class Chronicle:
         self.changes: dict[str, RunChange] = {}
         self.front_changed = False
         self._trials: dict[str, _TrialRun] = {}
+        self._composed: dict[str, int] = {}
         self._archive: Archive | None = None
         self._objective: Objective | None = None
         self._reference = (1.0, 1.0)
@@ -76,7 +77,7 @@ class Chronicle:
     @property
     def keys(self) -> set[str]:
         """The runs that the events so far have begun."""
-        return {STUDY, *self._trials} if self._begun else set()
+        return {STUDY, *self._trials, *self._composed} if self._begun else set()
 
     def apply(self, event: Event) -> None:
         """Fold one event in; kinds of later versions and trials never asked for change nothing."""
@@ -99,7 +100,8 @@ class Chronicle:
 
     def _change(self, key: str) -> RunChange:
         if key not in self.changes:
-            self.changes[key] = RunChange(key, self._trials[key].begun if key else self._begun)
+            begun = self._composed[key] if key in self._composed else self._trials[key].begun if key else self._begun
+            self.changes[key] = RunChange(key, begun)
         return self.changes[key]
 
     # -- the kinds of events -----------------------------------------------------------------------
@@ -239,11 +241,36 @@ class Chronicle:
         over = sum(trial.state == "over" for trial in self._trials.values())
         self._study_metrics({"trials_over": over}, _milliseconds(event))
 
+    def _on_cascades(self, event: Event) -> None:
+        """A composition is a run of its own below the study's, named as its cascades are (``c0001``)."""
+        p, at = event.payload, _milliseconds(event)
+        key = f"c{int(p['number']):04d}"
+        self._composed[key] = at - round(1000 * p["seconds"])
+        change = self._change(key)
+        change.params = {
+            "studies": ", ".join(p["studies"]), "rules": ", ".join(p["rules"]), "members": str(p["members"]),
+            "splits": str(p["splits"]), "seed": str(p["seed"]), "images": str(p["images"]),
+        }  # fmt: skip
+        change.tags = {
+            "mlflow.runName": key, "routefront.kind": "cascades", "routefront.trial": key,
+            "routefront.code_version": self._code,
+        }  # fmt: skip
+        change.data, change.status, change.ended = self._data, "FINISHED", at
+        points = p["points"]
+        best = max(points, key=lambda point: (point["expected"], -point["macs"]))
+        values = {
+            "cascades": len(points), "compared": p["compared"], "seconds": p["seconds"],
+            "accuracy": best["expected"], "accuracy_measured": best["accuracy"], "macs": best["macs"],
+            "macs_min": min(point["macs"] for point in points), "median_fewer_macs": p["gains"]["median_fewer"],
+        }  # fmt: skip
+        change.metrics = [(name, float(value), at, 0) for name, value in values.items()]
+        change.files["cascades.json"] = {"split": "validation", **p}
+
     def _on_promotion(self, event: Event) -> None:
         p = event.payload
         said = f"{p['model']} version {p['version']}"
         self._change(STUDY).tags["routefront.promoted"] = said
-        if p["point"]["trial"] in self._trials:
+        if p["point"]["trial"] in self._trials or p["point"]["trial"] in self._composed:
             self._change(p["point"]["trial"]).tags["routefront.promoted"] = said
 
     def _on_ended(self, event: Event) -> None:

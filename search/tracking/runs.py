@@ -139,7 +139,7 @@ class StudyRuns:
             )
             for run in page:
                 tags = run.data.tags
-                if tags.get("routefront.kind") not in ("study", "trial"):
+                if tags.get("routefront.kind") not in ("study", "trial", "cascades"):
                     continue
                 key = tags.get("routefront.trial", STUDY)
                 if key in found:

@@ -92,6 +92,31 @@ def test_curves_and_the_frontier_are_documents(place: Place, uri: str) -> None:
     assert runs[""].info.status == "FINISHED"
 
 
+def test_a_composition_is_a_run_below_the_study(place: Place, uri: str) -> None:
+    member = {"study": "story", "trial": "t0000", "checkpoint": "t0000/epoch-0009", "point_id": "t0000-9-0"}
+    points = [
+        {"members": [member, member], "expected": e, "accuracy": e + 0.02, "low": e - 0.1, "high": 1.0, "macs": macs}
+        for e, macs in ((0.7, 1e6), (0.8, 2e6))
+    ]
+    told = {
+        "number": 1, "studies": ["story"], "images": 360, "members": 9, "rules": ["probability-last"], "splits": 2,
+        "seed": 0, "compared": 1234, "seconds": 2.5, "points": points, "gains": {"median_fewer": 1.5},
+    }  # fmt: skip
+    event = place.journal.append("cascades", told)
+    for _ in range(2):
+        place.upload(uri, final=True)
+        place.note.unlink()
+    runs = runs_by_key(uri)
+    assert set(runs) == {"", "t0000", "t0001", "t0002", "c0001"}
+    run, at = runs["c0001"], round(event.time * 1000)
+    assert run.info.run_name == "c0001" and run.data.tags["mlflow.parentRunId"] == runs[""].info.run_id
+    assert run.data.tags["routefront.kind"] == "cascades" and run.data.params["rules"] == "probability-last"
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", at - 2500, at)
+    figures = {"compared": 1234, "accuracy": 0.8, "accuracy_measured": 0.82, "macs": 2e6, "macs_min": 1e6}
+    assert {name: run.data.metrics[name] for name in figures} == pytest.approx(figures)
+    assert document(uri, run, "cascades.json")["points"] == points
+
+
 def test_trials_wait_as_scheduled_while_the_study_is_interrupted(tmp_path: Path, story: type, uri: str) -> None:
     place = Place(tmp_path, told(story(), trials=4))
     place.journal.append("ended", {"why": "stopped"})
