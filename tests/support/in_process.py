@@ -9,6 +9,7 @@ from trainables import checkpoints
 from trainables.data.splits import Data
 from trainables.registry import get_method
 from trainables.training.training import Training
+from trainables.worker.shelf import Shelf
 
 
 def search(study: Study, images: Data, most: int | None = None) -> int:
@@ -30,21 +31,24 @@ def search(study: Study, images: Data, most: int | None = None) -> int:
 
 def _trained(driver: Driver, name: str, images: Data, most: int | None) -> int:
     driver.started(name)
-    trial, spec, folder = driver.state.trials[name], driver.spec, driver.folder.checkpoints / name
+    trial, spec = driver.state.trials[name], driver.spec
+    shelf = Shelf(str(driver.folder.checkpoints), name, driver.folder.stored_checkpoints)
     method = get_method(trial.method)
     training = Training(
         method, method.configure(driver.values(trial)), images, epochs=spec.budget.epochs, seed=trial.seed,
-        evaluate_at=[*spec.rung_epochs, spec.budget.epochs], predictions=True,
+        evaluate_at=(shown := [*spec.rung_epochs, spec.budget.epochs]), predictions=True,
     )  # fmt: skip
-    if (known := checkpoints.newest(folder)) is not None:
+    if (known := shelf.newest()) is not None:
         training.restore(known)
     epochs = 0
     while not training.done and (most is None or epochs < most):
         report = training.step()
         epochs += 1
-        at = checkpoints.epoch_folder(folder, report["epoch"])
-        training.save(at, {"trial": name})
+        at = checkpoints.epoch_folder(shelf.folder, report["epoch"])
+        shelf.keep(training, at)
+        shelf.drop_before(report["epoch"], kept=report["epoch"] - 1 in shown)
         size = dict(zip(("params", "macs_full"), training.size, strict=True))
         if driver.report(name, {**report, **size, "checkpoint": f"{name}/{at.name}"}) != "continue":
             break
+    shelf.clear()
     return epochs
