@@ -23,6 +23,7 @@ from trainables.inference.rules import ANSWERS, DOUBTS
 
 if TYPE_CHECKING:
     from search.engine.driver import Driver
+    from search.state.state import StudyState
     from search.studies.stored import StoredStudy
 
 RULES = (Rule("probability", "last"), Rule("probability", "mean"))
@@ -58,15 +59,41 @@ def compose(
     `search.cascades.selection.select` for how it is chosen. Returns the payload of the event `cascades`. Raises
     `InputError` where nothing can be composed; nothing is written then.
     """
+    states = [driver.state, *(study.state() for study in studies[1:])]
+    number = 1 + max((line["number"] for line in driver.state.cascades), default=0)
+    payload = composition(
+        studies, states, number=number, points=points, rules=rules, most_members=most_members, most=most,
+        splits=splits, seed=seed, say=say,
+    )  # fmt: skip
+    driver.record("cascades", payload)
+    write_parquet(driver, payload)
+    return payload
+
+
+def composition(
+    studies: Sequence[StoredStudy],
+    states: Sequence[StudyState],
+    *,
+    number: int = 0,
+    points: Sequence[str] = (),
+    rules: Sequence[Rule] = RULES,
+    most_members: int = 3,
+    most: int = MOST,
+    splits: int = 2,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """What `compose` records, which is recorded nowhere: numbers begin with 1, so that 0 stands for what is only shown.
+
+    Raises `InputError` where nothing can be composed.
+    """
     if not 2 <= most_members <= MOST_MEMBERS:
         raise InputError(f"members {most_members}: a cascade has 2 to {MOST_MEMBERS}")
     if splits < 1:
         raise InputError(f"splits {splits}: the validation images are halved at least once")
     began = time.perf_counter()
-    states = [driver.state, *(study.state() for study in studies[1:])]
     members = members_of(studies, states, points=points, most=most)
     selection = select(members, rules, most_members=most_members, splits=splits, seed=seed, say=say)
-    number = 1 + max((line["number"] for line in driver.state.cascades), default=0)
     payload = {
         "number": number,
         "studies": [study.spec.name for study in studies],
@@ -86,8 +113,6 @@ def compose(
             f" ({selection.compared:,} were compared)"
         )
     payload["gains"] = gains(payload)
-    driver.record("cascades", payload)
-    write_parquet(driver, payload)
     return payload
 
 

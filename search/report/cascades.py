@@ -85,6 +85,7 @@ def cascades_section(composition: Mapping[str, Any] | None) -> str:
         )
         for point in composition["points"]
     ]
+    passing = "" if composition["number"] else " These are of the networks so far, and recorded nowhere."
     heads = ("Cascade", "#MACs", "#Expected", "#Measured", "#P(front)", "Members", "Images going on", "Rule, answer")
     gains = [
         (
@@ -104,6 +105,7 @@ def cascades_section(composition: Mapping[str, Any] | None) -> str:
         f" {composition['members']} operating points on {composition['images']} validation images. Expected is what is"
         " left of the measured accuracy when the luck of the choice is taken off, which was measured by choosing on one"
         " half of the images and scoring on the other; accuracies of single points are as they were measured."
+        + passing
     )
     body = image + table("Cascades on the front, cheapest first", heads, rows)
     body += table("The best within a budget of MACs", ("#At most", "#Single", "#Cascade"), gains)

@@ -11,10 +11,13 @@ than a tenth of the time that takes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 EVERY = 3.0
 """Seconds between two questions of a page."""
 _PATIENCE, _SHARE = 10.0, 10.0
+_COMPOSED = 60  # operating points that are composed for a page of a running study: a few seconds
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -58,6 +62,7 @@ class Page:
         self._bodies: dict[str, bytes] = {}
         self._paths: Paths | None = None
         self._mattered: tuple[int, list[Importances]] = (0, [])
+        self._together: tuple[int, dict[str, Any] | None] = (0, None)
         self._not_before = 0.0
         self.tag = ""
 
@@ -87,8 +92,25 @@ class Page:
             self._report = report_of(
                 self._study, self._known, StudyPoints(self._study, state), found, self._forests(found), self._drawn()
             )
+            self._report = replace(self._report, cascades=self._cascades(self._report.cascades))
             self._bodies, self.tag = {}, tag
         self._not_before = time.monotonic() + min(_PATIENCE, _SHARE * (time.monotonic() - started))
+
+    def _cascades(self, recorded: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The cascades that are shown: the recorded ones; of a study that composes itself and still searches, what its
+        networks make so far, composed anew when a tenth more trials are over.
+        """
+        state = self._known.state
+        if not self._study.spec.compose or (recorded and state.ended):
+            return recorded
+        if state.over > 1.1 * self._together[0]:
+            from search.cascades.compose import composition
+
+            found = None
+            with contextlib.suppress(InputError):  # nothing can be composed yet
+                found = composition([self._study], [state], most_members=2, most=_COMPOSED, splits=1)
+            self._together = state.over, found
+        return self._together[1] or recorded
 
     def _forests(self, found: list[Any]) -> list[Importances]:
         """Grown again when there are a tenth more trials: a forest takes a second."""

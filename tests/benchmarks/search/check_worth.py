@@ -25,7 +25,7 @@ from search.study import Study
 from tests.benchmarks.search.bench_composed import Sides, cascade_picks, single_picks
 from tests.benchmarks.search.check_cascades import harder
 from tests.support.in_process import search
-from trainables import checkpoints
+from trainables.serving import load_network
 from trainables.data.augment import normalise, to_device
 from trainables.data.splits import Data
 from trainables.inference.predictions import Collected, Predictions
@@ -63,7 +63,7 @@ def sides(study: Study, data: Data) -> Sides:
     images, labels = to_device(data.test, "cpu")
     known: dict[str, Predictions] = {}
     for name in {member.checkpoint for member in validation.members}:
-        network, _ = checkpoints.load_network(study.folder.checkpoints / name)
+        _, network, _ = load_network(study.folder.checkpoints / name)
         knobs = [member.knobs for member in validation.members if member.checkpoint == name]
         answers = [Collected() for _ in knobs]
         with torch.no_grad():

@@ -14,6 +14,7 @@ import pytest
 
 from search.cascades.front import cascade_points
 from search.errors import InputError, RunError
+from search.report.watch import Page
 from search.state.retention import kept_checkpoints
 from search.study import Study
 from search.tracking.server import default_uri
@@ -94,6 +95,21 @@ def test_a_search_that_ends_composes(tiny: Study, story: type, tmp_path: Path) -
     assert said[0].startswith("no cascades: no checkpoint of nothing keeps predictions")
     assert said[-1].endswith("cascades on the front: routefront frontier tiny --with-cascades")
     assert tiny.state().cascades and not nothing.state().cascades
+
+
+def test_a_page_that_is_watched_composes_what_is_there_so_far(tiny: Study) -> None:
+    """With `compose = true`, while the study searches; the page records nothing."""
+    assert 'id="cascades"' not in Page(tiny).body("html")[0].decode()
+    live = Study(tiny.spec.model_copy(update={"compose": True}), tiny.folder)
+    page = Page(live)
+    html = page.body("html")[0].decode()
+    assert "These are of the networks so far, and recorded nowhere." in html and "c0000-2-0" in html
+    sections = json.loads(page.body("json")[0])["sections"]
+    assert "recorded nowhere" in sections["cascades"]
+    assert not tiny.state().cascades and not (tiny.folder.path / "cascades").exists()
+    tiny.compose(splits=1, most=24)
+    html = Page(live).body("html")[0].decode()
+    assert "recorded nowhere" not in html and "c0001-2-0" in html  # the study has ended: what it recorded
 
 
 def test_a_cascade_is_promoted_served_and_rolled_back(own: Study, digits_small: Data) -> None:
