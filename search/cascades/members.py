@@ -19,7 +19,7 @@ from search.points.rows import point_id
 from search.state.state import StudyState
 from trainables.checkpoints import CheckpointError, read_record
 from trainables.inference.predictions import PREDICTIONS, Predictions, PredictionsError, read
-from trainables.inference.rules import MOST_CLASSES, doubt, scaled, scores, temperature_of
+from trainables.inference.rules import MOST_CLASSES, doubt, factor, scaled, scores, temperature_of
 
 if TYPE_CHECKING:
     from search.studies.stored import StoredStudy
@@ -98,20 +98,22 @@ class Members:
 
     def answers(self, kind: str, answer: str, temperatures: Sequence[float]) -> Answers:
         """What members answer on all images under one rule. `InputError` where means have too many classes."""
-        if answer == "mean" and self.classes > MOST_CLASSES:
+        if answer != "last" and self.classes > MOST_CLASSES[answer]:
             raise InputError(
-                f"{self.classes} classes: means are computed for at most {MOST_CLASSES}; answer by the last"
+                f"{self.classes} classes: answer {answer!r} is computed for at most {MOST_CLASSES[answer]};"
+                " answer by the last"
             )
         doubts, totals = [], []
         for member, temperature in enumerate(temperatures):
             shares = scaled(self.probabilities(member), temperature)
             doubts.append(doubt(shares, kind))
-            if answer == "mean":
+            if answer != "last":
                 totals.append(scores(shares).T)
         correct, total = self.correct, np.stack(totals) if totals else None
         if total is not None:
             correct = total.argmax(axis=1) == self.labels
-        return Answers(np.stack(doubts), correct, self.macs, self.family, self.labels, total)
+        parts = np.stack(doubts), correct, self.macs, self.family, self.labels, total
+        return Answers(*parts, factor=factor(answer))
 
 
 def members_of(

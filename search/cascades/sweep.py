@@ -41,7 +41,8 @@ class Answers:
 
     `doubts` (P, n) float32; `correct` (P, n) whether a member alone is right; `macs` (P, n); `family` (P,) equal where
     two members are settings of one checkpoint between which work is shared. `scores` (P, C, n) int32
-    (`trainables.inference.rules.scores`) where the answer is the mean, else None; `labels` (n,).
+    (`trainables.inference.rules.scores`) where the answer is a mean, else None; `labels` (n,). `factor`: how many times
+    the weight of a member the next one has in a mean.
     """
 
     doubts: NDArray[np.float32]
@@ -50,12 +51,13 @@ class Answers:
     family: NDArray[np.int64]
     labels: NDArray[np.integer]
     scores: NDArray[np.int32] | None = None
+    factor: int = 1
 
     def on(self, images: NDArray[np.intp]) -> Answers:
         """The same on some of the images."""
         scores = None if self.scores is None else self.scores[:, :, images]
         parts = self.doubts[:, images], self.correct[:, images], self.macs[:, images]
-        return Answers(*parts, self.family, self.labels[images], scores)
+        return Answers(*parts, self.family, self.labels[images], scores, self.factor)
 
     @property
     def images(self) -> int:
@@ -92,7 +94,7 @@ def execute(answers: Answers, chain: Chain) -> Executed:
     run = np.where(goes, np.maximum(macs, tail.run), macs) if same else macs
     if total is not None:
         assert tail.total is not None
-        total = np.where(goes, total + tail.total, total)
+        total = np.where(goes, total + answers.factor * tail.total, total)
         correct = total.argmax(axis=0) == answers.labels
     else:
         correct = np.where(goes, tail.correct, correct)
@@ -233,15 +235,20 @@ class _Tails:
 def _mean_correct(answers: Answers, first: int, tails: _Tails) -> NDArray[np.int8]:
     """Whether the mean of a first member and each tail is right (n, T)."""
     assert answers.scores is not None and tails.scores is not None and tails.true is not None
-    own = answers.scores[first]
+    own, factor = answers.scores[first], answers.factor
     truth = own[answers.labels, np.arange(answers.images)]
     found = np.empty((answers.images, len(tails.chains)), dtype=np.int8)
     step = max(1, _AT_ONCE // own.size)
     room = np.empty((step, *own.shape), dtype=np.int32)
     for begin in range(0, len(tails.chains), step):
         part = slice(begin, begin + step)
-        summed = np.add(tails.scores[part], own, out=room[: len(tails.scores[part])])
-        found[:, part] = (summed.max(axis=1) == tails.true[part] + truth).T  # scores of two classes are never equal
+        summed = room[: len(tails.scores[part])]
+        if factor == 1:
+            np.add(tails.scores[part], own, out=summed)
+        else:
+            np.add(np.multiply(tails.scores[part], factor, out=summed), own, out=summed)
+        true = factor * tails.true[part] + truth
+        found[:, part] = (summed.max(axis=1) == true).T  # scores of two classes are never equal
     return found
 
 

@@ -157,7 +157,7 @@ def points_of(kept: Predictions, settings: Sequence[int]) -> _Points | None:
     correct = np.stack([each.argmax(axis=1) == labels for each in shares])
     own = np.zeros(len(settings), dtype=np.int64) if shares_work(kept) else np.arange(len(settings))
     last, mean = Answers(doubts, correct, macs, own, labels), None
-    if kept.count <= MOST_CLASSES:
+    if kept.count <= MOST_CLASSES["mean"]:
         totals = np.stack([scores(each).T for each in shares])
         mean = replace(last, correct=totals.argmax(axis=1) == labels, scores=totals)
     return _Points(last, mean)

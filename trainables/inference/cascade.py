@@ -16,7 +16,7 @@ from torch import Tensor
 from trainables.contracts.network import Inference, Knobs, RoutedNetwork
 from trainables.execution.arithmetic import ieee_float32
 from trainables.inference.predictions import probabilities
-from trainables.inference.rules import doubt, mean_of, scaled, scores
+from trainables.inference.rules import doubt, factor, mean_of, scaled, scores
 from trainables.normalisation import Normalisation
 
 
@@ -106,13 +106,13 @@ class Cascade:
                 found = scaled(
                     probabilities(answers[torch.from_numpy(came).to(answers.device)]), self.steps[place].temperature
                 )
-                shares = self._taken(shares, here[came], found, count)
+                shares = self._taken(shares, here[came], found, count, place)
                 if place == run[-1] and place < len(thresholds):
                     going[came] = doubt(found, self.kind) > thresholds[place]
             here = here[going]
         if shares is None:
             shares = np.zeros((0, self.steps[0].network.task.classes))
-        if self.answer == "mean":
+        if self.answer != "last":
             return Answered(mean_of(shares, 1), macs, path, member)
         return Answered(shares.astype(np.float64), macs, path, member)
 
@@ -134,11 +134,13 @@ class Cascade:
         done, every, reached = network.infer_on(inputs, knobs, goes_on)
         return done, list(every), reached.cpu().numpy()
 
-    def _taken(self, shares: np.ndarray | None, images: np.ndarray, found: np.ndarray, count: int) -> np.ndarray:
-        """What is answered so far, with the answers of one more member on some images."""
-        if self.answer == "mean":
+    def _taken(
+        self, shares: np.ndarray | None, images: np.ndarray, found: np.ndarray, count: int, place: int
+    ) -> np.ndarray:
+        """What is answered so far, with the answers of one more member, that at a place, on some images."""
+        if self.answer != "last":
             shares = np.zeros((count, found.shape[1]), dtype=np.int32) if shares is None else shares
-            shares[images] += scores(found)
+            shares[images] += scores(found, factor(self.answer) ** place)
             return shares
         shares = np.zeros((count, found.shape[1]), dtype=np.float32) if shares is None else shares
         shares[images] = found

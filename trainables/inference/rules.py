@@ -10,7 +10,7 @@ the answer is above a threshold:
 
 p are a member's probabilities, scaled by its temperature T: :math:`p_c^{1/T} / \sum_k p_k^{1/T}` (C. Guo et al., "On
 calibration of modern neural networks", ICML 2017). The answer is that of the last member that was executed, or the
-weighted mean of all that were.
+mean of all that were, alike (``mean``) or each with twice the weight of the one before it (``weighted``).
 
 Everything is computed in NumPy from probabilities as they are kept (`trainables.inference.predictions`), so that a
 cascade that is served decides as it did when it was composed. Shape legend: n images, C classes.
@@ -22,11 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 DOUBTS = ("probability", "margin", "entropy")
-ANSWERS = ("last", "mean")
-MOST_WEIGHT = 8
-"""Weights of a mean are whole numbers, together at most so large: scores then fit into 32 bits."""
+ANSWERS = ("last", "mean", "weighted")
+MOST_WEIGHT = 15
+"""Weights of a mean are whole numbers, together at most so large (four members): scores then fit into 32 bits."""
 _UNIT, _TIE = 1 << 14, 1 << 12
-MOST_CLASSES = _TIE // 4
+MOST_CLASSES = {"mean": _TIE // 4, "weighted": _TIE // 16}
+"""Classes of which no two have equal scores, by answer, for up to four members."""
+
+
+def factor(answer: str) -> int:
+    """How many times the weight of a member the next one has, where the answer is a mean."""
+    return 2 if answer == "weighted" else 1
 
 
 def scaled(probabilities: np.ndarray, temperature: float) -> NDArray[np.float32]:
@@ -64,8 +70,8 @@ def scores(probabilities: np.ndarray, weight: int = 1) -> NDArray[np.int32]:
     Of classes that are equally probable (to 1 / 2^14) the first wins.
     """
     count = probabilities.shape[1]
-    if count > MOST_CLASSES:
-        raise ValueError(f"{count} classes: means of members are computed for at most {MOST_CLASSES}")
+    if count > max(MOST_CLASSES.values()):
+        raise ValueError(f"{count} classes: means of members are computed for at most {max(MOST_CLASSES.values())}")
     whole = np.rint(probabilities.astype(np.float64) * _UNIT).astype(np.int32)
     return weight * (whole * _TIE) + np.arange(count - 1, -1, -1, dtype=np.int32)
 

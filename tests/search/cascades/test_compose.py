@@ -99,7 +99,7 @@ def test_a_search_that_ends_composes(tiny: Study, story: type, tmp_path: Path) -
 
 def test_a_page_that_is_watched_composes_what_is_there_so_far(tiny: Study) -> None:
     """With `compose = true`, while the study searches; the page records nothing."""
-    assert 'id="cascades"' not in Page(tiny).body("html")[0].decode()
+    assert "<h2>Cascades</h2>" not in Page(tiny).body("html")[0].decode()
     live = Study(tiny.spec.model_copy(update={"compose": True}), tiny.folder)
     page = Page(live)
     html = page.body("html")[0].decode()

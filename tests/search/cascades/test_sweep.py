@@ -24,7 +24,7 @@ from trainables.inference import rules
 
 def answers(
     members: int = 5, images: int = 60, classes: int = 4, *, mean: bool = False, family: list[int] | None = None,
-    seed: int = 0, coarse: bool = False,
+    seed: int = 0, coarse: bool = False, factor: int = 1,
 ) -> Answers:  # fmt: skip
     """Members of rising skill and cost; `coarse` makes many doubts equal."""
     draw = np.random.default_rng(seed)
@@ -43,7 +43,8 @@ def answers(
         correct.append((total.argmax(0) if mean else shares.argmax(1)) == labels)
         macs.append(1e6 * 1.7**member * draw.uniform(0.5, 1.5, images))
     own = np.array(family if family is not None else range(members))
-    return Answers(np.array(doubts), np.array(correct), np.array(macs), own, labels, np.array(totals) if mean else None)
+    total = np.array(totals) if mean else None
+    return Answers(np.array(doubts), np.array(correct), np.array(macs), own, labels, total, factor)
 
 
 def brute(known: Answers) -> dict[tuple[int, float], Chain]:
@@ -64,11 +65,11 @@ def brute(known: Answers) -> dict[tuple[int, float], Chain]:
     }
 
 
-@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("mean", [0, 1, 2])  # 2: weighted
 @pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("family", [None, [0, 0, 1, 1, 2]])
-def test_the_front_of_pairs_is_exact(mean: bool, coarse: bool, family: list[int] | None) -> None:
-    known = answers(mean=mean, coarse=coarse, family=family)
+def test_the_front_of_pairs_is_exact(mean: int, coarse: bool, family: list[int] | None) -> None:
+    known = answers(mean=mean > 0, coarse=coarse, family=family, factor=max(1, mean))
     expected = brute(known)
     found = search(known, members=2)
     assert sorted(found.right) == sorted(right for right, _ in expected)
@@ -77,9 +78,9 @@ def test_the_front_of_pairs_is_exact(mean: bool, coarse: bool, family: list[int]
     assert found.compared == len(known.macs) + cuts * len(known.macs)
 
 
-@pytest.mark.parametrize("mean", [False, True])
-def test_what_sweeps_say_is_what_executing_gives(mean: bool) -> None:
-    known = answers(members=6, mean=mean, family=[0, 0, 0, 1, 2, 2])
+@pytest.mark.parametrize("mean", [0, 1, 2])
+def test_what_sweeps_say_is_what_executing_gives(mean: int) -> None:
+    known = answers(members=6, mean=mean > 0, family=[0, 0, 0, 1, 2, 2], factor=max(1, mean))
     found = search(known, members=4)
     assert {len(chain.members) for chain in found.chains} >= {2, 3}
     for chain, right, macs in zip(found.chains, found.right, found.macs, strict=True):
@@ -109,6 +110,19 @@ def test_triples_with_every_tail_are_exact() -> None:
     for right, macs in zip(found.right, found.macs, strict=True):
         assert np.isclose(best[right], macs)
         assert not any(r > right and m < macs * (1 - 1e-9) for r, m in best.items())
+
+
+def test_a_weighted_mean_gives_later_members_more() -> None:
+    """Of four members the weights are 1, 2, 4, 8, of those that an image came to."""
+    known = answers(members=4, mean=True, factor=2)
+    assert known.scores is not None
+    chain = Chain((0, 1, 2, 3), (0.2, 0.2, 0.2))
+    done = execute(known, chain)
+    assert done.total is not None and set(done.last) == {0, 1, 2, 3}
+    for image, last in enumerate(done.last.tolist()):
+        expected = sum(2**k * known.scores[k, :, image].astype(int) for k in range(last + 1))
+        assert (done.total[:, image] == expected).all() and len(set(done.total[:, image].tolist())) == 4
+        assert done.correct[image] == (expected.argmax() == known.labels[image])
 
 
 def test_settings_of_one_network_cost_their_deepest_once() -> None:

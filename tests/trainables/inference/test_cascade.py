@@ -55,14 +55,15 @@ def by_hand(found: list[Step], pixels: torch.Tensor, thresholds: list[float], an
                 result = step.network.infer(PLAIN.apply(image[None]), step.knobs)
             macs += float(result.macs)
             shares = scaled(probabilities(result.logits), step.temperature)
-            total = scores(shares) if total is None or answer == "last" else total + scores(shares)
+            weight = 2**place if answer == "weighted" else 1
+            total = scores(shares) if total is None or answer == "last" else total + scores(shares, weight)
             if place == len(found) - 1 or not doubt(shares, "margin")[0] > thresholds[place]:
                 rows.append((int(total.argmax()), macs, place))
                 break
     return rows
 
 
-@pytest.mark.parametrize("answer", ["last", "mean"])
+@pytest.mark.parametrize("answer", ["last", "mean", "weighted"])
 def test_a_cascade_is_its_members_image_by_image(networks, pixels: torch.Tensor, answer: str) -> None:
     found = steps(networks, *THREE)
     first = doubt(probabilities(networks["static"].infer(PLAIN.apply(pixels), {}).logits), "margin")
