@@ -126,9 +126,7 @@ class Worth:
         figures = np.stack([_scored(both, mine, *way, budgets) for way in (self._halves, self._halves[::-1])])
         return [tuple(row) for row in figures.mean(axis=0).tolist() if np.isfinite(row).all()]
 
-    def _improving(
-        self, found: list[list[Any]], points: Sequence[Mapping[str, Any]], epoch: int
-    ) -> list[list[Any]]:
+    def _improving(self, found: list[list[Any]], points: Sequence[Mapping[str, Any]], epoch: int) -> list[list[Any]]:
         """Those that no network, no cascade before and no other one of these dominates, within the limits."""
         limits = self._driver.state.constraints
         found = [

@@ -104,8 +104,7 @@ def cascades_section(composition: Mapping[str, Any] | None) -> str:
         f" cascades are on the front out of {composition['compared']:,} that were compared, of"
         f" {composition['members']} operating points on {composition['images']} validation images. Expected is what is"
         " left of the measured accuracy when the luck of the choice is taken off, which was measured by choosing on one"
-        " half of the images and scoring on the other; accuracies of single points are as they were measured."
-        + passing
+        " half of the images and scoring on the other; accuracies of single points are as they were measured." + passing
     )
     body = image + table("Cascades on the front, cheapest first", heads, rows)
     body += table("The best within a budget of MACs", ("#At most", "#Single", "#Cascade"), gains)

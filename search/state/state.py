@@ -54,7 +54,8 @@ class StudyState:
     `nodes`: the cluster as it was last. A fold costs the same however long the study is. `lost_donors`: checkpoints
     that no trial can begin with any more. `cascades`: what was composed, oldest
     first. `partners`: by epoch the trials whose networks later ones are tried with in cascades, where the objective has
-    fronts with cascades (`search.cascades.worth`). `agreements` keeps what `search.rungs.foretelling` computed, by epoch.
+    fronts with cascades (`search.cascades.worth`). `agreements` keeps what `search.rungs.foretelling` computed, by
+    epoch.
     """
 
     def __init__(self) -> None:

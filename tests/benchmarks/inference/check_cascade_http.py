@@ -26,8 +26,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from search.promotion.models import load, predict
 from search.studies.stored import load_data
@@ -109,7 +108,9 @@ def main() -> None:
             images, labels = data.test.decoded()[:IMAGES], data.test.labels[:IMAGES]
             curve = [setting["macs"] for setting in served.serving["curve"]]
             budgets = [float(np.quantile(curve, share)) * 1.001 for share in (0.0, 0.5)]
-            print("\n| asked with | right | MACs an image | ended at member | MACs of the first images | as loaded here |")
+            print(
+                "\n| asked with | right | MACs an image | ended at member | MACs of the first images | as loaded here |"
+            )
             print("|---|---|---|---|---|---|")
             good = True
             for budget in [None, *budgets]:

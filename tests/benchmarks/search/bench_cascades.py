@@ -1,6 +1,8 @@
 """What composing costs: every pair at every threshold, longer cascades, memory, and what keeping predictions costs.
 
     python tests/benchmarks/search/bench_cascades.py [--points 200] [--images 5000] [--classes 10] [--seed 0]
+    python tests/benchmarks/search/bench_cascades.py --trial         # a real trial's share, and a report's with pairs
+
 
 Members are drawn: of rising skill and cost, erring on the same hard images. Prints wall and processor time (a busy
 machine changes the latter less) and the largest memory of the process.
@@ -13,7 +15,10 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,12 +90,74 @@ def keeping(images: int, classes: int, settings: int = 20, units: int = 54) -> N
         timed("read it", began)
 
 
+def trial() -> None:
+    """The share of a real trial's processor time that keeping takes: SkipNet on the digits, a curve at 1, 3, 9 epochs.
+
+    Then what a report costs the driver whose objective has fronts with cascades: a new network with 12 partners of six
+    points each, pairs of 5,000 images and 10 classes answered by the last and by the mean, both ways.
+    """
+    from trainables.data.datasets import default_root, load
+    from trainables.registry import get_method
+    from trainables.training import training as module
+    from trainables.training.training import Training
+
+    spent = [0.0]
+
+    def timing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            began = time.process_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[0] += time.process_time() - began
+
+        return run
+
+    collected, written = Predictions.collected, module.write_predictions
+    Predictions.collected = timing(collected)  # type: ignore[method-assign]
+    module.write_predictions = timing(written)
+    torch.set_num_threads(1)
+    method, began = get_method("skipnet"), time.process_time()
+    config = method.configure({"network": "resnet-20", "width": 0.5, "batch_size": 64})
+    data = load("digits", root=default_root())
+    training = Training(method, config, data, epochs=9, seed=0, evaluate_at=[1, 3, 9], predictions=True)
+    with tempfile.TemporaryDirectory() as folder:
+        while not training.done:
+            training.step()
+            training.save(Path(folder) / f"epoch-{training.epoch:04d}", {})
+        size = sum(p.stat().st_size for p in Path(folder).glob(f"epoch-0009/{kept.PREDICTIONS}"))
+    used = time.process_time() - began
+    share = f"{spent[0]:.2f} of {used:.1f} s of a processor, {spent[0] / used:.2%}"
+    print(f"keeping predictions: {share}, {size / 1e3:.0f} kB")
+
+    from search.cascades.selection import halves
+    from search.cascades.worth import BUDGETS, POINTS, _joined, _scored
+
+    networks = []
+    for number in range(13):
+        parts = drawn(POINTS, 5000, 10, number, True)
+        networks.append((replace(parts, scores=None), parts))
+    labels = networks[0][0].labels
+    networks = [(replace(a, labels=labels), replace(b, labels=labels)) for a, b in networks]
+    ways, began = halves(labels, 0), time.process_time()
+    for number, other in enumerate(networks):
+        both = [a if number == 0 else _joined(a, b) for a, b in zip(networks[0], other, strict=True)]
+        budgets = np.geomspace(both[0].macs.mean(1).min(), 2 * both[0].macs.mean(1).max(), BUDGETS)
+        for way in (ways, ways[::-1]):
+            _scored(both, POINTS, *way, budgets)
+    print(f"a report with 12 partners: {time.process_time() - began:.2f} s of a processor")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name, value in (("points", 200), ("images", 5000), ("classes", 10), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--trial", action="store_true")
     asked = parser.parse_args()
+    if asked.trial:
+        trial()
+        return
     print("| what | s | processor s | MB, largest so far | |\n|---|---|---|---|---|")
     for classes in (10, 100):
         keeping(asked.images, classes)

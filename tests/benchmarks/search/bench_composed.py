@@ -9,8 +9,8 @@ product's own functions, and looked at on the test split. At every budget:
 
 * *single*: the single point of the highest validation accuracy within the budget;
 * *cascades*: the front with cascades, which compares what is expected of a cascade with what was measured of a single
-  point. It is chosen with as many seeds of the halves as asked for; accuracies are means over them, and intervals are of
-  the difference from *single*, by a paired bootstrap of the test images, 95 %;
+  point. It is chosen with as many seeds of the halves as asked for; accuracies are means over them, and intervals are
+  of the difference from *single*, by a paired bootstrap of the test images, 95 %;
 * *random*: 200 random pairs, the cheaper member first, as many images going on as the budget allows; the mean of them;
 * *by hand*: the most accurate single point within half of the budget goes first, the most accurate within twice the
   budget second; of ten thresholds 0.05, 0.15, ... 0.95 on the maximum probability the most accurate within the budget;
@@ -319,7 +319,17 @@ def main() -> None:
         f"{every.networks} networks, {len(every.methods)} points, {every.megabytes:.0f} MB kept of"
         f" {len(every.validation.labels)} validation and {len(every.test.labels)} test images\n"
     )
-    heads = ["budget, M", "single", "cascades", "difference, 95 %", "MACs", "fewer MACs", "random", "by hand", "ensemble"]
+    heads = [
+        "budget, M",
+        "single",
+        "cascades",
+        "difference, 95 %",
+        "MACs",
+        "fewer MACs",
+        "random",
+        "by hand",
+        "ensemble",
+    ]
     print(f"| members | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
     goals = []
     for name, sides in parts.items():

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/search/check_worth.py --kept FOLDER [--studies 4] [--trials 16] [--epochs 6]
 
-Harder digits (`check_cascades.py`), three methods, one worker, a rung at a third of the epochs. What a study has trained
-is composed (pairs), and single points and cascades are chosen on the validation split at `BUDGETS` budgets and scored
+Harder digits (`check_cascades.py`), three methods, one worker, a rung at a third of the epochs. What a study has
+trained is composed (pairs), and single points and cascades are chosen on the validation split at `BUDGETS` budgets and scored
 on the test split: the mean accuracy over budgets, evenly over log MACs. Both ways have the same images and seeds.
 """
 
@@ -25,10 +25,10 @@ from search.study import Study
 from tests.benchmarks.search.bench_composed import Sides, cascade_picks, single_picks
 from tests.benchmarks.search.check_cascades import harder
 from tests.support.in_process import search
-from trainables.serving import load_network
 from trainables.data.augment import normalise, to_device
 from trainables.data.splits import Data
 from trainables.inference.predictions import Collected, Predictions
+from trainables.serving import load_network
 
 BUDGETS = np.geomspace(0.06e6, 1.5e6, 24)
 WIDTHS = [0.125, 0.25, 0.5]

@@ -76,10 +76,12 @@ def test_reports_say_what_cascades_reach(whole: Study, images: Data) -> None:
     found = [(t, e, each) for t in state.trials.values() for e, every in t.together.items() for each in every]
     assert found and {e for _, e, _ in found} <= {1, 3} and any(each.other != t.id for t, _, each in found)
     for trial, epoch, each in found:  # both members know of it
-        assert any((o.error, o.macs) == each[:2] and o.other == trial.id for o in state.trials[each.other].together[epoch])
+        assert any(
+            (o.error, o.macs) == each[:2] and o.other == trial.id for o in state.trials[each.other].together[epoch]
+        )
     for trial in state.trials.values():
         for epoch in trial.curves:
-            error, macs = trial.worth(epoch)
+            error, _ = trial.worth(epoch)
             assert len(error) == len(trial.curves[epoch]) + len(trial.together.get(epoch, ()))
             assert trial.steps(epoch)[1][-1] == min(error) and trial.ends(epoch)[0] == min(trial.arrays(epoch)[0])
     for epoch, partners in state.partners.items():
