@@ -293,13 +293,14 @@ class Refused(MlflowException):
         return
 
 
-def _checked_images(images: Any, task: Mapping[str, int]) -> np.ndarray:
+def _checked_images(images: Any, task: Mapping[str, Any]) -> np.ndarray:
     """uint8 (n, channels, size, size) of uint8, of whole numbers in [0, 255], or of floats in [0, 1], 1 being white.
 
     Floats of which all are whole numbers in [0, 255] and some above 1 are pixels, too. Rows of a table, or of an array
     (n, channels * size * size), are images as well.
     """
-    shape = (task["channels"], task["size"], task["size"])
+    size = task["size"]
+    shape = (task["channels"], *((size, size) if isinstance(size, int) else size))
     array = np.asarray(images)
     if array.ndim == 2 and array.shape[1] == math.prod(shape):
         array = array.reshape(-1, *shape)

@@ -87,7 +87,7 @@ class PromotedModel:
 
     def _read(self, files: list[Path]) -> np.ndarray:
         try:
-            return datasets.read_images(files, self.task, self._registered.scale)
+            return datasets.read_images(files, self.task, self._registered.scale, self._registered.resize)
         except (ValueError, FileNotFoundError) as error:
             raise InputError(str(error)) from None
 

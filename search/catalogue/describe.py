@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def macs_by_part(network: RoutedNetwork) -> dict[str, dict[str, int]]:
     task = network.task
     network.eval()
     with counted(network) as tally, torch.no_grad():
-        network(torch.zeros(1, task.channels, task.size, task.size))
+        network(torch.zeros(1, *task.image))
     parts: dict[str, dict[str, int]] = {}
     for name, macs in tally.items():
         part = "shortcuts" if ".shortcut" in name else name.partition(".")[0]
@@ -64,7 +64,7 @@ def macs_by_part(network: RoutedNetwork) -> dict[str, dict[str, int]]:
 
 
 def network_description(
-    name: str, values: Mapping[str, Any], *, classes: int = 10, image_size: int = 32, channels: int = 3
+    name: str, values: Mapping[str, Any], *, classes: int = 10, image_size: int | Sequence[int] = 32, channels: int = 3
 ) -> dict[str, Any]:
     """One configured network as `routefront describe --json` prints it; MACs per image.
 
@@ -76,7 +76,11 @@ def network_description(
         if variant is not None and variant not in method.variants:
             raise ValueError(f"{name} has no variant {variant!r}{nearest(str(variant), method.variants)}")
         config = method.configure(values)
-        task = Task(classes=classes, size=image_size, channels=channels)
+        task = Task(
+            classes=classes,
+            size=image_size if isinstance(image_size, int) else (image_size[0], image_size[1]),
+            channels=channels,
+        )
         network = method.build(config, task)
     except ValueError as error:
         raise InputError(str(error)) from None

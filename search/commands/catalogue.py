@@ -12,6 +12,7 @@ from rich.text import Text
 
 from search.commands.terminal import Json, err, out, print_json, progress
 from search.errors import InputError
+from search.units import parse_size
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="A configuration value, key=value; repeatable.")]
 
@@ -79,7 +80,7 @@ def describe(
     variant: Annotated[str | None, typer.Option(help="A variant of the method.")] = None,
     network: Annotated[str | None, typer.Option(help="The body, for example resnet-110 or msdnet-5.")] = None,
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
-    image_size: Annotated[int, typer.Option(help="Pixels along an edge.")] = 32,
+    image_size: Annotated[str, typer.Option(help="Pixels along an edge, or HEIGHTxWIDTH.")] = "32",
     channels: Annotated[int, typer.Option(help="Channels of an image.")] = 3,
     values: Set = None,
     as_json: Json = False,
@@ -95,7 +96,7 @@ def describe(
         chosen["variant"] = variant
     if network is not None:
         chosen["network"] = network
-    usual = not chosen and (classes, image_size, channels) == (10, 32, 3)
+    usual = not chosen and (classes, image_size, channels) == (10, "32", 3)
     record = networks_written().get(method) if usual else None
     if record is None:
         from search.catalogue.describe import network_description
@@ -105,7 +106,9 @@ def describe(
             trust_network(chosen.get("network"))  # the person has typed its name
         except ValueError as error:
             raise InputError(str(error)) from None
-        record = network_description(method, chosen, classes=classes, image_size=image_size, channels=channels)
+        record = network_description(
+            method, chosen, classes=classes, image_size=parse_size(image_size), channels=channels
+        )
     if as_json:
         print_json(record)
         return
@@ -238,7 +241,7 @@ def _loaded(name: str, root: Path) -> dict[str, Any]:
         "name": loaded.name,
         "complete": True,
         "classes": list(loaded.classes),
-        "size": f"{loaded.task.size} x {loaded.task.size}, {loaded.task.channels} channels",
+        "size": f"{loaded.task.pixels}, {loaded.task.channels} channels",
         "images": f"{len(loaded.train.labels)} train, {len(loaded.validation.labels)} validation,"
         f" {len(loaded.test.labels)} test",
         "hash": loaded.hash,

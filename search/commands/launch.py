@@ -14,7 +14,7 @@ from search.commands.consent import Trust, consent, of_a_folder, opened, to_buil
 from search.commands.study import failures
 from search.commands.terminal import Json, Name, Preset, Studies, Tracking, err, out, print_json, progress
 from search.errors import InputError, RunError
-from search.units import dataset_name, parse_seconds, show_seconds
+from search.units import dataset_name, parse_seconds, parse_size, show_seconds
 
 _CODES = {"interrupted": 130, "terminated": 143}
 """Exit codes of a search that a signal has ended."""
@@ -47,7 +47,7 @@ def search(
         list[str] | None, typer.Option(help="Learn from this earlier study (may be given again): its front runs first.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="A data set by name, or a path to images.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Resize images to this many pixels, or HEIGHTxWIDTH.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
     address: Address = None,
     tracking: Tracking = None,
@@ -81,7 +81,7 @@ def search(
             "budget.time": time_limit,
             "budget.cost": cost,
             "data.name": data,
-            "data.image_size": image_size,
+            "data.image_size": None if image_size is None else parse_size(image_size),
             "resources.workers": workers,
             "tracking.uri": tracking,
             "warm_start.studies": fork or None,

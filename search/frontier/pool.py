@@ -130,7 +130,8 @@ def _images(data: dict[str, Any]) -> str:
     task = data["task"]
     if not task["classes"]:
         return f"measured on {data['name']}"
-    return f"{data['name']}, {task['classes']} classes, {task['size']} px, digest {data['hash'][:8]}"
+    size = task["size"] if isinstance(task["size"], int) else " x ".join(map(str, task["size"]))
+    return f"{data['name']}, {task['classes']} classes, {size} px, digest {data['hash'][:8]}"
 
 
 def joint_reference(pool: Sequence[StudyPoints]) -> tuple[float, float]:

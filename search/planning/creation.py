@@ -116,6 +116,7 @@ def _with_images(spec: StudySpec, data: Data) -> dict[str, Any]:
             "task": task,
             "counts": [len(data.train.labels), len(data.validation.labels), len(data.test.labels)],
             **({"scale": data.scale.record()} if data.scale is not None else {}),
+            **({"resize": data.resize} if data.resize else {}),
         },
     }
 

@@ -28,7 +28,7 @@ def study_values(created: Mapping[str, Any]) -> dict[str, Any]:
     data = created["data"]
     return {
         "study": created["spec"]["name"],
-        "image_size": data["task"]["size"],
+        "image_size": size if isinstance(size := data["task"]["size"], int) else min(size),
         "dataset": data["name"],
         "data_hash": data["hash"],
         "split": "validation",

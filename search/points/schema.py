@@ -18,7 +18,7 @@ SCHEMA = pa.schema(
         pa.field("method", pa.string()),
         pa.field("variant", pa.string()),
         pa.field("network", pa.string()),
-        pa.field("image_size", pa.int32()),
+        pa.field("image_size", pa.int32()),  # pixels along the shorter edge
         pa.field("dataset", pa.string()),
         pa.field("data_hash", pa.string()),
         pa.field("split", pa.string()),

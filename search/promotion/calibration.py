@@ -61,7 +61,7 @@ def own_images(folder: Path, data: Data) -> OwnImages:
             " classes, or put the images into one folder without labels"
         )
     try:
-        images = datasets.read_images(paths, data.task, data.scale)
+        images = datasets.read_images(paths, data.task, data.scale, data.resize or "fit")
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from None
     labels = None if unknown else np.array([data.classes.index(name) for name in folders], dtype=np.int64)

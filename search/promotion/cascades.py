@@ -149,6 +149,7 @@ class CascadeEvidence(Evidence):
                 "hash": self.data.hash,
                 "limit": self.created["spec"].get("data", {}).get("limit"),
                 **({"scale": self.data.scale.record()} if self.data.scale is not None else {}),
+                **({"resize": self.data.resize} if self.data.resize else {}),
             },
             "exits": [member["point_id"] for member in members],
             "macs_full": self.point.macs_full,

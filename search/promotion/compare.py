@@ -76,7 +76,7 @@ def labelled(folder: Path, known: list[set[str]], limit: int | None = None) -> t
 
 def _answers(model: Registered, paths: list[Path], truth: list[str]) -> dict[str, np.ndarray]:
     try:
-        images = datasets.read_images(paths, Task(**model.serving["task"]), model.scale)
+        images = datasets.read_images(paths, Task(**model.serving["task"]), model.scale, model.resize)
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from None
     rows = list(predict(model, images))
@@ -130,7 +130,7 @@ def gate(
     model = load(champion, uri)
     paths, truth = labelled(folder, [set(model.serving["classes"]), set(data.classes)])
     try:
-        images = datasets.read_images(paths, network.task, data.scale)
+        images = datasets.read_images(paths, network.task, data.scale, data.resize or "fit")
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from None
     found = paired(_answers(model, paths, truth), _of_network(network, data, knobs, images, truth), margin)

@@ -52,6 +52,11 @@ class Registered:
     files: tempfile.TemporaryDirectory[str] | None = None
 
     @property
+    def resize(self) -> str:
+        """The rule by which files become of the model's size (`trainables.data.resizing`)."""
+        return self.serving["data"].get("resize") or "fit"
+
+    @property
     def scale(self) -> Scale | None:
         """How files of more than eight bits a pixel become bytes, as in training."""
         return Scale.of(self.serving["data"].get("scale"))
@@ -222,8 +227,7 @@ def predict(
     """
     from mlflow.exceptions import MlflowException
 
-    task = registered.serving["task"]
-    shape = (task["channels"], task["size"], task["size"])
+    shape = Task(**registered.serving["task"]).image
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
         raise InputError(
             f"{registered.shown} takes uint8 images of shape (n, {', '.join(map(str, shape))}),"
@@ -306,6 +310,7 @@ def own_data(registered: Registered, root: Path | None = None) -> Data:
             made_of["name"],
             root=root or datasets.default_root(),
             image_size=registered.serving["task"]["size"],
+            resize=made_of.get("resize"),
             limit=made_of.get("limit"),
         )
     except (ValueError, FileNotFoundError) as error:
@@ -325,7 +330,7 @@ def predict_images(
     paths = image_files(given)[:limit]
     registered = load(model, uri)
     try:
-        images = datasets.read_images(paths, Task(**registered.serving["task"]), registered.scale)
+        images = datasets.read_images(paths, Task(**registered.serving["task"]), registered.scale, registered.resize)
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from None
     classes = set(registered.serving["classes"])

@@ -155,6 +155,7 @@ class Evidence:
                 "hash": self.data.hash,
                 "limit": self.created["spec"].get("data", {}).get("limit"),
                 **({"scale": self.data.scale.record()} if self.data.scale is not None else {}),
+                **({"resize": self.data.resize} if self.data.resize else {}),
             },
             "exits": [exit.name for exit in self.network.exits],
             "macs_full": self.network.macs_full,

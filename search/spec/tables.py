@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from search.units import parse_bytes, parse_count, parse_seconds, show_bytes
 from spaces.space import nearest
 from trainables.contracts.objective import LATENCY, Axis, Objective, Timing
+from trainables.data.resizing import checked
 
 _LEAST_MEMORY = 200e6
 SAMPLERS = ("surrogate", "budgets", "tpe", "nsga2", "evolution", "qmc", "random")
@@ -26,16 +27,25 @@ class Part(BaseModel):
 class DataSpec(Part):
     """Which images: a known data set or a path, their size in pixels, at most `limit` for training.
 
+    `image_size`: pixels along an edge, or [height, width]. `resize`: how images become of that size
+    (`trainables.data.resizing`).
+
     `normalise`: what images are normalised by for every method that names nothing of its own
     (`trainables.contracts.recipe.TrainingConfig`); `balance` likewise: what is done about classes of different sizes.
     """
 
     name: str = "digits"
     root: str | None = None
-    image_size: int | None = Field(default=None, ge=4)
+    image_size: int | tuple[int, int] | None = None
+    resize: Literal["fit", "preset", "stretch"] | None = None
     limit: int | None = Field(default=None, ge=2)
     normalise: str | None = None
     balance: str | None = None
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _pixels(cls, value: Any) -> Any:
+        return checked(value)
 
 
 class AxisSpec(Part):

@@ -224,7 +224,13 @@ def load_data(spec: StudySpec) -> Data:
 
     root = Path(spec.data.root) if spec.data.root else datasets.default_root()
     try:
-        return datasets.load(spec.data.name, root=root, image_size=spec.data.image_size, limit=spec.data.limit)
+        return datasets.load(
+            spec.data.name,
+            root=root,
+            image_size=spec.data.image_size,
+            resize=spec.data.resize,
+            limit=spec.data.limit,
+        )
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from None
 

@@ -58,7 +58,8 @@ def dataset_input(data: Mapping[str, Any]) -> dict[str, str]:
     }
     if data.get("task", {}).get("classes"):
         size, channels = data["task"]["size"], data["task"]["channels"]
-        tensor = {"features": ("uint8", [-1, channels, size, size]), "targets": ("int64", [-1])}
+        edges = [size, size] if isinstance(size, int) else size
+        tensor = {"features": ("uint8", [-1, channels, *edges]), "targets": ("int64", [-1])}
         fields["schema"] = json.dumps({"mlflow_tensorspec": {k: _tensor(*v) for k, v in tensor.items()}})
     if any(data.get("counts", ())):
         images = dict(zip(("train", "validation", "test"), data["counts"], strict=True))

@@ -12,7 +12,7 @@ import torch
 
 from routefront.testing import CHECKS, Case, conformance
 from trainables.contracts.method import Method
-from trainables.contracts.network import Inference, RoutedNetwork
+from trainables.contracts.network import Inference, RoutedNetwork, Task
 from trainables.registry import METHODS, get_method
 
 torch.set_num_threads(1)
@@ -34,7 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def case_of(method: Method, variant: str) -> Case:
     """A small network of a variant; it comes first among its record's variants."""
     tiny = TINY.get(f"{method.name} {variant}", TINY.get(method.name, DEFAULT))
-    return Case(method=method, values={**tiny, "variant": variant})
+    task = Task(classes=5, size=(16, 20), channels=1)  # not square: nothing may take one edge for the other
+    return Case(method=method, values={**tiny, "variant": variant}, task=task)
 
 
 CASES = {

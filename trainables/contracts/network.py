@@ -25,22 +25,50 @@ Knobs = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a network is asked to do: classify square images of `size` pixels into `classes`."""
+    """What a network is asked to do: classify images of `size` pixels into `classes`.
+
+    `size`: pixels along an edge of square images, else (height, width).
+    """
 
     classes: int = 10
-    size: int = 32
+    size: int | tuple[int, int] = 32
     channels: int = 3
 
     def __post_init__(self) -> None:
-        for name, least in (("classes", 2), ("size", 4), ("channels", 1)):
-            value = getattr(self, name)
+        if isinstance(self.size, list | tuple):
+            if len(self.size) != 2:
+                raise ValueError(f"size = {self.size!r} is not possible; it takes one number, or height and width")
+            height, width = self.size
+            object.__setattr__(self, "size", height if height == width else (height, width))
+        edges = [("size", each, 4) for each in (self.size if isinstance(self.size, tuple) else (self.size,))]
+        for name, value, least in (("classes", self.classes, 2), *edges, ("channels", self.channels, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} = {value!r} is not possible; it takes a whole number of at least {least}")
 
     @property
+    def height(self) -> int:
+        """Rows of an image."""
+        return self.size[0] if isinstance(self.size, tuple) else self.size
+
+    @property
+    def width(self) -> int:
+        """Columns of an image."""
+        return self.size[1] if isinstance(self.size, tuple) else self.size
+
+    @property
+    def edge(self) -> int:
+        """Pixels along the shorter edge: what strides and scales leave something of."""
+        return min(self.height, self.width)
+
+    @property
+    def pixels(self) -> str:
+        """Height and width in words, ``48 x 64``."""
+        return f"{self.height} x {self.width}"
+
+    @property
     def image(self) -> tuple[int, int, int]:
-        """The shape (channels, size, size) of an image."""
-        return self.channels, self.size, self.size
+        """The shape (channels, height, width) of an image."""
+        return self.channels, self.height, self.width
 
 
 @dataclass(frozen=True, slots=True)

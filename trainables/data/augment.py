@@ -66,11 +66,11 @@ def _padded(images: Tensor, how: Augment) -> Tensor:
     pad = how.pad
     if how.fill == "black":
         return F.pad(images, (pad,) * 4)
-    count, channels, size, _ = images.shape
+    count, channels, height, width = images.shape
     mean = images.mean(dim=(2, 3), keepdim=True, dtype=torch.float32)
     colour = mean if images.is_floating_point() else mean.round()
-    padded = colour.to(images.dtype).expand(count, channels, size + 2 * pad, size + 2 * pad).contiguous()
-    padded[:, :, pad : pad + size, pad : pad + size] = images
+    padded = colour.to(images.dtype).expand(count, channels, height + 2 * pad, width + 2 * pad).contiguous()
+    padded[:, :, pad : pad + height, pad : pad + width] = images
     return padded
 
 
@@ -85,7 +85,7 @@ def augment(
     flipped. A new tensor of the same shape and type. The draws are made on the generator's device:
     the same generator state gives the same images.
     """
-    count, channels, size, _ = images.shape
+    count, channels, height, width = images.shape
     at = generator.device if generator is not None else images.device
     span = 2 * how.pad + 1
     shifts = torch.randint(span, (2, count), generator=generator, device=at).to(images.device)
@@ -97,14 +97,14 @@ def augment(
             flips &= labels != label
     if not how.pad:  # in whatever order the pixels lie in memory
         return torch.where(flips[:, None, None, None], images.flip(3), images) if how.flip else images.clone()
-    along = torch.arange(size, device=images.device)
-    columns = torch.where(flips[:, None], along.flip(0), along) if how.flip else along.expand(count, size)
-    rows = along + shifts[0, :, None]
+    along, down = torch.arange(width, device=images.device), torch.arange(height, device=images.device)
+    columns = torch.where(flips[:, None], along.flip(0), along) if how.flip else along.expand(count, width)
+    rows = down + shifts[0, :, None]
     columns = columns + shifts[1, :, None]
     # one gather over flattened pixels: six times as fast on a CPU core as indexing by four axes
-    pixels = (rows[:, :, None] * (size + 2 * how.pad) + columns[:, None, :]).flatten(1)
+    pixels = (rows[:, :, None] * (width + 2 * how.pad) + columns[:, None, :]).flatten(1)
     padded = _padded(images, how).flatten(2)
-    return padded.gather(2, pixels[:, None].expand(-1, channels, -1)).view(count, channels, size, size)
+    return padded.gather(2, pixels[:, None].expand(-1, channels, -1)).view(count, channels, height, width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ on demand in `data/encoded.py`.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from trainables.data.errors import DataError, DataMissing
 from trainables.data.image_files import export, read_folder, read_images
 from trainables.data.parquet import is_parquet, read_parquet
 from trainables.data.published import DatasetStatus, read_named
+from trainables.data.resizing import RULES, Size, checked
 from trainables.data.splits import Augment, Data, Source, Split, at_most, digest, divide, statistics
 
 __all__ = [
@@ -79,7 +81,15 @@ def default_root() -> Path:
     return Path(os.environ.get("ROUTEFRONT_DATA") or "data")
 
 
-def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0, limit: int | None = None) -> Data:
+def load(
+    name: str,
+    *,
+    root: Path,
+    image_size: Size | Sequence[int] | None = None,
+    resize: str | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Data:
     """A data set by name or path, the same in every process.
 
     `name` is one of `NAMES` or a path (absolute, or relative to the working folder or to `root`): a
@@ -87,16 +97,16 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
     split here, or Parquet of encoded images (``train-*.parquet``, ``test-*.parquet``, or one file
     that is split here). Sets made of CIFAR-10 take it from a path after a colon
     (``hybrid-digits:/data/cifar10``), and ImageNet its folder (``imagenet-100:/data/ILSVRC2012``).
-    `image_size` resizes to that many pixels along an edge. `seed` chooses what is held out. `limit`
+    `image_size` resizes to that many pixels along an edge, or to [height, width], by the rule `resize`
+    (`trainables.data.resizing`; ``fit`` where None, ``preset`` for ImageNet). `seed` chooses what is held out. `limit`
     keeps at most that many training images and leaves validation and test whole.
 
     Raises `DataMissing` (a `FileNotFoundError`) where it is absent and `DataError` (a `ValueError`)
     where it cannot be used; both say in one line which file and what would be right.
     """
-    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
-    if image_size is not None and (not whole or image_size < 4):
-        raise DataError(f"image_size = {image_size!r}: it takes a whole number of at least 4 pixels")
-    name, source = _read(name, root, image_size, seed)
+    if resize is not None and resize not in RULES:
+        raise DataError(f"resize = {resize!r}: must be one of {', '.join(RULES)}")
+    name, source = _read(name, root, checked(image_size), resize, seed)
     train, validation, test = divide(source, seed)
     if limit is not None:
         train = at_most(train, limit, len(source.classes), seed)
@@ -109,7 +119,11 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
             array.flags.writeable = False
     return Data(
         name=name,
-        task=Task(classes=len(source.classes), size=train.images.shape[2], channels=train.images.shape[1]),
+        task=Task(
+            classes=len(source.classes),
+            size=(train.images.shape[2], train.images.shape[3]),
+            channels=train.images.shape[1],
+        ),
         classes=source.classes,
         train=train,
         validation=validation,
@@ -121,27 +135,32 @@ def load(name: str, *, root: Path, image_size: int | None = None, seed: int = 0,
         replacement=source.replacement,
         seen=source.seen,
         scale=source.scale,
+        resize=resize or "",
     )
 
 
-def _read(name: str, root: Path, image_size: int | None, seed: int) -> tuple[str, Source]:
+def _read(name: str, root: Path, image_size: Size | None, resize: str | None, seed: int) -> tuple[str, Source]:
     """The name under which the data will be found again, and what was read."""
     kind, colon, where = name.partition(":")
     try:
+        if resize is not None and kind in NAMES and kind not in imagenet.CLASSES:
+            raise DataError(f"resize = {resize!r}: {kind} has square images of one size; leave it out")
+        if isinstance(image_size, tuple) and kind in (clutter.NAME, *hybrid.PARTS):
+            raise DataError(f"image_size = {list(image_size)}: {kind} is drawn in squares; give one number")
         if name in sources.NAMES:
             return name, read_named(name, root, image_size)
         if name == clutter.NAME:
             return name, clutter.read_cluttered(image_size, seed)
         if kind not in NAMES or kind in (*sources.NAMES, clutter.NAME):
             path, name = _found(name, root, f"no data set {name!r}, and", nearest(name, NAMES))
-            return name, (read_parquet if is_parquet(path) else read_folder)(path, image_size)
+            return name, (read_parquet if is_parquet(path) else read_folder)(path, image_size, resize or "fit")
         path = None
         if colon:
             path, where = _found(where, root, f"no {kind} from {where!r}:")
             name = f"{kind}:{where}"
         if kind in hybrid.PARTS:
             return name, hybrid.read_made(kind, root, image_size, seed, path)
-        return name, imagenet.read_imagenet(kind, root, image_size, path)
+        return name, imagenet.read_imagenet(kind, root, image_size, path, resize or "preset")
     except PermissionError as error:
         raise DataError(f"{error.filename} may not be read by this user") from None
 

@@ -24,32 +24,32 @@ from PIL import Image
 from torch import Tensor
 
 from trainables.data.decoding import decode
+from trainables.data.resizing import Size, edges, resize
 
 TRIES = 10
 """How often a random crop is drawn until it lies within the image; then the middle is taken (torchvision's rule)."""
 RATIOS = (3 / 4, 4 / 3)
 """Aspect ratios of random crops."""
-_MARGIN = 256 / 224
-"""Evaluated images: the shorter edge is resized to so many times the size, then the middle is cut out."""
 _READ_AHEAD = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageFiles:
-    """Colour images (n, 3, S, S) uint8 that lie in files: `names` (n,) bytes under `folder`, `lengths` (n,) bytes long.
+    """Colour images (n, 3, h, w) uint8 that lie in files: `names` (n,) bytes under `folder`, `lengths` (n,) bytes long.
 
-    Indexing decodes, as images are evaluated; `take` and `len` do not.
+    Indexing decodes, as images are evaluated (by `rule`); `take` and `len` do not.
     """
 
     folder: str
     names: np.ndarray
     lengths: np.ndarray
-    size: int
+    size: Size
+    rule: str = "preset"
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(n, 3, S, S), as the array would have it."""
-        return len(self.names), 3, self.size, self.size
+        """(n, 3, h, w), as the array would have it."""
+        return len(self.names), 3, *edges(self.size)
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -74,19 +74,6 @@ class ImageFiles:
         path = Path(self.folder, os.fsdecode(self.names[which]))
         image = decode(path, str(path))
         return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def centre(image: Image.Image, size: int) -> Image.Image:
-    """The shorter edge resized to 256/224 of `size`, then the middle: what ImageNet is evaluated on."""
-    short = round(size * _MARGIN)
-    width, height = image.size
-    if width < height:
-        width, height = short, int(short * height / width)
-    else:
-        width, height = int(short * width / height), short
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
 
 
 def random_box(
@@ -185,30 +172,31 @@ class LazyImages:
         area: tuple[float, float] | None = None,
         views: int = 1,
     ) -> Iterator[Tensor]:
-        size = self.files.size
+        size, rule = self.files.size, self.files.rule
+        height, width = edges(size)
 
         def fill(out: np.ndarray, which: int, draws: np.ndarray | None) -> None:
             """The views (V, S, S, 3) of one image."""
             image = self.files.decoded(which)
             if area is None or draws is None:
-                out[:] = np.asarray(centre(image, size))
+                out[:] = np.asarray(resize(image, size, rule))
                 return
             for view, drawn in zip(out, draws, strict=True):
                 box = random_box(*image.size, area, drawn)
-                view[:] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+                view[:] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
         def finished(pixels: np.ndarray, running: list[Future[None]]) -> Tensor:
             for one in running:
                 one.result()
             # channels last in memory, as networks take them
-            batch = torch.from_numpy(pixels.reshape(-1, size, size, 3)).permute(0, 3, 1, 2).to(self.device)
+            batch = torch.from_numpy(pixels.reshape(-1, height, width, 3)).permute(0, 3, 1, 2).to(self.device)
             return batch if self._finish is None else self._finish(batch)
 
         ahead: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
         pool = ThreadPoolExecutor(max(1, torch.get_num_threads()), thread_name_prefix="decode")
         try:
             for job in jobs:
-                pixels = np.empty((len(job), views, size, size, 3), dtype=np.uint8)
+                pixels = np.empty((len(job), views, height, width, 3), dtype=np.uint8)
                 ahead.append((pixels, [pool.submit(fill, out, *one) for out, one in zip(pixels, job, strict=True)]))
                 if len(ahead) > 1:
                     yield finished(*ahead.popleft())

@@ -10,34 +10,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from trainables.contracts.network import Task
 from trainables.data import layout
 from trainables.data.decoding import decode, in_bytes, opened
 from trainables.data.depth import Depths, Scale, is_deep
 from trainables.data.errors import DataError
+from trainables.data.resizing import LEAST, Size, edges, resize, shown
 from trainables.data.splits import Augment, Source, Split
 
 
-def _array(image: Image.Image, channels: int, size: int | None) -> np.ndarray:
-    """(C, S, S) uint8. Resized so that the shorter edge fits, then cut in the middle."""
+def _array(image: Image.Image, channels: int, size: Size | None, rule: str = "fit") -> np.ndarray:
+    """(C, h, w) uint8, resized by one of `trainables.data.resizing.RULES`."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    if size is not None and image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)  # Pillow's bilinear is antialiased
+    if size is not None:
+        image = resize(image, size, rule)
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def resized(images: np.ndarray, size: int | None) -> np.ndarray:
-    """Images (n, C, s, s) uint8, C 1 or 3, with `size` pixels along an edge (as they are where None)."""
-    if size is None or images.shape[2:] == (size, size):
+def resized(images: np.ndarray, size: Size | None, rule: str = "fit") -> np.ndarray:
+    """Images (n, C, s, s) uint8, C 1 or 3, of a `size` (as they are where None), by one of the rules."""
+    if size is None or (rule != "preset" and images.shape[2:] == edges(size)):
         return images
     channels = images.shape[1]
     pixels = images[:, 0] if channels == 1 else images.transpose(0, 2, 3, 1)
-    return np.stack([_array(Image.fromarray(image), channels, size) for image in pixels])
+    return np.stack([_array(Image.fromarray(image), channels, size, rule) for image in pixels])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,13 @@ class Deep:
 class Stack:
     """Decoded images of one data set on their way into arrays; remembers what the first was like.
 
-    Images of one size are expected where `size` is None. The set is grey where all images are. Those of more than eight
-    bits are scaled alike, by what the training images hold (`trainables.data.depth`): `training` tells which are these.
+    Images of one size are expected where `size` is None, else they become of it by `rule`. The set is grey where all
+    images are. Those of more than eight bits are scaled alike, by what the training images hold
+    (`trainables.data.depth`): `training` tells which are these.
     """
 
-    def __init__(self, size: int | None) -> None:
-        self.size = size
+    def __init__(self, size: Size | None, rule: str = "fit") -> None:
+        self.size, self.rule = size, rule
         self.colour = False
         self.training = True
         self._depths = Depths()
@@ -81,7 +83,7 @@ class Stack:
         (width, height), (low, high) = image.size, self.least
         self.least = (min(width, low), min(height, high)) if self.least != (0, 0) else image.size
         self.most = max(width, self.most[0]), max(height, self.most[1])
-        return Deep(source, name) if deep else _array(image, 3 if image.mode == "RGB" else 1, self.size)
+        return Deep(source, name) if deep else _array(image, 3 if image.mode == "RGB" else 1, self.size, self.rule)
 
     @property
     def scale(self) -> Scale | None:
@@ -98,9 +100,9 @@ class Stack:
                 f"images differ in size: {first} has {expected[0]} x {expected[1]} pixels, {name} {width} x {height};"
                 " give the size that they should all have (image_size, --image-size)"
             )
-        if width != height or width < 4:
+        if min(width, height) < LEAST:
             raise DataError(
-                f"{name} has {width} x {height} pixels; networks take squares of at least 4 x 4: give the size that"
+                f"{name} has {width} x {height} pixels; networks take at least {LEAST} x {LEAST}: give the size that"
                 " all images should have (image_size, --image-size)"
             )
 
@@ -109,39 +111,40 @@ class Stack:
         """The sizes that images had in their files, in words."""
         (width, height), (most_width, most_height) = self.least, self.most
         sizes = f"{width} x {height}" + (f" to {most_width} x {most_height}" if self.least != self.most else "")
-        resized = self.size is not None and (self.least, self.most) != ((self.size, self.size),) * 2
+        wanted = self.size and edges(self.size)[::-1]
+        resized = self.size is not None and (self.least, self.most) != (wanted,) * 2
         scale = self.scale
         levels = f" of values {scale.low:g} to {scale.high:g}" if scale is not None else ""
-        return f"{sizes} pixels{levels}" + (f", resized to {self.size} x {self.size}" if resized else "")
+        return f"{sizes} pixels{levels}" + (f", resized to {shown(self.size)}" if resized else "")
 
     def array(self, images: Sequence[np.ndarray | Deep]) -> np.ndarray:
         """(n, C, S, S) uint8 with the channels of the whole set."""
         channels, scale = 3 if self.colour else 1, self.scale
-        edge = self.size or self.least[0]
-        out = np.empty((len(images), channels, edge, edge), dtype=np.uint8)
+        height, width = edges(self.size or self.least[::-1])
+        out = np.empty((len(images), channels, height, width), dtype=np.uint8)
         for row, image in zip(out, images, strict=True):
             if isinstance(image, Deep):
-                image = _array(decode(image.source, image.name, scale), 1, self.size)
+                image = _array(decode(image.source, image.name, scale), 1, self.size, self.rule)
             row[:] = image  # a grey image among colours fills all three channels
         return out
 
 
 def augmentation(images: np.ndarray) -> Augment:
     """The augmentation of images of unknown content: photographs where coloured, writing where grey."""
-    size = images.shape[2]
+    size = min(images.shape[2:])
     return Augment.natural(size) if images.shape[1] == 3 else Augment.written(size)
 
 
-def read_images(paths: Iterable[Path], task: Task, scale: Scale | None = None) -> np.ndarray:
-    """Image files of any kind and size as a task takes them: (n, channels, size, size) uint8.
+def read_images(paths: Iterable[Path], task: Task, scale: Scale | None = None, rule: str = "fit") -> np.ndarray:
+    """Image files of any kind and size as a task takes them: (n, channels, height, width) uint8.
 
-    `scale`: that of the training images, for files of more than eight bits. Raises `DataMissing` or `DataError` naming
-    the file that is absent or not an image.
+    `rule`: how they become of that size (`trainables.data.resizing`). `scale`: that of the training images, for files
+    of more than eight bits. Raises `DataMissing` or `DataError` naming the file that is absent or not an image.
     """
     if task.channels not in (1, 3):
         raise DataError(f"image files have 1 or 3 channels; the task takes {task.channels}")
-    images = [_array(decode(path, str(path), scale), task.channels, task.size) for path in paths]
-    return np.stack(images) if images else np.empty((0, task.channels, task.size, task.size), dtype=np.uint8)
+    images = [_array(decode(path, str(path), scale), task.channels, task.size, rule) for path in paths]
+    return np.stack(images) if images else np.empty((0, *task.image), dtype=np.uint8)
 
 
 def export(split: Split, folder: Path, classes: Sequence[str]) -> list[Path]:
@@ -159,7 +162,7 @@ def export(split: Split, folder: Path, classes: Sequence[str]) -> list[Path]:
     return paths
 
 
-def read_folder(folder: Path, size: int | None) -> Source:
+def read_folder(folder: Path, size: Size | None, rule: str = "fit") -> Source:
     """Class folders: ``train/<class>/*`` with ``test/<class>/*`` beside it, or just ``<class>/*``.
 
     Splits go by their usual names (`trainables.data.layout`). A validation folder beside both is the validation split;
@@ -175,7 +178,7 @@ def read_folder(folder: Path, size: int | None) -> Source:
         raise DataError(f"{first} has no class folders with images: expected {first}/<class>/<image>")
     if len(classes) < 2:
         raise DataError(f"{first} has one class only ({''.join(classes)}): two are needed to tell apart")
-    stack = Stack(size)
+    stack = Stack(size, rule)
     read = {}
     for kind, top in tops.items():
         stack.training = kind == "train"

@@ -16,6 +16,7 @@ from trainables.data.encoded import ImageFiles
 from trainables.data.errors import DataError, DataMissing
 from trainables.data.layout import class_folders, walk
 from trainables.data.published import DatasetStatus
+from trainables.data.resizing import Size
 from trainables.data.splits import Augment, Source, Split
 
 CLASSES = {"imagenet": 0, "imagenet-100": 100}
@@ -26,7 +27,9 @@ _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 
-def read_imagenet(name: str, root: Path, image_size: int | None, path: Path | None = None) -> Source:
+def read_imagenet(
+    name: str, root: Path, image_size: Size | None, path: Path | None = None, rule: str = "preset"
+) -> Source:
     """The images in `path` (``<root>/imagenet`` where None), listed and not opened; 224 pixels unless told otherwise.
 
     The classes of a subset are those that ``imagenet-100.txt`` in that folder names, one class folder
@@ -39,13 +42,13 @@ def read_imagenet(name: str, root: Path, image_size: int | None, path: Path | No
         raise DataMissing(f"{name} is not in {folder}: no {' and no '.join(absent)}; {_how(name, folder)}")
     classes = _classes(name, folder)
     size = image_size or 224
-    train = _listed(folder, "train", classes, size)
+    train = _listed(folder, "train", classes, size, rule)
     for which in np.flatnonzero(np.bincount(train.labels, minlength=len(classes)) == 0)[:1]:
         raise DataError(f"{folder / 'train' / classes[which]} holds no image")
     return Source(
         classes=classes,
         train=train,
-        test=_listed(folder, "val", classes, size),
+        test=_listed(folder, "val", classes, size, rule),
         augment=Augment(flip=True, area=AREA),
         mean=_MEAN,
         std=_STD,
@@ -81,7 +84,7 @@ def _classes(name: str, folder: Path) -> tuple[str, ...]:
     return tuple(sorted(np.random.RandomState(0).permutation(there)[:count].tolist()))
 
 
-def _listed(folder: Path, split: str, classes: tuple[str, ...], size: int) -> Split:
+def _listed(folder: Path, split: str, classes: tuple[str, ...], size: Size, rule: str) -> Split:
     """The files of a split with their labels; classes that were not chosen are left out."""
     names: list[bytes] = []
     lengths: list[int] = []
@@ -95,7 +98,7 @@ def _listed(folder: Path, split: str, classes: tuple[str, ...], size: int) -> Sp
             labels.append(label)
     if not names:
         raise DataError(f"{folder / split} holds no image: expected {folder / split}/<class>/<image>")
-    files = ImageFiles(os.path.abspath(folder), np.array(names), np.array(lengths, dtype=np.int64), size)
+    files = ImageFiles(os.path.abspath(folder), np.array(names), np.array(lengths, dtype=np.int64), size, rule)
     return Split(files, np.array(labels, dtype=np.int64))
 
 

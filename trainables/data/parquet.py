@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from trainables.data import layout
 from trainables.data.errors import DataError
 from trainables.data.image_files import Deep, Stack, augmentation
+from trainables.data.resizing import Size
 from trainables.data.splits import Source, Split
 
 _IMAGES = ("img", "image", "images")
@@ -55,7 +56,7 @@ def _split_of(file: Path) -> str:
     return layout.role(re.split(r"[-_.]", file.name)[0]) or layout.role(file.parent.name)
 
 
-def read_parquet(path: Path, size: int | None) -> Source:
+def read_parquet(path: Path, size: Size | None, rule: str = "fit") -> Source:
     """Images and labels of ``train-*``, ``test-*`` and ``validation-*`` files, or of undivided ones.
 
     The image column (`img` or `image`) holds encoded files, as binary or as a struct with `bytes`;
@@ -72,7 +73,7 @@ def read_parquet(path: Path, size: int | None) -> Source:
         raise DataError(f"{by_split[''][0]} belongs to no split: its name begins with none of {usual}")
     if "" not in by_split and "train" not in by_split:
         raise DataError(f"{path} has no training images: no file train-*.parquet")
-    reader = _Reader(size)
+    reader = _Reader(size, rule)
     read = {}
     for split, files in by_split.items():
         reader.stack.training = split in ("train", "")
@@ -103,8 +104,8 @@ def read_parquet(path: Path, size: int | None) -> Source:
 class _Reader:
     """Reads files one after the other and checks that they belong together."""
 
-    def __init__(self, size: int | None) -> None:
-        self.stack = Stack(size)
+    def __init__(self, size: Size | None, rule: str = "fit") -> None:
+        self.stack = Stack(size, rule)
         self._names: tuple[tuple[str, ...] | None, Path] | None = None
         self._largest = (-1, "")
         self._rows = 0

@@ -19,6 +19,7 @@ import numpy as np
 from spaces.space import nearest
 from trainables.data.errors import DataError, DataMissing
 from trainables.data.image_files import resized
+from trainables.data.resizing import Size, edges
 from trainables.data.splits import Augment, Source, Split
 from trainables.normalisation import RESNET
 
@@ -118,7 +119,7 @@ def download(name: str, root: Path) -> None:
         raise DataError(f"{name} was not downloaded ({reason}); put {', '.join(files)} into {folder}") from None
 
 
-def read_named(name: str, root: Path, image_size: int | None) -> Source:
+def read_named(name: str, root: Path, image_size: Size | None) -> Source:
     """A known data set, `image_size` pixels along an edge (its own size, 16 for digits, where None).
 
     Raises `DataMissing` where files are absent, `DataError` where they are not the published ones.
@@ -155,13 +156,13 @@ def digits_of_scikit_learn() -> tuple[np.ndarray, np.ndarray]:
     return found[:, :-1].reshape(-1, 8, 8), found[:, -1].astype(np.int64)
 
 
-def _digits(size: int) -> Source:
+def _digits(size: Size) -> Source:
     images, labels = digits_of_scikit_learn()
     train = Split(resized(np.rint(images * (255 / 16)).astype(np.uint8)[:, None], size), labels)
-    return Source(classes=_DIGITS, train=train, augment=Augment.written(size))
+    return Source(classes=_DIGITS, train=train, augment=Augment.written(min(edges(size))))
 
 
-def _cifar(name: str, root: Path, size: int | None) -> Source:
+def _cifar(name: str, root: Path, size: Size | None) -> Source:
     splits = []
     for training in (True, False):
         found = _cifar_class(name)(root, train=training)
@@ -172,13 +173,13 @@ def _cifar(name: str, root: Path, size: int | None) -> Source:
         classes=tuple(found.classes),
         train=train,
         test=test,
-        augment=Augment.natural(size or 32),
+        augment=Augment.natural(min(edges(size or 32))),
         mean=RESNET.mean,
         std=RESNET.std,
     )
 
 
-def _svhn(name: str, root: Path, size: int | None) -> Source:
+def _svhn(name: str, root: Path, size: Size | None) -> Source:
     """The 73,257 training images, cropped and not flipped (as CoDiNet's paper has it).
 
     With the 531,131 extra ones nothing is augmented (as SkipNet's has it).
@@ -192,11 +193,11 @@ def _svhn(name: str, root: Path, size: int | None) -> Source:
     train = parts[0]
     if len(parts) > 1:
         train = Split(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]))
-    augment = Augment(pad=Augment.natural(size or 32).pad, flip=False) if name == "svhn" else Augment()
+    augment = Augment(pad=Augment.natural(min(edges(size or 32))).pad, flip=False) if name == "svhn" else Augment()
     return Source(classes=_DIGITS, train=train, test=test, augment=augment)
 
 
-def _mnist(name: str, root: Path, size: int | None) -> Source:
+def _mnist(name: str, root: Path, size: Size | None) -> Source:
     """The raw files alone: torchvision's class would prefer an unchecked `processed/training.pt`."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
@@ -216,4 +217,4 @@ def _mnist(name: str, root: Path, size: int | None) -> Source:
             raise DataError(f"{folder}: the {which} labels do not fit the {len(images)} {which} images")
         splits.append(Split(resized(images[:, None], size), labels.astype(np.int64)))
     train, test = splits
-    return Source(classes=_DIGITS, train=train, test=test, augment=Augment.written(size or 28))
+    return Source(classes=_DIGITS, train=train, test=test, augment=Augment.written(min(edges(size or 28))))

@@ -96,6 +96,7 @@ class Data:
     ``dataclasses.replace(data, augment=...)`` chooses another augmentation. `replacement`: an epoch
     draws as many training images as there are, each from all of them, so that some come twice and others not.
     `seen`: what the files held, in words. `scale`: how files of more than eight bits a pixel became bytes.
+    `resize`: the rule by which files became of one size, where another one than the usual was chosen.
 
     What a configuration may choose is None, -1 and ``none`` until `for_config` is asked: `normalisation`, `crop`, the
     pixels of padding in place of the data set's own, and `balance`. Images of which nobody asked cannot be normalised.
@@ -117,6 +118,7 @@ class Data:
     balance: str = "none"
     seen: str = ""
     scale: Scale | None = None
+    resize: str = ""
 
     def for_config(self, config: Any) -> Data:
         """The same images, normalised and cropped as a method's configuration has it (`normalise`, `crop`).
@@ -125,7 +127,7 @@ class Data:
         chosen before does not matter. Raises `ValueError` with one line where these images cannot be
         normalised so, or `crop` is as large as they are or given for images that are cropped by area.
         """
-        crop, size, own = config.crop, self.task.size, Normalisation(self.mean, self.std)
+        crop, size, own = config.crop, self.task.edge, Normalisation(self.mean, self.std)
         if crop >= size:
             raise ValueError(f"crop = {crop!r}: images of {size} pixels can be shifted by {size - 1} at most")
         if crop > 0 and self.augment.area is not None:
@@ -141,7 +143,7 @@ class Data:
     def summary(self) -> str:
         """What was taken, in one line: classes, images by split, their size."""
         counts = [len(split) for split in (self.train, self.validation, self.test)]
-        size = self.seen or f"{self.task.size} x {self.task.size} pixels"
+        size = self.seen or f"{self.task.pixels} pixels"
         return (
             f"{len(self.classes)} classes, {sum(counts):,} images: {counts[0]:,} train, {counts[1]:,} validation,"
             f" {counts[2]:,} test; {size}"

@@ -524,9 +524,15 @@ def checked_file(folder: Path, record: dict[str, Any]) -> bytes:
 # -- images and numbers ----------------------------------------------------------------------------
 
 
+def edges_of(image: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of a model's images, of which `size` is one number where they are square."""
+    size = image["size"]
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 def checked_images(images: np.ndarray, image: dict[str, Any]) -> np.ndarray:
     """Images as the model takes them; `Refused` for another shape or type."""
-    shape = (image["channels"], image["size"], image["size"])
+    shape = (image["channels"], *edges_of(image))
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
         wanted = ", ".join(map(str, shape))
@@ -937,7 +943,7 @@ def images_of(body: bytes, kind: str, image: dict[str, Any]) -> np.ndarray:
     ``application/octet-stream``: their bytes, one image after the other; else JSON, ``{"images": [[[[...]]]]}`` of
     whole numbers from 0 to 255. Raises `Refused`.
     """
-    shape = (image["channels"], image["size"], image["size"])
+    shape = (image["channels"], *edges_of(image))
     size = math.prod(shape)
     if kind.partition(";")[0].strip() == "application/octet-stream":
         if len(body) % size:
@@ -967,7 +973,9 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], runner: Runner, watch: Watch) -> None:
         self.batcher, self.watch = Batcher(runner), watch
         image = runner.image
-        self.most = MOST_IMAGES * image["channels"] * image["size"] ** 2 * 6 + 4096  # JSON takes up to five a pixel
+        self.most = (
+            MOST_IMAGES * image["channels"] * math.prod(edges_of(image)) * 6 + 4096
+        )  # JSON takes up to five a pixel
         super().__init__(address, Handler)
 
 

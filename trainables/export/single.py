@@ -7,6 +7,7 @@ not look for weights outside a branch); in the outer graph, once, where several 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from trainables.export.graphs import tool
 from trainables.export.program import EXIT, IMAGES, LOGITS, ExportError
+from trainables.export.routefront_runner import edges_of
 
 PIXELS = "pixels"
 _ALWAYS = "always"
@@ -76,7 +78,7 @@ class _Builder:
     def model(self) -> Any:
         """See `single_graph`."""
         image = self.manifest["image"]
-        shape = [1, image["channels"], image["size"], image["size"]]
+        shape = [1, image["channels"], *edges_of(image)]
         self.inputs.append(self.helper.make_tensor_value_info(PIXELS, self.onnx.TensorProto.UINT8, shape))
         self.now[IMAGES] = self._normalised(image["normalisation"])
         self._settings()
@@ -103,7 +105,7 @@ class _Builder:
             centred = self.add("Sub", [pixels, self.constant(mean, np.float32)], "centred")
             return self.add("Div", [centred, self.constant(std, np.float32)], IMAGES)
         image = self.manifest["image"]
-        size = image["channels"] * image["size"] ** 2
+        size = image["channels"] * math.prod(edges_of(image))
         wide, axes = self.add("Cast", [pixels], "wide", to=self.onnx.TensorProto.DOUBLE), [1, 2, 3]
         where = self.constant(axes, np.int64)
         count = self.constant(size, np.float64)

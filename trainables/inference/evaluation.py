@@ -127,7 +127,7 @@ def curve(
     `predictions`.
     """
     if batch_size is None:
-        fitting = min(DEVICE_BATCH, DEVICE_PIXELS // images.shape[-1] ** 2)
+        fitting = min(DEVICE_BATCH, DEVICE_PIXELS // (images.shape[-2] * images.shape[-1]))
         batch_size = CPU_BATCH if labels.device.type == "cpu" else max(CPU_BATCH, fitting)
     started = time.perf_counter()
     training = network.training

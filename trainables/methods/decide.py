@@ -174,12 +174,12 @@ class Config(DonorConfig):
 
 def build(config: Config, task: Task) -> ColumnNetwork:
     """The network, initialised. Raises `ValueError` where images are too small for its columns."""
-    length = length_for(config.network, task.size)
+    length = length_for(config.network, task.edge)
     network = ColumnNetwork(
         config,
         task,
         nodes_of(kind_and_length(config.network)[0], length, config.forks),
-        Pyramid(task.size, config.pyramid, len(scales_of(task.size))),
+        Pyramid(task.size, config.pyramid, len(scales_of(task.edge))),
         router_width=config.router_width,
         router_depth=config.router_depth,
         price_scale=config.k_cpt_scale if config.dynamic_k_cpt else 0.0,
@@ -194,7 +194,7 @@ def static_chain(config: Config, task: Task) -> dict[str, Any]:
     """See `Method.donor`: the static network of as many columns. Raises `ValueError` for a tree, which has no such."""
     kind, _ = kind_and_length(config.network)
     require(kind != "tree", "donor", config.donor, f"{config.network} forks, where no static network does")
-    network = f"pyramid-static-{length_for(config.network, task.size)}"
+    network = f"pyramid-static-{length_for(config.network, task.edge)}"
     return {"method": "decide", "network": network, "width": config.width, "pyramid": config.pyramid}
 
 

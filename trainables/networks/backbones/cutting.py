@@ -11,6 +11,7 @@ Shape legend: B images, c channels, h height, w width, n tokens.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -180,12 +181,19 @@ def trace(name: str, model: nn.Module, image: Shape, classes: int) -> Network:
     return found
 
 
+def _usual(model: nn.Module) -> dict[str, Any] | None:
+    """What a network reads beside images keeps its default: None, False and the like decide branches of its forward."""
+    takes = list(inspect.signature(model.forward).parameters.values())[1:]
+    empty = inspect.Parameter.empty
+    return {each.name: each.default for each in takes if each.default is not empty} or None
+
+
 def _followed(name: str, model: nn.Module) -> fx.Graph:
     whole: set[str] = set()
     while True:
         tracer = _Tracer(whole)
         try:
-            return tracer.trace(model)
+            return tracer.trace(model, concrete_args=_usual(model))
         except Exception as error:  # whatever the strangers' code raises
             at = tracer.inside[-1]
             if at and at not in whole:
@@ -438,8 +446,8 @@ def same(model: nn.Module, parts: Sequence[nn.Module], image: Shape) -> bool:
     return bool(((features - expected).abs().max() <= 1e-4 * scale).item())
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Images (B, c, h, w) at `size` pixels along an edge, antialiased as torchvision's presets are."""
-    if images.shape[-1] == size:
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, c, h, w) at another height and width, antialiased as torchvision's presets are."""
+    if images.shape[-2:] == size:
         return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)

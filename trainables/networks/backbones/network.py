@@ -42,7 +42,7 @@ class Origin:
 
     network: Network
     text: str
-    pixels: int
+    pixels: tuple[int, int]
     last_layer: str
     packages: tuple[str, ...]
 
@@ -52,12 +52,12 @@ def origin_of(config: Any, task: Task) -> tuple[Origin, nn.Module]:
 
     Raises `ValueError` with one line for what cannot be built or cut, and for images of other channels.
     """
-    pixels = max(4, round(task.size * config.resolution))
+    pixels = max(4, round(task.height * config.resolution)), max(4, round(task.width * config.resolution))
     asked = Task(classes=task.classes, size=pixels, channels=task.channels)
     model, reads = source.build(config.network, asked, width=config.width)
     if task.channels not in (1, reads):
         raise ValueError(f"network = {config.network!r}: reads {reads} channels, the images have {task.channels}")
-    found = cutting.trace(config.network, model, (reads, pixels, pixels), task.classes)
+    found = cutting.trace(config.network, model, (reads, *pixels), task.classes)
     calls = [str(n.target) for n in found.nodes if n.op == "call_module" and cutting.has_weights(found.model, n)]
     text = own_networks.text_of(config.network) if own_networks.parts(config.network) is not None else ""
     origin = Origin(found, text, pixels, calls[-1] if calls else "", source.packages(config.network))
@@ -67,7 +67,7 @@ def origin_of(config: Any, task: Task) -> tuple[Origin, nn.Module]:
 class Entry(nn.Module):
     """What images pass before the network: another size, grey repeated in all channels."""
 
-    def __init__(self, pixels: int, repeat: int) -> None:
+    def __init__(self, pixels: tuple[int, int], repeat: int) -> None:
         super().__init__()
         self.pixels, self.repeat = pixels, repeat
 
@@ -81,7 +81,7 @@ class Backbone(RoutedNetwork):
     """What all of them share: the text of the file that they come from, pretrained weights, dropout's generator."""
 
     source_text: str
-    pixels: int
+    pixels: tuple[int, int]
     last_layer: str
     packages: tuple[str, ...]
 

@@ -18,6 +18,7 @@ Whoever builds such a network runs the file, and a process does so only where it
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import types
 from collections.abc import Mapping
@@ -162,12 +163,22 @@ def build(network: str, task: Task, *, width: float = 1.0) -> tuple[nn.Module, i
         return _from_file(network, own_networks.text_of(network), task)
     try:
         if name.kind == "timm":
-            import timm  # pyright: ignore[reportMissingImports]
-
-            return timm.create_model(name.word, pretrained=False, num_classes=task.classes), 3
+            return _of_timm(name.word, task), 3
         return _of_torchvision(name.word, task, width), 3
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"network = {network!r}: cannot be built for {task.size} pixels: {error}") from None
+        raise ValueError(f"network = {network!r}: cannot be built for {task.pixels} pixels: {error}") from None
+
+
+def _of_timm(word: str, task: Task) -> nn.Module:
+    """A model of timm. Those whose weights depend on the size of images (positions, windows) are told the size."""
+    import timm
+
+    if not timm.is_model(word):
+        close = difflib.get_close_matches(word, timm.list_models(), n=1)
+        raise ValueError(f"timm has no model {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    known = timm.get_pretrained_cfg(word)
+    sized = {"img_size": task.size} if known is not None and known.fixed_input_size else {}
+    return timm.create_model(word, pretrained=False, num_classes=task.classes, **sized)
 
 
 def _of_torchvision(word: str, task: Task, width: float) -> nn.Module:
@@ -177,9 +188,11 @@ def _of_torchvision(word: str, task: Task, width: float) -> nn.Module:
     if word in WIDE and width != 1.0:
         options["width_mult"] = width
     if word.startswith("vit_"):
+        if task.height != task.width:
+            raise ValueError("its positions are those of square images; give one number as image_size")
         options["image_size"] = task.size
     if word.startswith("maxvit"):
-        options["input_size"] = (task.size, task.size)
+        options["input_size"] = (task.height, task.width)
     if word in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": False}
     return models.get_model(word, **options)

@@ -98,7 +98,7 @@ def take_weights(network: Any, pretrained: str) -> bool:
     config = network.config
     theirs = tensors_of(pretrained, place(config.network, pretrained))
     theirs = {name: each for name, each in theirs.items() if not name.startswith(_AUXILIARY)}
-    theirs = _interpolated(config.network, network.pixels, theirs)
+    theirs = _interpolated(config.network, network.pixels[0], theirs)
     names, state, taken = library_names(network), network.state_dict(), {}
     unfit, own = [], False
     for name, tensor in theirs.items():

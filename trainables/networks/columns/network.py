@@ -72,7 +72,7 @@ class ColumnNetwork(RoutedNetwork):
         self.exits_at, self.sinks_at = exits_at(nodes), sinks_at(nodes)
         self.pyramid = pyramid
         columns = columns_for(nodes, task.channels, len(pyramid.sizes), config.width)
-        features = [column.channels * pyramid.sizes[-1] ** 2 for column in columns]
+        features = [column.channels * math.prod(pyramid.sizes[-1]) for column in columns]
         routers, classifiers = {}, {}
         for n, node in enumerate(nodes):
             if node.sinks > 1:

@@ -135,16 +135,19 @@ class Pyramid(nn.Module):
     ``bilinear`` puts the points between pixels.
     """
 
-    def __init__(self, size: int, how: str, scales: int) -> None:
+    def __init__(self, size: int | tuple[int, int], how: str, scales: int) -> None:
         super().__init__()
-        self.how, self.sizes = how, scales_of(size)[:scales]
+        sizes = [size if isinstance(size, tuple) else (size, size)]
+        while len(sizes) < scales:
+            sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
+        self.how, self.sizes = how, sizes
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, channels, size, size) to one (B, channels, h, h) per scale, finest first."""
         if self.how == "subsample":
             # strided views would be copied by every convolution that reads them
             return [image, *(image[..., :: 2**i, :: 2**i].contiguous() for i in range(1, len(self.sizes)))]
-        return [image, *(F.interpolate(image, (h, h), mode="bilinear") for h in self.sizes[1:])]
+        return [image, *(F.interpolate(image, each, mode="bilinear") for each in self.sizes[1:])]
 
 
 def columns_for(nodes: Sequence[Node], channels_in: int, scales: int, width: float) -> list[Column]:

@@ -69,11 +69,11 @@ def policy_of(gates: int, image: Shape, *, width: float = 1.0, value: bool = Fal
     layers), of 64 to 512 channels, on images pooled by 2. `width` multiplies the channels. Raises
     `ValueError` where the image is too small for the strides.
     """
-    channels, size, _ = image
-    if size >= LARGE:
-        task = Task(size=-(-size // 2), channels=channels)
+    channels, height, across = image
+    if min(height, across) >= LARGE:
+        task = Task(size=(-(-height // 2), -(-across // 2)), channels=channels)
         return PolicyRouter(
             imagenet_resnet("resnet-10-imagenet", task, width=width), image, gates, shrink=2, value=value
         )
-    body = cifar_resnet("resnet-8", Task(size=size, channels=channels), width=width, shortcut="pool")
+    body = cifar_resnet("resnet-8", Task(size=(height, across), channels=channels), width=width, shortcut="pool")
     return PolicyRouter(body, image, gates, value=value)

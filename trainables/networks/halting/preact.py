@@ -231,23 +231,23 @@ def preact_body(name: str, task: Task, *, width: float = 1.0, inner_slope: float
     groups = units_per_group(name)
     style = IMAGENET if name in IMAGENET_NETWORKS else replace(CIFAR, inner=inner_slope)
     least, halvings = (SMALLEST_IMAGENET_IMAGE, 5) if style.bottleneck else (SMALLEST_IMAGE, 2)
-    if task.size < least:
+    if task.edge < least:
         raise ValueError(
             f"size = {task.size!r}: {name} halves images {halvings} times and takes at least {least} pixels a side"
         )
-    base, size = max(1, round((64 if style.bottleneck else 16) * width)), task.size
+    base, height, across = max(1, round((64 if style.bottleneck else 16) * width)), task.height, task.width
     layers: list[nn.Module] = [nn.Conv2d(task.channels, base, 3, padding=1)]
     if style.bottleneck:
         layers = [nn.Conv2d(task.channels, base, 7, stride=2, padding=3), nn.MaxPool2d(3, stride=2, padding=1)]
-        size = math.ceil(math.ceil(size / 2) / 2)
+        height, across = (math.ceil(math.ceil(edge / 2) / 2) for edge in (height, across))
     blocks: list[ResidualBlock] = []
-    shapes: list[Shape] = [(base, size, size)]
+    shapes: list[Shape] = [(base, height, across)]
     for group, count in enumerate(groups):
         for i in range(count):
             stride, channels = 2 if group > 0 and i == 0 else 1, base * 2**group
             activated = i == 0 and (style.bottleneck or group == 0)
             blocks.append(PreActUnit(shapes[-1][0], channels, stride, style, activated=activated))
-            size = math.ceil(size / stride)
-            shapes.append((4 * channels if style.bottleneck else channels, size, size))
+            height, across = math.ceil(height / stride), math.ceil(across / stride)
+            shapes.append((4 * channels if style.bottleneck else channels, height, across))
     classifier = PooledClassifier(shapes[-1][0], task.classes, style, before=style.bottleneck)
     return PreActBody(nn.Sequential(*layers), blocks, classifier, shapes, groups, style)

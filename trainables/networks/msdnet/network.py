@@ -169,7 +169,7 @@ class MSDNet(ExitNetwork):
     """
 
     def __init__(self, config: Any, task: Task, layout: Layout, *, exactly: bool = False) -> None:
-        fitted = layout.fitted(task.size, exactly=exactly)
+        fitted = layout.fitted(task.edge, exactly=exactly)
         layers = f"{sum(fitted.steps())} layers of growth {fitted.growth}"
         require_memory(fitted.weights(), f"exits = {fitted.exits!r}: msdnet with so many ({layers})")
         stages, channels = stages_of(fitted, task.channels)

@@ -132,7 +132,7 @@ def plain_body(layout: Layout, task: Task) -> Body:
     """BaseCNN, WideCNN, DeepCNN or VGG-13: convolutions in groups with pools between them, linear layers, logits."""
     groups, dense, pooled_last = PLAIN[layout.family]
     pools = len(groups) - (not pooled_last)
-    if task.size % 2**pools:
+    if task.height % 2**pools or task.width % 2**pools:
         raise ValueError(
             f"size = {task.size!r}: {layout.family} halves images {pools} times; "
             f"the size must be a multiple of {2**pools}"
@@ -161,7 +161,7 @@ def plain_body(layout: Layout, task: Task) -> Body:
             if not predicts and build.begins(place):
                 build.route(place, width)
     build.add(nn.Flatten())
-    width *= (task.size // 2**pools) ** 2
+    width *= (task.height // 2**pools) * (task.width // 2**pools)
     for number, features in enumerate(dense, start=1):
         place = f"dense{number}"
         if predicts and build.begins(place):
@@ -178,7 +178,7 @@ def plain_body(layout: Layout, task: Task) -> Body:
 def residual_body(layout: Layout, task: Task) -> Body:
     """ResNet-(6n+2) or an ImageNet ResNet: a stem that paths share (cross-prediction replaces it), stacks, logits."""
     smallest = SMALLEST_IMAGENET_IMAGE if layout.imagenet else SMALLEST_IMAGE
-    if task.size < smallest:
+    if task.edge < smallest:
         halvings = "five times" if layout.imagenet else "twice"
         raise ValueError(
             f"size = {task.size!r}: {layout.family} halves images {halvings} and takes at least "

@@ -177,7 +177,7 @@ def cifar_resnet(name: str, task: Task, *, width: float = 1.0, shortcut: str = "
     6n + 2, an unknown shortcut, and images too small for the two strides.
     """
     n = blocks_per_group(name)
-    if task.size < SMALLEST_IMAGE:
+    if task.edge < SMALLEST_IMAGE:
         raise ValueError(
             f"size = {task.size!r}: {name} has two strides and is too deep for images "
             f"of less than {SMALLEST_IMAGE} pixels a side"
@@ -185,14 +185,14 @@ def cifar_resnet(name: str, task: Task, *, width: float = 1.0, shortcut: str = "
     base = max(1, round(16 * width))
     stem = nn.Sequential(nn.Conv2d(task.channels, base, 3, padding=1, bias=False), nn.BatchNorm2d(base), nn.ReLU())
     blocks: list[ResidualBlock] = []
-    shapes: list[Shape] = [(base, task.size, task.size)]
+    shapes: list[Shape] = [(base, task.height, task.width)]
     for group in range(3):
         for i in range(n):
-            channels, size, _ = shapes[-1]
+            channels, height, across = shapes[-1]
             stride = 2 if group > 0 and i == 0 else 1
-            out, smaller = base * 2**group, math.ceil(size / stride)
+            out = base * 2**group
             blocks.append(BasicBlock(channels, out, stride, shortcut))
-            shapes.append((out, smaller, smaller))
+            shapes.append((out, math.ceil(height / stride), math.ceil(across / stride)))
     return Body(stem, blocks, Classifier(shapes[-1][0], task.classes), shapes)
 
 
@@ -208,8 +208,7 @@ class ResidualNetwork(RoutedNetwork):
         self.blocks = nn.ModuleList(body.blocks)
         self.classifier = body.classifier
         self.shapes = tuple(body.shapes)
-        image = (task.channels, task.size, task.size)
-        self.stem_macs = macs_of(body.stem, image)[0]
+        self.stem_macs = macs_of(body.stem, task.image)[0]
         self.classifier_macs = macs_of(body.classifier, self.shapes[-1])[0]
         self.block_macs = tuple(self.part_macs(block, k) for k, block in enumerate(body.blocks))
 

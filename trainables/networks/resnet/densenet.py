@@ -69,7 +69,7 @@ class DenseNet(RoutedNetwork):
     def __init__(self, config: Any, task: Task, name: str, *, width: float = 1.0) -> None:
         super().__init__(config, task)
         count, bottleneck = dense_layers(name)
-        if task.size < SMALLEST_DENSE_IMAGE:
+        if task.edge < SMALLEST_DENSE_IMAGE:
             raise ValueError(f"size = {task.size!r}: {name} takes at least {SMALLEST_DENSE_IMAGE} pixels a side")
         growth = max(1, round(GROWTH * width))
         channels = 2 * growth if bottleneck else max(1, round(16 * width))

@@ -110,7 +110,7 @@ def static_donor(config: Any, task: Task, shortcut: str = "") -> dict[str, Any]:
 
 def imagenet_resnet(name: str, task: Task, *, width: float = 1.0, shortcut: str = "B") -> Body:
     """The parts of ``resnet-18-imagenet`` and its like: 7 x 7 stem, pooling, four groups, classifier."""
-    if task.size < SMALLEST_IMAGENET_IMAGE:
+    if task.edge < SMALLEST_IMAGENET_IMAGE:
         raise ValueError(
             f"size = {task.size!r}: {name} halves images five times and takes at least "
             f"{SMALLEST_IMAGENET_IMAGE} pixels a side"
@@ -123,20 +123,20 @@ def imagenet_resnet(name: str, task: Task, *, width: float = 1.0, shortcut: str 
         nn.ReLU(),
         nn.MaxPool2d(3, stride=2, padding=1),
     )
-    size = math.ceil(math.ceil(task.size / 2) / 2)
+    height, across = (math.ceil(math.ceil(edge / 2) / 2) for edge in (task.height, task.width))
     blocks: list[ResidualBlock] = []
-    shapes: list[Shape] = [(base, size, size)]
+    shapes: list[Shape] = [(base, height, across)]
     for group, count in enumerate(GROUPS[depth]):
         for i in range(count):
-            entering, size, _ = shapes[-1]
+            entering, height, across = shapes[-1]
             stride = 2 if group > 0 and i == 0 else 1
-            channels, smaller = base * 2**group, math.ceil(size / stride)
+            channels = base * 2**group
             if depth in ("10", "18", "34"):
                 blocks.append(BasicBlock(entering, channels, stride, shortcut))
             else:
                 blocks.append(Bottleneck(entering, channels, stride, shortcut))
                 channels *= Bottleneck.EXPANSION
-            shapes.append((channels, smaller, smaller))
+            shapes.append((channels, math.ceil(height / stride), math.ceil(across / stride)))
     return Body(stem, blocks, Classifier(shapes[-1][0], task.classes), shapes)
 
 
