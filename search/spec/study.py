@@ -277,7 +277,7 @@ class StudySpec(Part):
                 spaces[name] = narrowed(space_of(load(written["path"], name), name), overrides)
             except ValueError as error:
                 raise ValueError(f"trainables.{name}: {str(error).removeprefix(f'trainables.{name}: ')}") from None
-        said = {"normalise": self.data.normalise, "balance": self.data.balance}
+        said = {"normalise": self.data.normalise, "balance": self.data.balance, "area": self.data.area}
         common = {name: value for name, value in said.items() if value is not None}
         for name, written in self.methods.items():
             method, overrides = get_method(name), {**common, **written}

@@ -31,7 +31,8 @@ class DataSpec(Part):
     (`trainables.data.resizing`).
 
     `normalise`: what images are normalised by for every method that names nothing of its own
-    (`trainables.contracts.recipe.TrainingConfig`); `balance` likewise: what is done about classes of different sizes.
+    (`trainables.contracts.recipe.TrainingConfig`); `balance` likewise: what is done about classes of different sizes,
+    and `area`: training images are random crops of at least so large a share.
     """
 
     name: str = "digits"
@@ -41,6 +42,7 @@ class DataSpec(Part):
     limit: int | None = Field(default=None, ge=2)
     normalise: str | None = None
     balance: str | None = None
+    area: float | None = None
 
     @field_validator("image_size", mode="before")
     @classmethod

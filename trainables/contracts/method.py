@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.space import Space, nearest
@@ -31,10 +30,7 @@ def cross_entropy_of_exits(network: RoutedNetwork, batch: Batch, phase: Phase) -
     """Cross entropy summed over the exits (one for networks without early exits)."""
     routed = network(batch.images, generator=batch.generator)
     smoothing = network.config.label_smoothing
-    losses = [
-        F.cross_entropy(logits, batch.labels, weight=batch.class_weights, label_smoothing=smoothing)
-        for logits in routed.logits
-    ]
+    losses = [batch.cross_entropy(logits, smoothing) for logits in routed.logits]
     return {"cross_entropy": torch.stack(losses).sum()}
 
 
@@ -80,6 +76,8 @@ class Method:
     - `donor(config, task)`: what the configuration of a trained network must say whose weights a trial may begin with
       (`trainables.training.donors`): values by field, several in a tuple, among them ``method``; None: no donors.
       `donor_rate`: whether such a trial takes its learning rate from `donor_lr`.
+    - `mixes`: whether the objective takes batches whose images are mixed (`Batch.mixed`): all its uses of labels are
+      `Batch.cross_entropy`.
     """
 
     name: str
@@ -105,6 +103,7 @@ class Method:
     usual: Mapping[str, Any] | None = None
     donor: Callable[[Any, Task], Mapping[str, Any]] | None = None
     donor_rate: bool = True
+    mixes: bool = False
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """The method's `Config` from plain values; `ValueError` names an unknown key or bad value."""
@@ -115,7 +114,11 @@ class Method:
                 raise ValueError(f"{self.name} has no parameter {name!r}{nearest(name, list(fields))}")
             default = fields[name].default
             clean[name] = _typed(self.name, name, value, default)
-        return self.Config(**clean)
+        config = self.Config(**clean)
+        for word in ("mixup", "cutmix"):
+            if not self.mixes and (alpha := getattr(config, word, 0.0)):
+                raise ValueError(f"{word} = {alpha!r}: {self.name} learns from whole labels alone; leave it at 0")
+        return config
 
 
 def _typed(method: str, name: str, value: Any, default: Any) -> Any:

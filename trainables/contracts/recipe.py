@@ -6,9 +6,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.contracts.optimisers import SGD, FusedAdam
@@ -16,6 +17,7 @@ from trainables.normalisation import NORMALISATIONS
 
 DECAYED = ("all", "kernels")
 BALANCES = ("none", "sampled", "loss")
+POLICIES = ("none", "randaugment", "trivialaugment")
 
 
 LEARNING_RATE = "a learning rate lies above 0 and below 100"
@@ -54,6 +56,13 @@ class TrainingConfig:
     `balance`: what is done about classes of different sizes. ``sampled``: an epoch draws as many images as there are,
     with replacement, every class as often as any other. ``loss``: the cross entropy of an image of class c counts
     :math:`n / (C n_c)` times, n_c being the training images of C classes.
+
+    What else is done to training images, all of it off by default. `area`: crops of a random share of the image, at
+    least so large, and of a random aspect ratio between 3/4 and 4/3 (Szegedy et al., arXiv 1409.4842, section 6), in
+    place of shifts. `augment`: torchvision's ``randaugment`` (Cubuk et al., arXiv 1909.13719) or ``trivialaugment``
+    (Müller and Hutter, arXiv 2103.10158). `mixup` and `cutmix`: the alpha of the Beta(alpha, alpha) by which a batch is
+    mixed with its neighbours (Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899); with both, a draw decides
+    for each batch. The loss is lambda CE(y_1) + (1 - lambda) CE(y_2).
     """
 
     network: str = "resnet-20"
@@ -76,6 +85,10 @@ class TrainingConfig:
     normalise: str = "data"
     crop: int = -1
     balance: str = "none"
+    area: float = 0.0
+    augment: str = "none"
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         require(0 < self.width <= 100, "width", self.width, WIDTH)
@@ -100,6 +113,11 @@ class TrainingConfig:
         known = self.normalise in NORMALISATIONS
         require(known, "normalise", self.normalise, f"must be one of {', '.join(NORMALISATIONS)}")
         require(self.balance in BALANCES, "balance", self.balance, f"must be one of {', '.join(BALANCES)}")
+        require(0 <= self.area <= 1, "area", self.area, "must be a share of the image in [0, 1]; 0 is none")
+        require(self.augment in POLICIES, "augment", self.augment, f"must be one of {', '.join(POLICIES)}")
+        for name in ("mixup", "cutmix"):
+            rule = "the alpha of a Beta distribution lies above 0 and is at most 100; 0 is none"
+            require(0 <= getattr(self, name) <= 100, name, getattr(self, name), rule)
         whole = isinstance(self.crop, int) and not isinstance(self.crop, bool)
         rule = "must be a whole number of pixels; -1 is the data set's own padding"
         require(whole and self.crop >= -1, "crop", self.crop, rule)
@@ -302,13 +320,21 @@ def plan(phases: tuple[Phase, ...], epochs: int) -> list[tuple[Phase, int, int]]
     return planned
 
 
+class Mixed(NamedTuple):
+    """What a batch was mixed with: the other images' `labels` (B,), and the `share` () that its own kept."""
+
+    labels: Tensor
+    share: Tensor
+
+
 @dataclass(slots=True)
 class Batch:
     """A training batch: the `views` augmented copies of one image are neighbours.
 
     `images` (L * views, channels, size, size), `labels` (L * views,). `class_weights` (C,): what the cross entropy of
     every class counts, where classes are balanced by the loss (``F.cross_entropy(..., weight=)``). `share` of the
-    phase's `steps` steps have been taken before it, in [0, 1), for curricula and annealing.
+    phase's `steps` steps have been taken before it, in [0, 1), for curricula and annealing. `mixed`: what its images
+    were mixed with, of methods that say `Method.mixes`.
     """
 
     images: Tensor
@@ -318,3 +344,13 @@ class Batch:
     share: float = 0.0
     steps: int = 1
     class_weights: Tensor | None = None
+    mixed: Mixed | None = None
+
+    def cross_entropy(self, logits: Tensor, smoothing: float = 0.0) -> Tensor:
+        """The mean cross entropy of logits (B, C), with class weights; of mixed images that of both labels."""
+
+        def of(labels: Tensor) -> Tensor:
+            return F.cross_entropy(logits, labels, weight=self.class_weights, label_smoothing=smoothing)
+
+        own = of(self.labels)
+        return own if self.mixed is None else own * self.mixed.share + of(self.mixed.labels) * (1 - self.mixed.share)

@@ -24,6 +24,7 @@ from trainables.data.image_files import export, read_folder, read_images
 from trainables.data.parquet import is_parquet, read_parquet
 from trainables.data.published import DatasetStatus, read_named
 from trainables.data.resizing import RULES, Size, checked
+from trainables.data.saved import is_saved, read_saved
 from trainables.data.splits import Augment, Data, Source, Split, at_most, digest, divide, statistics
 
 __all__ = [
@@ -94,9 +95,9 @@ def load(
 
     `name` is one of `NAMES` or a path (absolute, or relative to the working folder or to `root`): a
     folder ``train/<class>/*.png`` and ``test/<class>/*.png``, a folder ``<class>/*.png`` that is
-    split here, or Parquet of encoded images (``train-*.parquet``, ``test-*.parquet``, or one file
-    that is split here). Sets made of CIFAR-10 take it from a path after a colon
-    (``hybrid-digits:/data/cifar10``), and ImageNet its folder (``imagenet-100:/data/ILSVRC2012``).
+    split here, Parquet of encoded images (``train-*.parquet``, ``test-*.parquet``, or one file
+    that is split here), or what ``save_to_disk`` of Hugging Face's ``datasets`` wrote. Sets made of CIFAR-10
+    take it from a path after a colon (``hybrid-digits:/data/cifar10``), and ImageNet its folder (``imagenet-100:/data/ILSVRC2012``).
     `image_size` resizes to that many pixels along an edge, or to [height, width], by the rule `resize`
     (`trainables.data.resizing`; ``fit`` where None, ``preset`` for ImageNet). `seed` chooses what is held out. `limit`
     keeps at most that many training images and leaves validation and test whole.
@@ -153,7 +154,8 @@ def _read(name: str, root: Path, image_size: Size | None, resize: str | None, se
             return name, clutter.read_cluttered(image_size, seed)
         if kind not in NAMES or kind in (*sources.NAMES, clutter.NAME):
             path, name = _found(name, root, f"no data set {name!r}, and", nearest(name, NAMES))
-            return name, (read_parquet if is_parquet(path) else read_folder)(path, image_size, resize or "fit")
+            reader = read_saved if is_saved(path) else read_parquet if is_parquet(path) else read_folder
+            return name, reader(path, image_size, resize or "fit")
         path = None
         if colon:
             path, where = _found(where, root, f"no {kind} from {where!r}:")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from trainables.data.splits import Source, Split
 _IMAGES = ("img", "image", "images")
 _LABELS = ("label", "fine_label", "labels")
 _ROWS, _FEW_ROWS, _BYTES_AT_ONCE = 256, 32, 2**28  # what is unpacked together
-_FREE_ROWS, _LEAST_IMAGE = 10_000, 8  # more rows need so many bytes of the file each
+FREE_ROWS, LEAST_IMAGE = 10_000, 8  # more rows need so many bytes of the file each
 _FREE_BYTES, _LARGEST_FACTOR = 2**25, 20  # images may unpack to so many bytes, and to so many times the file
 
 
@@ -73,7 +73,11 @@ def read_parquet(path: Path, size: Size | None, rule: str = "fit") -> Source:
         raise DataError(f"{by_split[''][0]} belongs to no split: its name begins with none of {usual}")
     if "" not in by_split and "train" not in by_split:
         raise DataError(f"{path} has no training images: no file train-*.parquet")
-    reader = _Reader(size, rule)
+    return source_of(path, Reader(size, rule), by_split)
+
+
+def source_of(path: Path, reader: Reader, by_split: Mapping[str, Sequence[Path]]) -> Source:
+    """What a reader finds in the files of each split; the empty split is divided here."""
     read = {}
     for split, files in by_split.items():
         reader.stack.training = split in ("train", "")
@@ -101,7 +105,7 @@ def read_parquet(path: Path, size: Size | None, rule: str = "fit") -> Source:
     )
 
 
-class _Reader:
+class Reader:
     """Reads files one after the other and checks that they belong together."""
 
     def __init__(self, size: Size | None, rule: str = "fit") -> None:
@@ -114,10 +118,15 @@ class _Reader:
         """Decoded images and labels of a file."""
         images: list[np.ndarray | Deep] = []
         labels: list[int] = []
-        for row, (encoded, label) in enumerate(self._values(file)):
+        for row, (encoded, label) in enumerate(self.values(file)):
             where = f"{file} row {row}"
             content = encoded.get("bytes") if isinstance(encoded, dict) else encoded
             if not content:
+                named = encoded.get("path") if isinstance(encoded, dict) else None
+                if named:  # which file that would be is for the writer to say: none is opened
+                    raise DataError(
+                        f"{where} names a file ({named!r}) and holds no image; save the set with its images"
+                    )
                 raise DataError(f"{where} has no image bytes")
             if label is None or label < 0:
                 raise DataError(f"{where} has no label ({label})")
@@ -129,22 +138,23 @@ class _Reader:
         self._rows += len(images)
         return images, labels
 
-    def _values(self, file: Path) -> Iterator[tuple[Any, Any]]:
+    def values(self, file: Path) -> Iterator[tuple[Any, Any]]:
+        """(image, label) of every row of a file, as the file holds them."""
         size = regular_size(file)
         try:
             with pq.ParquetFile(file) as opened:
                 schema = opened.schema_arrow
-                image, label = _column(file, schema, _IMAGES), _column(file, schema, _LABELS)
-                content = _checked(file, schema, image, label)
-                self._note_names(file, _class_names(file, schema, label))
+                image, label, content = columns_of(file, schema)
+                self.note_names(file, class_names(file, schema, label))
                 rows = _rows_at_once(file, opened.metadata, content, size)
                 for part in opened.iter_batches(batch_size=rows, columns=[content, label]):
                     yield from zip(part[image].to_pylist(), part[label].to_pylist(), strict=True)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{file} is not a whole Parquet file ({reason})") from None
 
-    def _note_names(self, file: Path, names: tuple[str, ...] | None) -> None:
+    def note_names(self, file: Path, names: tuple[str, ...] | None) -> None:
+        """Remember the class names of a file; `DataError` where others had other ones."""
         if self._names is None:
             self._names = (names, file)
         elif self._names[0] != names:
@@ -183,7 +193,7 @@ def _rows_at_once(file: Path, metadata: pq.FileMetaData, content: str, size: int
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     unpacked = [column.total_uncompressed_size for column in columns if column.path_in_schema == content]
-    if metadata.num_rows > _FREE_ROWS + size / _LEAST_IMAGE or sum(unpacked) > _FREE_BYTES + _LARGEST_FACTOR * size:
+    if metadata.num_rows > FREE_ROWS + size / LEAST_IMAGE or sum(unpacked) > _FREE_BYTES + _LARGEST_FACTOR * size:
         raise DataError(
             f"{file} has {size:,} bytes and would unpack to {metadata.num_rows:,} images of {sum(unpacked):,} bytes"
             " and more; such files are not read"
@@ -191,14 +201,21 @@ def _rows_at_once(file: Path, metadata: pq.FileMetaData, content: str, size: int
     return max(_FEW_ROWS, min(_ROWS, _BYTES_AT_ONCE // max(1, *unpacked)))
 
 
-def _column(file: Path, schema: pa.Schema, known: tuple[str, ...]) -> str:
+def columns_of(file: Path, schema: pa.Schema) -> tuple[str, str, str]:
+    """The columns of images and labels, and that of the encoded bytes; `DataError` where they are missing or wrong."""
+    image, label = column(file, schema, _IMAGES), column(file, schema, _LABELS)
+    return image, label, checked_columns(file, schema, image, label)
+
+
+def column(file: Path, schema: pa.Schema, known: tuple[str, ...]) -> str:
+    """The first of the known names that a file has."""
     for name in known:
         if name in schema.names:
             return name
     raise DataError(f"{file} has no column {' or '.join(known)}; it has {', '.join(schema.names)}")
 
 
-def _checked(file: Path, schema: pa.Schema, image: str, label: str) -> str:
+def checked_columns(file: Path, schema: pa.Schema, image: str, label: str) -> str:
     """The column of encoded images, `image` itself or its field `bytes`, once the types are found right."""
     kind, column = schema.field(image).type, image
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -206,11 +223,17 @@ def _checked(file: Path, schema: pa.Schema, image: str, label: str) -> str:
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise DataError(f"{file}: column {image} is {kind}; it takes encoded images, as binary or a struct with bytes")
     if not pa.types.is_integer(schema.field(label).type):
-        raise DataError(f"{file}: column {label} is {schema.field(label).type}; it takes whole numbers")
+        kind = schema.field(label).type
+        words = " (class_encode_column of datasets or factorize of pandas make them of words)" * _of_words(kind)
+        raise DataError(f"{file}: column {label} is {kind}; it takes whole numbers{words}")
     return column
 
 
-def _class_names(file: Path, schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+def _of_words(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+
+
+def class_names(file: Path, schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     """Class names from the schema metadata, where there are any."""
     metadata = schema.metadata or {}
     names: Any = None
@@ -225,7 +248,12 @@ def _class_names(file: Path, schema: pa.Schema, label: str) -> tuple[str, ...] |
         raise DataError(f"{file}: the class names in the schema metadata cannot be read") from None
     if names is None:
         return None
+    return clean_names(file, "the schema metadata", names)
+
+
+def clean_names(file: Path, where: str, names: Any) -> tuple[str, ...]:
+    """Class names as they were found; `DataError` where they are fewer than two or repeat."""
     clean = tuple(str(name).strip() for name in names)
     if len(set(clean)) < max(2, len(clean)):
-        raise DataError(f"{file}: the class names in the schema metadata are fewer than two or repeat: {list(clean)}")
+        raise DataError(f"{file}: the class names in {where} are fewer than two or repeat: {list(clean)}")
     return clean

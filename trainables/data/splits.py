@@ -67,7 +67,7 @@ class Augment:
 
     `fill`: what the added pixels are, zero (black) or the image's own mean colour. `unflipped`:
     labels whose images are never flipped. `area`: crops of a random share of the image within these
-    bounds and of a random aspect ratio; only of images that are decoded when they are asked for.
+    bounds and of a random aspect ratio, in place of the padding.
     """
 
     pad: int = 0
@@ -98,8 +98,9 @@ class Data:
     `seen`: what the files held, in words. `scale`: how files of more than eight bits a pixel became bytes.
     `resize`: the rule by which files became of one size, where another one than the usual was chosen.
 
-    What a configuration may choose is None, -1 and ``none`` until `for_config` is asked: `normalisation`, `crop`, the
-    pixels of padding in place of the data set's own, and `balance`. Images of which nobody asked cannot be normalised.
+    What a configuration may choose is None, -1, 0 and ``none`` until `for_config` is asked: `normalisation`, `crop`,
+    the pixels of padding in place of the data set's own, `balance`, `area`, `policy` (a configuration's ``augment``),
+    `mixup` and `cutmix`. Images of which nobody asked cannot be normalised.
     """
 
     name: str
@@ -116,6 +117,10 @@ class Data:
     normalisation: Normalisation | None = None
     crop: int = -1
     balance: str = "none"
+    area: float = 0.0
+    policy: str = "none"
+    mixup: float = 0.0
+    cutmix: float = 0.0
     seen: str = ""
     scale: Scale | None = None
     resize: str = ""
@@ -130,10 +135,20 @@ class Data:
         crop, size, own = config.crop, self.task.edge, Normalisation(self.mean, self.std)
         if crop >= size:
             raise ValueError(f"crop = {crop!r}: images of {size} pixels can be shifted by {size - 1} at most")
-        if crop > 0 and self.augment.area is not None:
+        area = getattr(config, "area", 0.0)
+        if crop > 0 and (self.augment.area is not None or area):
             raise ValueError(f"crop = {crop!r}: training images of {self.name} are cropped by area; leave it at -1")
         found = chosen(config.normalise, own=own, channels=self.task.channels, dataset=self.name)
-        return dataclasses.replace(self, normalisation=found, crop=crop, balance=getattr(config, "balance", "none"))
+        return dataclasses.replace(
+            self,
+            normalisation=found,
+            crop=crop,
+            balance=getattr(config, "balance", "none"),
+            area=area,
+            policy=getattr(config, "augment", "none"),
+            mixup=getattr(config, "mixup", 0.0),
+            cutmix=getattr(config, "cutmix", 0.0),
+        )
 
     def class_weights(self) -> tuple[float, ...]:
         """What an image of class c counts, n / (C n_c), for its n_c of n training images; 0 where it has none."""
@@ -151,7 +166,9 @@ class Data:
 
     @property
     def training_augment(self) -> Augment:
-        """The augmentation of training batches: the data set's own, with the padding that was chosen."""
+        """The augmentation of training batches: the data set's own, with the padding or area that was chosen."""
+        if self.area:
+            return dataclasses.replace(self.augment, pad=0, area=(self.area, 1.0))
         return self.augment if self.crop < 0 else dataclasses.replace(self.augment, pad=self.crop)
 
     @property

@@ -39,7 +39,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from spaces import act, sact
@@ -127,11 +126,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     """
     config: Config = network.config
     routed = network(batch.images, generator=batch.generator)
-    terms = {
-        "cross_entropy": F.cross_entropy(
-            routed.output, batch.labels, weight=batch.class_weights, label_smoothing=config.label_smoothing
-        )
-    }
+    terms = {"cross_entropy": batch.cross_entropy(routed.output, config.label_smoothing)}
     if "ponder" in routed.aux:
         costs = config.tau * routed.aux["ponder"].mean(dim=0)
         terms |= {f"ponder_{group}": cost for group, cost in enumerate(costs.unbind(), start=1)}
@@ -172,6 +167,7 @@ METHOD = Method(
     settings=settings,
     paper_cost=paper_cost,
     donor=vanilla,
+    mixes=True,
 )
 SPATIAL = dataclasses.replace(
     METHOD,

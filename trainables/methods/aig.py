@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.aig import PAPER, SPACE, imagenet_targets
@@ -156,11 +155,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     config: Config = network.config
     routed = network(batch.images, generator=batch.generator)
     smoothing = network.config.label_smoothing
-    terms = {
-        "cross_entropy": F.cross_entropy(
-            routed.output, batch.labels, weight=batch.class_weights, label_smoothing=smoothing
-        )
-    }
+    terms = {"cross_entropy": batch.cross_entropy(routed.output, smoothing)}
     if config.target_weight > 0:
         missed = target_loss(routed.decisions, network.get_buffer("targets"), len(network.blocks))
         terms["target"] = config.target_weight * missed
@@ -204,4 +199,5 @@ METHOD = Method(
     settings=settings,
     paper_cost=paper_cost,
     donor=static_donor,
+    mixes=True,
 )

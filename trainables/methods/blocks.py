@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.blocks import PAPER, SPACE
@@ -66,11 +65,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     config: Config = network.config
     routed = network(batch.images, generator=batch.generator)
     smoothing = config.label_smoothing
-    terms = {
-        "cross_entropy": F.cross_entropy(
-            routed.output, batch.labels, weight=batch.class_weights, label_smoothing=smoothing
-        )
-    }
+    terms = {"cross_entropy": batch.cross_entropy(routed.output, smoothing)}
     if config.target_weight > 0:
         targets = routed.decisions.new_full((network.gates,), config.target)
         terms["target"] = config.target_weight * target_loss(routed.decisions, targets, network.gates)
@@ -95,4 +90,5 @@ METHOD = Method(
     phases=phases,
     objective=objective,
     settings=thresholds,
+    mixes=True,
 )

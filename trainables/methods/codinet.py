@@ -236,11 +236,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     assert isinstance(network, GatedResNet)
     routed = network(batch.images, generator=batch.generator)
     smoothing = network.config.label_smoothing
-    terms = {
-        "cross_entropy": F.cross_entropy(
-            routed.output, batch.labels, weight=batch.class_weights, label_smoothing=smoothing
-        )
-    }
+    terms = {"cross_entropy": batch.cross_entropy(routed.output, smoothing)}
     if phase.name != STAGE2 or keeps_losses(network.config):
         terms.update(auxiliary_losses(network, routed.decisions, batch.views))
     return terms
@@ -318,4 +314,5 @@ METHOD = Method(
     views=views,
     paper_cost=paper_cost,
     donor=static_donor,
+    mixes=True,
 )

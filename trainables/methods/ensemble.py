@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.ensemble import PAPER, SPACE
@@ -157,10 +156,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     """The members' cross entropies, summed: no parameter is in two of them."""
     logits = network(batch.images, generator=batch.generator).aux["member_logits"]
     smoothing = network.config.label_smoothing
-    return {
-        f"member_{k + 1}": F.cross_entropy(each, batch.labels, weight=batch.class_weights, label_smoothing=smoothing)
-        for k, each in enumerate(logits)
-    }
+    return {f"member_{k + 1}": batch.cross_entropy(each, smoothing) for k, each in enumerate(logits)}
 
 
 def settings(config: Config) -> tuple[dict[str, Any], ...]:
@@ -182,4 +178,5 @@ METHOD = Method(
     objective=objective,
     settings=settings,
     paper_cost=multipath.paper_cost,
+    mixes=True,
 )

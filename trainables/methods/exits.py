@@ -32,7 +32,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.exits import PAPER, SPACE
@@ -155,7 +154,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
     assert isinstance(network, ExitBackbone)
     logits, smoothing = network(batch.images, generator=batch.generator).logits, network.config.label_smoothing
     return {
-        f"exit_{k}": weight * F.cross_entropy(each, batch.labels, weight=batch.class_weights, label_smoothing=smoothing)
+        f"exit_{k}": weight * batch.cross_entropy(each, smoothing)
         for k, (each, weight) in enumerate(zip(logits, exit_weights(network, phase), strict=True), start=1)
         if isinstance(weight, Tensor) or weight > 0
     }
@@ -193,4 +192,5 @@ METHOD = Method(
     calibrate=calibrate,
     anneal=anneal,
     paper_cost=paper_cost,
+    mixes=True,
 )

@@ -175,6 +175,10 @@ class Config(DonorConfig):
         )
         alone = two_phases(self) and exits < 2
         require(not alone, "network", self.network, f"variant {self.variant} is between exits and needs at least 2")
+        for name, none in (("augment", "none"), ("mixup", 0), ("cutmix", 0)):
+            value = getattr(self, name)
+            rule = "cached features are of images as they are; cached_views = 0"
+            require(not self.cached_views or value == none, name, value, rule)
         balanced = self.cached_views and self.balance != "none"
         require(not balanced, "balance", self.balance, "cached features are drawn as they are; cached_views = 0")
         early = self.phase1 and not two_phases(self)
@@ -240,17 +244,17 @@ def exit_weights(config: Config) -> list[float]:
 def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, Tensor]:
     """The weighted cross entropies of all exits; in phase II those of the new last layers, distilled with OFA."""
     config: Config = network.config
-    weights, smoothing = exit_weights(config), config.label_smoothing
+    weights, smoothing, given = exit_weights(config), config.label_smoothing, (batch.class_weights, batch.mixed)
     if phase.name != PHASE2:
         if isinstance(network, CollaborativeMSDNet):
             network.become(second=False)
-        return weighted_losses(network(batch.images).logits, batch.labels, weights, smoothing, batch.class_weights)
+        return weighted_losses(network(batch.images).logits, batch.labels, weights, smoothing, *given)
     assert isinstance(network, CollaborativeMSDNet)
     network.become(second=True)
     read = batch.images if phase.source == "features" else trunk_features(network, batch.images)
     logits = network.collaborate(read)
     if not uses(config, "ofa"):
-        return weighted_losses(logits, batch.labels, weights, smoothing, batch.class_weights)
+        return weighted_losses(logits, batch.labels, weights, smoothing, *given)
     with torch.no_grad():
         teacher = network.teacher(read) if config.teacher == "frozen" else logits[-1].detach()
     return distilled_losses(
@@ -264,6 +268,7 @@ def objective(network: RoutedNetwork, batch: Batch, phase: Phase) -> dict[str, T
         squared=config.square_temperature,
         smoothing=smoothing,
         class_weights=batch.class_weights,
+        mixed=batch.mixed,
     )
 
 
@@ -314,6 +319,7 @@ METHOD = Method(
     features=cache_of,
     paper_cost=paper_cost,
     donor=trunk_donor,
+    mixes=True,
 )
 
 

@@ -144,4 +144,5 @@ METHOD = Method(
     settings=settings,
     paper_cost=paper_cost,
     usual={"threshold": 0.0},
+    mixes=True,
 )

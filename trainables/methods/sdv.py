@@ -255,4 +255,5 @@ METHOD = Method(
     settings=settings,
     paper_cost=paper_cost,
     donor=donor,
+    mixes=True,
 )

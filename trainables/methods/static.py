@@ -130,4 +130,5 @@ METHOD = Method(
     settings=settings,
     networks=(*RESIDUAL_NETWORKS, *DENSE_NETWORKS),
     paper_cost=paper_cost,
+    mixes=True,
 )

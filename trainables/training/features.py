@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainables.contracts.network import evaluating
 from trainables.contracts.recipe import Batch
-from trainables.data.augment import Drawn, Place, augment, normalise
+from trainables.data.augment import Drawn, Place, area_crops, augment, normalise
 from trainables.data.encoded import Images, LazyImages
 from trainables.data.splits import Data
 from trainables.inference.prepare import prepared
@@ -70,6 +70,8 @@ class FeatureCache:
                 read = images.crops(iter(chunks), views=1, area=how.area, generator=draws)
             else:
                 read = iter(images.split(batch_size))
+                if how.area is not None:
+                    read = (area_crops(pixels, how.area, draws) for pixels in read)
             for pixels, truth in zip(read, labels.split(batch_size), strict=True):
                 copies = normalise(augment(pixels, how, draws, truth), data)
                 parts.append(features(copies.contiguous(memory_format=torch.channels_last)))

@@ -28,6 +28,7 @@ from trainables.contracts.network import RoutedNetwork
 from trainables.contracts.recipe import Phase
 from trainables.data.augment import Drawn
 from trainables.data.encoded import Images
+from trainables.data.splits import Data
 
 _log = logging.getLogger(__name__)
 CAPTURES = ("auto", "off")
@@ -50,6 +51,7 @@ class Training(Protocol):
     generator: torch.Generator
     device: torch.device
     images: Images
+    data: Data
     bfloat16: bool
     deterministic: bool
     capture: str
@@ -269,6 +271,8 @@ def steps_of(training: Training, phase: Phase, size: int) -> Steps:
         why = "capture = off"
     elif not why and not phase.capturable:
         why = f"phase {phase.name} of {training.method.name} needs the host in its steps"
+    elif not why and phase.source == "images" and training.data.policy != "none":
+        why = "its images are augmented by the host"
     elif not why and phase.source == "images" and not isinstance(training.images, Tensor):
         why = "its images are decoded by the host"
     if not why:

@@ -171,13 +171,6 @@ def test_an_epoch_may_be_drawn_with_replacement():
     assert 110 < len(set(orders[0])) < 143  # 1 - 1/e of 200, deviation 4.4
 
 
-def test_images_in_memory_cannot_be_cropped_by_area():
-    data = make(how=Augment(area=(0.08, 1.0)))
-    images, labels = to_device(data.train, "cpu")
-    with pytest.raises(ValueError, match=r"area = \(0.08, 1.0\): images in memory have one size"):
-        list(batches(images, labels, data, batch_size=8, generator=seeded()))
-
-
 def test_views_are_neighbours_differently_augmented():
     data = make()
     images, labels = to_device(data.train, "cpu")

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainables.contracts.recipe import Batch, Mixed
+
 REDUCTIONS = ("batchmean", "elementmean")
 
 
@@ -22,14 +24,16 @@ def weighted_losses(
     weights: Sequence[float],
     smoothing: float = 0.0,
     class_weights: Tensor | None = None,
+    mixed: Mixed | None = None,
 ) -> dict[str, Tensor]:
     r"""Loss terms ``exit_1`` ... ``exit_K``, whose sum is :math:`L = \sum_i \lambda_i CE_i` (eq. 1).
 
     `logits` of every exit (B, C), `labels` (B,), `weights` the K lambdas, `smoothing` that of the labels,
-    `class_weights` (C,) what an image of a class counts.
+    `class_weights` (C,) what an image of a class counts, `mixed` what the images were mixed with.
     """
+    batch = Batch(logits[0], labels, class_weights=class_weights, mixed=mixed)
     return {
-        f"exit_{i}": weight * F.cross_entropy(each, labels, weight=class_weights, label_smoothing=smoothing)
+        f"exit_{i}": weight * batch.cross_entropy(each, smoothing)
         for i, (weight, each) in enumerate(zip(weights, logits, strict=True), start=1)
     }
 
@@ -64,12 +68,13 @@ def distilled_losses(
     squared: bool = True,
     smoothing: float = 0.0,
     class_weights: Tensor | None = None,
+    mixed: Mixed | None = None,
 ) -> dict[str, Tensor]:
     r"""Terms ``exit_i`` and ``distil_i`` of :math:`L_i = \alpha CE_i + (1 - \alpha) KLD_i`, :math:`L_k = CE_k`.
 
     (eq. 7), times lambda_i. `teacher` (B, C); the last exit is taught by the labels alone.
     """
-    terms = weighted_losses(logits, labels, weights, smoothing, class_weights)
+    terms = weighted_losses(logits, labels, weights, smoothing, class_weights, mixed)
     for i, (weight, each) in enumerate(zip(weights[:-1], logits[:-1], strict=True), start=1):
         divergence = distillation(each, teacher, temperature=temperature, reduction=reduction, squared=squared)
         terms[f"exit_{i}"] = alpha * terms[f"exit_{i}"]
