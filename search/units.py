@@ -106,7 +106,7 @@ class AxesText:
     @property
     def merit_title(self) -> str:
         """The figure of merit with its unit."""
-        return self.objective.merit.title
+        return "balanced accuracy" if self.objective.balanced else self.objective.merit.title
 
     @property
     def cost_title(self) -> str:

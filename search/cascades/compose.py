@@ -89,6 +89,8 @@ def composition(
     """
     if not 2 <= most_members <= MOST_MEMBERS:
         raise InputError(f"members {most_members}: a cascade has 2 to {MOST_MEMBERS}")
+    if any(study.spec.axes.balanced for study in studies):
+        raise InputError("a study of balanced accuracy composes no cascades: they are chosen by plain accuracy")
     if splits < 1:
         raise InputError(f"splits {splits}: the validation images are halved at least once")
     began = time.perf_counter()

@@ -316,7 +316,7 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
     images = f"on {printable(dataset_name(front.dataset))}"
     timing = front.axes.objective.timing
     told = (
-        "validation accuracy, MACs per image"
+        f"validation {front.axes.merit_title}, MACs per image"
         if front.axes.usual
         else f"validation accuracy, measured milliseconds per image ({timing})"
         if timing is not None
@@ -336,6 +336,7 @@ def _show(front: Front, points: Sequence[FrontPoint], by_method: bool, papers: b
             if front.axes.of_methods
             else "answers alone"
         )
+        of = "images of every class" if front.axes.objective.balanced else of
         out.print(f"* from the number of right {of}", style="dim")
     if any(p.expected is not None for p in front.expected):
         out.print()

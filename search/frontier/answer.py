@@ -85,7 +85,7 @@ class Front:
         }
         if self.expected:
             found["expected"] = [point.record() for point in self.expected]
-        if not self.axes.usual:
+        if not self.axes.usual or self.axes.objective.balanced:
             found["objective"] = self.axes.objective.record()
         if self.machines:
             found["machines"] = dict(self.machines)
@@ -99,7 +99,7 @@ class Front:
     def _objectives(self) -> dict[str, str]:
         """What the two columns that are minimised are, in words."""
         if self.axes.usual:
-            return {"error": "1 - validation accuracy, in [0, 1]", "macs": "MACs per image, mean"}
+            return {"error": f"1 - validation {self.axes.merit_title}, in [0, 1]", "macs": "MACs per image, mean"}
         if self.axes.of_methods:
             return {"error": "1 - validation accuracy, in [0, 1]", "macs": "measured milliseconds per image"}
         return {
@@ -231,7 +231,7 @@ def with_confidence(
     codes = np.array([groups[key] for key in names], dtype=np.intp)
     share = confidence.membership(
         table["correct"].to_numpy(), table["count"].to_numpy(), table["macs"].to_numpy(),
-        groups=codes, bits=bits, draws=draws, seed=seed,
+        groups=codes, bits=bits, shift=_rounded(table), draws=draws, seed=seed,
     )  # fmt: skip
     seeds: dict[int, set[int]] = {}
     for code, trained in zip(codes.tolist(), table["seed"].to_pylist(), strict=True):
@@ -277,6 +277,13 @@ def _with_siblings(pool: Pool, near: pa.Table) -> pa.Table:
         found = found.filter(pa.array(keep, pa.bool_()))
         parts.append(found.append_column("source", pa.repeat(pa.scalar(number, pa.int32()), len(found))))
     return pa.concat_tables(parts)
+
+
+def _rounded(table: pa.Table) -> np.ndarray | None:
+    """What the whole numbers of a balanced accuracy are off by; None where accuracies are shares of images."""
+    right = table["correct"].to_numpy() / table["count"].to_numpy()
+    off = table["accuracy"].to_numpy() - right
+    return off if (np.abs(off) > 1e-9).any() else None
 
 
 def _bits(pool: Pool, table: pa.Table) -> list[np.ndarray | None]:

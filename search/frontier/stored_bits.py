@@ -16,8 +16,10 @@ def bits_of(
     """Which of `count` images point `index` of a checkpoint's curve got right (count,); None where nobody knows.
 
     `packed`: what `stored_bits` read before. A checkpoint that says another number of right images is of another
-    evaluation, and says nothing.
+    evaluation, and says nothing; nor does one of a study whose accuracy is balanced, where images do not count alike.
     """
+    if study.spec.axes.balanced:
+        return None
     packed = stored_bits(study, checkpoint) if packed is None else packed
     if packed is None or index >= len(packed) or packed.shape[1] != -(-count // 8):
         return None

@@ -27,7 +27,8 @@ def write_table(points: Sequence[FrontPoint], path: Path, axes: AxesText | None 
         raise InputError(f"--table {path}: a table is {' or '.join(SUFFIXES)}")
     shown, several = axes or AxesText(), len({point.study for point in points}) > 1
     rows = [_row(point, several, shown) for point in points]
-    merit, cost = ("Accuracy (%)", "MACs") if shown.usual else (shown.merit_title, shown.cost_title)
+    merit, cost = (shown.merit_title, shown.cost_title)
+    merit = f"{merit.capitalize()} (%)" if shown.usual else merit
     heads = ("Method", "Network", "Setting", merit, "95 % interval", cost, "Parameters")
     heads, words = (*(("Study",) if several else ()), *heads), _WORDS + several
     text = _latex(heads, rows, words, shown) if path.suffix == ".tex" else _markdown(heads, rows, words)
@@ -54,7 +55,9 @@ def _row(point: FrontPoint, several: bool, axes: AxesText) -> tuple[str, ...]:
 
 def _latex(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int, axes: AxesText) -> str:
     columns = "l" * words + "r" * (len(heads) - words)
-    said = "accuracy on the validation split, MACs per image" if axes.usual else "as its trainables measured it"
+    said = "as its trainables measured it"
+    if axes.usual:
+        said = f"{axes.merit_title} on the validation split, MACs per image"
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join(re.sub(r"[\\&%$#_{}~^]", lambda found: _LATEX[found[0]], cell) for cell in cells) + r" \\"

@@ -23,6 +23,7 @@ from search.studies.stored import journal_address
 from spaces import own_networks
 from spaces.recorded import recorded
 from spaces.space import Space, drawn
+from trainables.contracts.objective import Objective
 from trainables.data.datasets import NAMES
 from trainables.external import Measured, digests_of, first_of, load, source_of
 from trainables.version import code_version
@@ -56,7 +57,7 @@ def create(
         "code_version": code_version(),
         "methods": record_of(spec),
         **({"trainables": digests_of(spec.references)} if spec.trainables else {}),
-        **({"objective": spec.axes.record()} if not spec.axes.usual else {}),
+        **({} if spec.axes == Objective() else {"objective": spec.axes.record()}),
     }
     begun = [] if isinstance(data, Measured) else named(spec, data.task, fetch)
     if begun:

@@ -44,6 +44,7 @@ def taught(spec: StudySpec, data_hash: str, root: Path | None) -> Told:
             said = [f"{t.merit_title} and {t.cost_title}" for t in (AxesText.of(state.created), AxesText(spec.axes))]
             raise InputError(f"warm_start.studies: study {name!r} has other axes ({said[0]}, not {said[1]})")
         same = state.created["data"]["hash"] == data_hash and study.spec.budget.epochs == spec.budget.epochs
+        same = same and study.spec.axes == spec.axes  # figures of another accuracy compare configurations, and no more
         seen = known(study, state, spec) if same else elsewhere(study, state, spec)
         if seen:
             told.append(("known" if same else "elsewhere", {"study": study.spec.name, "trials": seen}))

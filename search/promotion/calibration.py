@@ -81,7 +81,7 @@ def calibrated_curve(
     images, truth = datasets.to_device(Split(own.images, labels), "cpu")
     inputs = datasets.normalise(images, data.for_config(network.config))
     settings = [point["setting"] for point in known]
-    found = curve(method, network, inputs, torch.as_tensor(truth), settings=settings).points
+    found = curve(method, network, inputs, torch.as_tensor(truth), settings=settings, merit=data.merit).points
     return [
         {
             "setting": before["setting"],

@@ -36,8 +36,11 @@ class Candidate:
         test = self.evidence.test
         if test is None:
             return Gate("test", None, "measured once, when the other gates have passed", {})
+        of = f"{test['correct']} of {test['count']}"
+        if "plain_accuracy" in test:
+            of = f"balanced over classes, {show_share(test['plain_accuracy'])} of {test['images']} images"
         says = (
-            f"{show_share(test['accuracy'])} ({test['correct']} of {test['count']}, 95 % interval"
+            f"{show_share(test['accuracy'])} ({of}, 95 % interval"
             f" {show_share(test['low'])} to {show_share(test['high'])}) at {show_count(test['macs'])} MACs"
         )
         return Gate("test", True, says, dict(test))

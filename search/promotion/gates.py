@@ -290,7 +290,11 @@ def beats(champion: Champion | None, mine: Mapping[str, str], asked: Budget) -> 
         return Gate("champion", False, f"{version} was not promoted by routefront: nothing to compare with", evidence)
     if _identity(tags) == _identity(mine):
         return Gate("champion", True, f"it is the champion already ({version})", evidence)
-    for name, what in (("data_hash", "measured on other images"), ("calibrated_on", "calibrated on other images")):
+    for name, what in (
+        ("data_hash", "measured on other images"),
+        ("calibrated_on", "calibrated on other images"),
+        ("merit", "promoted for another accuracy, plain or balanced"),
+    ):
         if tags.get(name, "") != mine.get(name, ""):
             then, now = (each.get(name, "")[:12] or "none" for each in (tags, mine))
             says = f"{version} was {what} (digest {then}, now {now}): take another alias, or roll back first"

@@ -26,6 +26,7 @@ from search.tracking.server import using
 from trainables import checkpoints
 from trainables.contracts.method import Method
 from trainables.contracts.network import RoutedNetwork
+from trainables.contracts.objective import ACCURACY
 from trainables.data.augment import normalise, to_device
 from trainables.data.splits import Data
 from trainables.inference.evaluation import evaluate
@@ -79,6 +80,7 @@ class Evidence:
             "network": point.network,
             "knobs": self.knobs,
             "calibrated_on": (self.calibration or {}).get("digest", ""),
+            "merit": self.data.merit if self.data.merit != ACCURACY else None,
             "checkpoint_sha256": self.checkpoint_sha256,
             "validation_accuracy": self.validation["accuracy"],
             "test_accuracy": test.get("accuracy"),
@@ -167,11 +169,18 @@ class Evidence:
         }
 
 
+FIGURES = ("accuracy", "correct", "count", "macs", "plain_accuracy", "images")
+
+
 def measure(network: RoutedNetwork, data: Data, split: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """accuracy, correct, count and macs (mean per image) of one operating point on a split, by the hard pass."""
+    """accuracy, correct, count and macs (mean per image) of one operating point on a split, by the hard pass.
+
+    Where accuracy is balanced also `plain_accuracy` and `images` (`trainables.inference.balanced`).
+    """
     images, labels = to_device(getattr(data, split), "cpu")
-    point = evaluate(network, normalise(images, data.for_config(network.config)), labels, knobs).points[0]
-    return {name: point[name] for name in ("accuracy", "correct", "count", "macs")}
+    inputs = normalise(images, data.for_config(network.config))
+    point = evaluate(network, inputs, labels, knobs, merit=data.merit).points[0]
+    return {name: point[name] for name in FIGURES if name in point}
 
 
 def existing_version(client: Any, model: str, evidence: Evidence) -> str | None:

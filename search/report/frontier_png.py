@@ -126,7 +126,7 @@ def _figure(front: Front, points: Sequence[FrontPoint], how: Look) -> Figure:
     axes.set(xscale="log", xlim=(left, right))
     _tick(axes, front.axes, (left, right), letters + scale)
     interval = ", 95 % interval" if how.titled and any(p.interval for p in points) else ""  # a caption says the rest
-    said = "validation accuracy" if front.axes.usual else front.axes.merit_title
+    said = f"validation {front.axes.merit_title}" if front.axes.usual else front.axes.merit_title
     axes.set_ylabel(f"{said}{interval}", fontsize=letters + scale)
     if how.titled:
         named = f"{', '.join(front.studies)} on {dataset_name(front.dataset)}"
@@ -160,7 +160,7 @@ def _tick(axes: Axes, shown: AxesText, costs: tuple[float, float], size: float =
     if shown.usual:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
         axes.set_xlabel("MACs per image (log scale)", fontsize=size)
-        axes.set_ylabel("validation accuracy", fontsize=size)
+        axes.set_ylabel(f"validation {shown.merit_title}", fontsize=size)
         return
     places, texts = merit_ticks(shown, *axes.get_ylim())
     axes.yaxis.set_major_locator(FixedLocator(places))
@@ -217,9 +217,9 @@ def add_legend(figure: Figure, axes: Axes, title: str = "accuracy against MACs")
 
 
 def _legend(shown: AxesText) -> str:
-    return (
-        "accuracy against MACs" if shown.usual else f"{shown.objective.merit.name} against {shown.objective.cost.name}"
-    )
+    if shown.usual:
+        return f"{shown.merit_title} against MACs"
+    return f"{shown.objective.merit.name} against {shown.objective.cost.name}"
 
 
 def _draw_front(axes: Axes, rows: Sequence[Mapping[str, Any]], right: float) -> None:

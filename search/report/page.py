@@ -74,7 +74,7 @@ def page_html(report: Report, *, live: float | None = None, tag: str = "") -> st
 
 def _headline(axes: AxesText) -> str:
     if axes.usual:
-        return "accuracy for every compute budget"
+        return f"{axes.merit_title} for every compute budget"
     return f"{escape(axes.objective.merit.name)} for every budget of {escape(axes.objective.cost.name)}"
 
 
@@ -169,14 +169,16 @@ def _frontier(report: Report) -> str:
         picture = base64.b64encode((Path(folder) / "frontier.png").read_bytes()).decode()
     axes = report.axes
     drawn = (
-        "Validation accuracy against MACs per image" if axes.usual else f"{axes.merit_title} against {axes.cost_title}"
+        f"Validation {axes.merit_title} against MACs per image"
+        if axes.usual
+        else f"{axes.merit_title} against {axes.cost_title}"
     )
     timing = axes.objective.timing
     measured = "as the trainables measured them" if timing is None else f"as the workers measured it ({timing})"
     label = f"{drawn}; {len(report.front)} points on the front, listed in the table"
     what = (
-        "Accuracy is that of the validation split. MACs are multiply-accumulates per image, counted where they were"
-        " executed."
+        f"{axes.merit_title.capitalize()} is that of the validation split. MACs are multiply-accumulates per image,"
+        " counted where they were executed."
         if axes.usual
         else f"{drawn}, {measured}: better upwards, cheaper to the left."
     )
@@ -216,7 +218,7 @@ def _front_table(front: Sequence[Mapping[str, Any]], axes: AxesText) -> str:
         )
         for row in sorted(front, key=lambda row: row["macs"])
     ]
-    cost, merit = ("MACs", "Accuracy") if axes.usual else (axes.cost_title, axes.merit_title)
+    cost, merit = ("MACs", axes.merit_title.capitalize()) if axes.usual else (axes.cost_title, axes.merit_title)
     heads = (
         "Point",
         f"#{escape(cost)}",

@@ -158,7 +158,8 @@ class StudySpec(Part):
             raise ValueError(f"constraints: {error}") from None
         if self.methods and not self.axes.usual and self.axes.timing is None:
             raise ValueError(
-                f"objective: methods have accuracy and MACs, not {self.axes.merit.name} and {self.axes.cost.name};"
+                "objective: methods have accuracy (or balanced_accuracy) and MACs, not"
+                f" {self.axes.merit.name} and {self.axes.cost.name};"
                 ' leave [methods] out, or [objective], or say cost = "latency"'
             )
 
@@ -185,6 +186,8 @@ class StudySpec(Part):
             why = "trainables make no cascades; leave them out"
         elif self.axes.timing is not None:
             why = "cascades are composed of counted MACs; the cost of this study is latency"
+        elif self.axes.balanced:
+            why = "cascades are chosen by plain accuracy; leave merit out"
         elif not self.predictions:
             why = "cascades are made of kept predictions; leave predictions = false out"
         elif self.sampler.name not in ("surrogate", "budgets"):
@@ -223,6 +226,8 @@ class StudySpec(Part):
             self.refuse_secrets()
             self._axes_fit()
             self._cascades_fit()
+            if self.compose and self.axes.balanced:
+                raise ValueError("compose = true: cascades are chosen by plain accuracy; leave it out, or [objective]")
             self._normalises()
             own_networks.trust_all(network for _, network in own_networks.written(self.methods))  # the person's own
             self.spaces()

@@ -67,6 +67,7 @@ class AxisSpec(Part):
 
 _AXES: dict[str, dict[str, Any]] = {
     "accuracy": {"direction": "maximize", "best": 1.0, "worst": 0.0},
+    "balanced_accuracy": {"direction": "maximize", "best": 1.0, "worst": 0.0},
     "error": {"direction": "minimize", "best": 0.0, "worst": 1.0},
     "macs": {"direction": "minimize", "unit": "MACs", "scale": "log"},
 }
@@ -85,10 +86,10 @@ class TimingSpec(Part):
 class ObjectiveSpec(Part):
     """What is searched for: a figure of merit against a cost (`trainables.contracts.objective.Objective`).
 
-    Methods have accuracy and MACs, or with ``cost = "latency"`` the milliseconds that their workers measure as
-    `latency` says; trainables name their own two axes, a word alone where its name says all.
-    `front`: of single networks, or of cascades of them, too: a trial is then worth what its network reaches by itself
-    and in cascades with those of other trials (`search.cascades.worth`).
+    Methods have accuracy, or by choice ``balanced_accuracy``, and MACs, or with ``cost = "latency"`` the milliseconds
+    that their workers measure as `latency` says; trainables name their own two axes, a word alone where its name says
+    all. `front`: of single networks, or of cascades of them, too: a trial is then worth what its network reaches by
+    itself and in cascades with those of other trials (`search.cascades.worth`).
     """
 
     front: Literal["networks", "cascades"] = "networks"

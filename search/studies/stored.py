@@ -6,6 +6,7 @@ A study is a folder with its study file (`search.studies.folder`) and a journal.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -224,13 +225,14 @@ def load_data(spec: StudySpec) -> Data:
 
     root = Path(spec.data.root) if spec.data.root else datasets.default_root()
     try:
-        return datasets.load(
+        data = datasets.load(
             spec.data.name,
             root=root,
             image_size=spec.data.image_size,
             resize=spec.data.resize,
             limit=spec.data.limit,
         )
+        return dataclasses.replace(data, merit=spec.axes.merit.name)
     except (ValueError, FileNotFoundError) as error:
         raise InputError(str(error)) from None
 

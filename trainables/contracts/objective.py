@@ -104,6 +104,10 @@ def _macs() -> Axis:
     return Axis(name="macs", unit="MACs", best=None, worst=1e15, maximise=False, log=True)
 
 
+ACCURACY, BALANCED = "accuracy", "balanced_accuracy"
+"""What methods are searched for: the share of images that are right, or the mean of that share over the classes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """The two axes of a study; by default accuracy and MACs, which are what everything computes with.
@@ -117,8 +121,13 @@ class Objective:
 
     @property
     def usual(self) -> bool:
-        """Whether the axes are accuracy and MACs."""
-        return (self.merit.name, self.cost.name) == ("accuracy", "macs")
+        """Whether the axes are those of methods: accuracy, plain or balanced, and MACs."""
+        return self.merit.name in (ACCURACY, BALANCED) and self.cost.name == "macs"
+
+    @property
+    def balanced(self) -> bool:
+        """Whether accuracy is the mean over the classes (`trainables.inference.balanced`)."""
+        return self.usual and self.merit.name == BALANCED
 
     def accuracy_of(self, merit: float) -> float:
         """The share in [0, 1] that stands for a figure of merit; what is worse than `worst` counts as that.

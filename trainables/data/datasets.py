@@ -97,7 +97,8 @@ def load(
     folder ``train/<class>/*.png`` and ``test/<class>/*.png``, a folder ``<class>/*.png`` that is
     split here, Parquet of encoded images (``train-*.parquet``, ``test-*.parquet``, or one file
     that is split here), or what ``save_to_disk`` of Hugging Face's ``datasets`` wrote. Sets made of CIFAR-10
-    take it from a path after a colon (``hybrid-digits:/data/cifar10``), and ImageNet its folder (``imagenet-100:/data/ILSVRC2012``).
+    take it from a path after a colon (``hybrid-digits:/data/cifar10``), and ImageNet its folder
+    (``imagenet-100:/data/ILSVRC2012``).
     `image_size` resizes to that many pixels along an edge, or to [height, width], by the rule `resize`
     (`trainables.data.resizing`; ``fit`` where None, ``preset`` for ImageNet). `seed` chooses what is held out. `limit`
     keeps at most that many training images and leaves validation and test whole.

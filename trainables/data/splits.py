@@ -97,6 +97,7 @@ class Data:
     draws as many training images as there are, each from all of them, so that some come twice and others not.
     `seen`: what the files held, in words. `scale`: how files of more than eight bits a pixel became bytes.
     `resize`: the rule by which files became of one size, where another one than the usual was chosen.
+    `merit`: what accuracy is on these images in a study (`trainables.contracts.objective.BALANCED`).
 
     What a configuration may choose is None, -1, 0 and ``none`` until `for_config` is asked: `normalisation`, `crop`,
     the pixels of padding in place of the data set's own, `balance`, `area`, `policy` (a configuration's ``augment``),
@@ -124,6 +125,7 @@ class Data:
     seen: str = ""
     scale: Scale | None = None
     resize: str = ""
+    merit: str = "accuracy"
 
     def for_config(self, config: Any) -> Data:
         """The same images, normalised and cropped as a method's configuration has it (`normalise`, `crop`).

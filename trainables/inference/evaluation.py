@@ -16,8 +16,10 @@ from torch import Tensor
 
 from trainables.contracts.method import Method
 from trainables.contracts.network import Inference, Knobs, RoutedNetwork
+from trainables.contracts.objective import ACCURACY, BALANCED
 from trainables.data.encoded import Images
 from trainables.execution.arithmetic import ieee_float32
+from trainables.inference.balanced import balanced
 from trainables.inference.predictions import Collected, Predictions
 from trainables.inference.prepare import prepared
 
@@ -117,6 +119,7 @@ def curve(
     batch_size: int | None = None,
     seed: int = 0,
     keep: bool = False,
+    merit: str = ACCURACY,
 ) -> Curve:
     """The curve of a network on normalised `images` (n, channels, size, size) without augmentation.
 
@@ -124,7 +127,7 @@ def curve(
     thresholds) are found on one half of the images and scored on the other, both ways; the knobs
     that are stored come from the whole. The network's mode is left as it was. `batch_size` is by
     default `CPU_BATCH`, on other devices what `DEVICE_BATCH` and `DEVICE_PIXELS` allow. With `keep` the curve has its
-    `predictions`.
+    `predictions`. `merit`: `BALANCED` makes accuracies means over the classes (`trainables.inference.balanced`).
     """
     if batch_size is None:
         fitting = min(DEVICE_BATCH, DEVICE_PIXELS // (images.shape[-2] * images.shape[-1]))
@@ -154,6 +157,8 @@ def curve(
         "unit_shares": middle.unit_shares(),
     }
     correct = torch.stack([torch.cat(tally.correct) for tally in tallies])[:, order].numpy()
+    if merit == BALANCED:
+        points = [point | balanced(right, labels.cpu().numpy()) for point, right in zip(points, correct, strict=True)]
     predictions = None if kept is None else Predictions.collected(kept, labels)
     return Curve(points, correct, diagnostics, time.perf_counter() - started, predictions)
 
@@ -207,9 +212,19 @@ def _calibrated(
 @torch.inference_mode()
 @ieee_float32()
 def evaluate(
-    network: RoutedNetwork, images: Images, labels: Tensor, knobs: Knobs, *, batch_size: int = 128, seed: int = 0
+    network: RoutedNetwork,
+    images: Images,
+    labels: Tensor,
+    knobs: Knobs,
+    *,
+    batch_size: int = 128,
+    seed: int = 0,
+    merit: str = ACCURACY,
 ) -> Curve:
-    """One operating point, executed by the hard pass: what promotion measures and serving does."""
+    """One operating point, executed by the hard pass: what promotion measures and serving does.
+
+    `merit` as in `curve`.
+    """
     started = time.perf_counter()
     training = network.training
     network.eval()
@@ -223,4 +238,7 @@ def evaluate(
         network.train(training)
     tally = tally.brought()
     point = tally.point({}, knobs, len(network.exits))
-    return Curve([point], torch.cat(tally.correct)[None].numpy(), {}, time.perf_counter() - started)
+    correct = torch.cat(tally.correct).numpy()
+    if merit == BALANCED:
+        point |= balanced(correct, labels.cpu().numpy())
+    return Curve([point], correct[None], {}, time.perf_counter() - started)

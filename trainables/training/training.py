@@ -229,7 +229,12 @@ class Training:
     def _evaluate(self) -> dict[str, Any]:
         with eagerly():  # a sweep's batches have every size
             self.last_curve = curve(
-                self.method, self.network, self.validation, self.validation_labels, keep=self.predictions
+                self.method,
+                self.network,
+                self.validation,
+                self.validation_labels,
+                keep=self.predictions,
+                merit=self.data.merit,
             )
         if self.latency:
             points = self.last_curve.points

@@ -106,7 +106,7 @@ def trials_section(trials: Sequence[Mapping[str, Any]], axes: AxesText) -> str:
         )
         for row in trials[:_TRIAL_ROWS]
     ]
-    merit, cost = ("accuracy", "MACs") if axes.usual else (axes.objective.merit.name, axes.objective.cost.name)
+    merit, cost = (axes.merit_title, "MACs") if axes.usual else (axes.objective.merit.name, axes.objective.cost.name)
     best, least = f"#Best {escape(merit)}", f"#Least {escape(cost)}" if axes.usual else f"#Cheapest {escape(cost)}"
     heads = ("Trial", "Method", "Network", "State", "#Epoch", best, least, "~Why it ended")
     hidden = len(trials) - len(rows)
