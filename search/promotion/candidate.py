@@ -24,6 +24,12 @@ from trainables.data.splits import Data
 _TIMED = 64  # images that latency is measured on; the first half of them also by `both_passes`
 
 
+NO_TEST = (
+    "there is no test split: the validation figures, by which this point was chosen, stand alone;"
+    " routefront predict --model NAME@ALIAS --images FOLDER measures it on class folders of other images"
+)
+
+
 @dataclass(slots=True)
 class Candidate:
     """What would become a version: its evidence and the gates that need no registry."""
@@ -34,6 +40,8 @@ class Candidate:
     def test_gate(self) -> Gate:
         """The gate `test`: figures that annotate, measured once; they rank and refuse nothing."""
         test = self.evidence.test
+        if not len(self.evidence.data.test):
+            return Gate("test", None, NO_TEST, {})
         if test is None:
             return Gate("test", None, "measured once, when the other gates have passed", {})
         of = f"{test['correct']} of {test['count']}"
@@ -132,9 +140,11 @@ def candidate_of(
 def figures_on_test(state: StudyState, candidate: Candidate, data: Data) -> dict[str, Any] | None:
     """Test accuracy with its 95 % interval and MACs; from the journal where the point has been there.
 
-    None for a trainable that measures nothing.
+    None where the data set has no test split, and for a trainable that measures nothing.
     """
     evidence = candidate.evidence
+    if evidence.data is not None and not len(data.test):  # a trainable has data of its own
+        return None
     if evidence.test is not None:
         return evidence.test
     knobs = canonical(evidence.knobs)

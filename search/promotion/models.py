@@ -294,6 +294,8 @@ def predict_split(
     registered = load(model, uri)
     data = own_data(registered, root)
     chosen = getattr(data, split)
+    if not len(chosen):
+        raise InputError(f"{data.name} has no {split} split; take --split validation, or --images with other images")
     images, labels = chosen.images[:limit], chosen.labels[:limit]
     names = [f"{split} {i}" for i in range(len(labels))]
     return _record(registered, names, images, [data.classes[label] for label in labels], max_macs)

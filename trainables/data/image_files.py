@@ -165,8 +165,8 @@ def export(split: Split, folder: Path, classes: Sequence[str]) -> list[Path]:
 def read_folder(folder: Path, size: Size | None, rule: str = "fit") -> Source:
     """Class folders: ``train/<class>/*`` with ``test/<class>/*`` beside it, or just ``<class>/*``.
 
-    Splits go by their usual names (`trainables.data.layout`). A validation folder beside both is the validation split;
-    without a test folder it is the test split (ImageNet's habit). Classes are the folders' names in alphabetical order;
+    Splits go by their usual names (`trainables.data.layout`). A validation folder is the validation split; with one
+    and no test folder there is no test split. Classes are the folders' names in alphabetical order;
     images may lie in folders within. Raises `DataError` in one line that names the file.
     """
     if not folder.is_dir():
@@ -190,8 +190,8 @@ def read_folder(folder: Path, size: Size | None, rule: str = "fit") -> Source:
     return Source(
         classes=classes,
         train=train,
-        validation=validation if test is not None else None,
-        test=test if test is not None else validation,
+        validation=validation,
+        test=test,
         augment=augmentation(train.decoded()),
         seen=stack.seen,
         scale=stack.scale,

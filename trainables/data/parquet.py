@@ -97,8 +97,8 @@ def source_of(path: Path, reader: Reader, by_split: Mapping[str, Sequence[Path]]
     return Source(
         classes=classes,
         train=train,
-        validation=validation if test is not None else None,
-        test=test if test is not None else validation,  # as for folders: the only other split is for testing
+        validation=validation,
+        test=test,
         augment=augmentation(train.decoded()),
         seen=reader.stack.seen,
         scale=reader.stack.scale,

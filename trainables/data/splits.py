@@ -163,7 +163,7 @@ class Data:
         size = self.seen or f"{self.task.pixels} pixels"
         return (
             f"{len(self.classes)} classes, {sum(counts):,} images: {counts[0]:,} train, {counts[1]:,} validation,"
-            f" {counts[2]:,} test; {size}"
+            f" {f'{counts[2]:,}' if counts[2] else 'none for'} test; {size}"
         )
 
     @property
@@ -193,7 +193,8 @@ class Data:
 class Source:
     """What a reader found, before anything is held out.
 
-    Without `test`, the test split is taken from `train`. Without `mean` and `std`, the constants
+    Without `test` and `validation`, both are taken from `train`; with a validation split of its own and no `test` there
+    is no test split. Without `mean` and `std`, the constants
     are computed from the training split. `seen`: what the files held, in words, where that is worth saying.
     `scale`: as in `Data`.
     """
@@ -234,6 +235,7 @@ def hold_out(labels: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.
 def divide(source: Source, seed: int) -> tuple[Split, Split, Split]:
     """(train, validation, test) of a source; the source's own test images never mix in.
 
+    A source with a validation split and no test split keeps what it has: its test split is empty.
     An undivided source becomes 60 % train, 20 % validation, 20 % test. Where there is a test split,
     the validation split is 5,000 images of train, 10 % where train has fewer than 50,000 and 50,000
     of a million or more.
@@ -241,6 +243,11 @@ def divide(source: Source, seed: int) -> tuple[Split, Split, Split]:
     """
     train, validation, test = source.train, source.validation, source.test
     share = 0.1
+    if test is None and validation is not None:
+        test = train.take(np.arange(0))
+        if not (len(train) and len(validation)):
+            raise DataError(f"{len(train)} training and {len(validation)} validation images are too few")
+        return train, validation, test
     if test is None:
         kept, held = hold_out(train.labels, round(len(train) / 5), seed)
         train, test, share = train.take(kept), train.take(held), 0.25

@@ -61,10 +61,8 @@ def test_a_divided_folder_keeps_its_test_images(tmp_path: Path):
     assert np.bincount(data.validation.labels).tolist() == [4, 6]
 
 
-@pytest.mark.parametrize(("extra", "sizes"), [(("test", "val"), [10, 4, 3]), (("val",), [9, 1, 4])])
-def test_a_val_folder_is_for_validation_beside_test_and_for_testing_alone(
-    tmp_path: Path, extra: tuple[str, ...], sizes: list[int]
-):
+@pytest.mark.parametrize(("extra", "sizes"), [(("test", "val"), [10, 4, 3]), (("val",), [10, 4, 0])])
+def test_a_val_folder_is_for_validation_with_and_without_test(tmp_path: Path, extra: tuple[str, ...], sizes: list[int]):
     folders(tmp_path / "train", {"cat": 5, "dog": 5})
     for name in extra:
         folders(tmp_path / name, {"cat": 2, "dog": 2} if name == "val" else {"cat": 1, "dog": 2})

@@ -48,11 +48,12 @@ def test_splits_by_their_usual_names(tmp_path: Path, train: str, second: str, th
     assert (len(data.train), len(data.validation)) == ((40, 8) if second else (36, 4))
 
 
-def test_validation_alone_is_for_testing(tmp_path: Path) -> None:
+def test_validation_alone_leaves_nothing_for_testing(tmp_path: Path) -> None:
     _classes(tmp_path / "train", 20)
     _classes(tmp_path / "dev", 5)
     data = _load(tmp_path)
-    assert len(data.test) == 10 and len(data.train) + len(data.validation) == 40
+    assert (len(data.train), len(data.validation), len(data.test)) == (40, 10, 0)
+    assert "10 validation, none for test" in data.summary()
 
 
 def test_a_class_of_trains_is_no_split(tmp_path: Path) -> None:
