@@ -80,7 +80,9 @@ def describe(
     variant: Annotated[str | None, typer.Option(help="A variant of the method.")] = None,
     network: Annotated[str | None, typer.Option(help="The body, for example resnet-110 or msdnet-5.")] = None,
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
-    image_size: Annotated[str, typer.Option(help="Pixels along an edge, or HEIGHTxWIDTH.")] = "32",
+    image_size: Annotated[
+        Any, typer.Option(parser=parse_size, metavar="SIZE", help="Pixels along an edge, or HEIGHTxWIDTH.")
+    ] = 32,
     channels: Annotated[int, typer.Option(help="Channels of an image.")] = 3,
     values: Set = None,
     as_json: Json = False,
@@ -96,7 +98,7 @@ def describe(
         chosen["variant"] = variant
     if network is not None:
         chosen["network"] = network
-    usual = not chosen and (classes, image_size, channels) == (10, "32", 3)
+    usual = not chosen and (classes, image_size, channels) == (10, 32, 3)
     record = networks_written().get(method) if usual else None
     if record is None:
         from search.catalogue.describe import network_description
@@ -106,9 +108,7 @@ def describe(
             trust_network(chosen.get("network"))  # the person has typed its name
         except ValueError as error:
             raise InputError(str(error)) from None
-        record = network_description(
-            method, chosen, classes=classes, image_size=parse_size(image_size), channels=channels
-        )
+        record = network_description(method, chosen, classes=classes, image_size=image_size, channels=channels)
     if as_json:
         print_json(record)
         return
@@ -179,11 +179,12 @@ def data(
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder of image files, and none of Parquet."""
+    """Whether a path is a folder of image files, and none of Parquet or of a saved set."""
     from trainables.data.parquet import is_parquet
+    from trainables.data.saved import is_saved
 
     try:
-        return path.is_dir() and not is_parquet(path)
+        return path.is_dir() and not is_parquet(path) and not is_saved(path)
     except ValueError:  # reading it says what is wrong
         return False
 

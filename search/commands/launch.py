@@ -47,7 +47,10 @@ def search(
         list[str] | None, typer.Option(help="Learn from this earlier study (may be given again): its front runs first.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="A data set by name, or a path to images.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Resize images to this many pixels, or HEIGHTxWIDTH.")] = None,
+    image_size: Annotated[
+        Any,
+        typer.Option(parser=parse_size, metavar="SIZE", help="Resize images to this many pixels, or HEIGHTxWIDTH."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at once.")] = None,
     address: Address = None,
     tracking: Tracking = None,
@@ -81,7 +84,7 @@ def search(
             "budget.time": time_limit,
             "budget.cost": cost,
             "data.name": data,
-            "data.image_size": None if image_size is None else parse_size(image_size),
+            "data.image_size": image_size,
             "resources.workers": workers,
             "tracking.uri": tracking,
             "warm_start.studies": fork or None,

@@ -24,6 +24,7 @@ SHOWN = 10
 """Files of one kind that are named; the others are counted."""
 UNEVEN = 3.0
 """Above this ratio of the largest to the smallest class, balance is worth a line."""
+LONG = 1.25
 _ORIENTATION = 0x0112
 _ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -79,16 +80,28 @@ class Survey:
         if self.ratio is not None and self.ratio >= UNEVEN:
             said.append(
                 f"the largest class has {self.ratio:.1f} times the training images of the smallest: consider"
-                ' balance = "sampled" or balance = "loss" below [data]'
+                ' balance = "sampled" or balance = "loss" below [data], merit = "balanced_accuracy" below [objective]'
             )
-        if len(self.sizes) > 1 or any(width != height for width, height in self.sizes):
-            said.append(f"images differ in size or are not square: give image_size, for example {self.usual_size()}")
+        if "validation" in self.counts and "test" not in self.counts:
+            said.append("there is no test split: a promoted model has the figures alone by which it was chosen")
+        if len(self.sizes) > 1:
+            said.append(f"images differ in size: give image_size, for example {self.usual_size()}")
         return said
 
-    def usual_size(self) -> int:
-        """An `image_size` to begin with: the power of two up to 224 that the shorter edges reach in the median."""
-        shorter = statistics.median(min(size) for size in self.sizes.elements()) if self.sizes else 32
-        return max((size for size in (16, 32, 64, 128, 224) if size <= shorter), default=16)
+    def usual_size(self) -> int | list[int]:
+        """An `image_size` to begin with: the power of two up to 224 that the shorter edges reach in the median.
+
+        [height, width] where images are longer than `LONG` times their shorter edge in the median, in steps of eight.
+        """
+        if not self.sizes:
+            return 32
+        shorter = statistics.median(min(size) for size in self.sizes.elements())
+        edge = max((size for size in (16, 32, 64, 128, 224) if size <= shorter), default=16)
+        ratio = statistics.median(width / height for width, height in self.sizes.elements())
+        longer = 8 * round(edge * max(ratio, 1 / ratio) / 8)
+        if max(ratio, 1 / ratio) < LONG:
+            return edge
+        return [edge, longer] if ratio > 1 else [longer, edge]
 
     def record(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -42,7 +42,7 @@ def place(network: str, pretrained: str) -> Path:
         found = wishes(network, pretrained.partition(":")[2])
     except ValueError as error:
         raise ValueError(f"pretrained = {pretrained!r}: {error}") from None
-    if not found:
+    if "url" not in found:
         raise ValueError(f"pretrained = {pretrained!r}: {network} has no cache of weights; name a file")
     path = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(found["url"])
     if not path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spaces import own_networks
 from trainables.contracts.network import Task
+from trainables.contracts.recipe import Batch
 from trainables.execution.macs import counted, macs_of
 from trainables.methods import blocks, exits
 from trainables.networks.backbones import cutting, source
@@ -47,6 +49,72 @@ def test_macs_are_those_of_pytorchs_own_counter(name: str) -> None:
         torch.backends.mha.set_fastpath_enabled(fast)
     assert network.total == other.get_total_flops() / 2  # it counts a multiplication and an addition
     assert len(cutting.residuals(network)) == residuals
+
+
+needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+TIMM = {
+    # pixels, residual blocks: convolutions of large kernels, inverted residuals, windows of tokens
+    "convnext_atto": ((32, 32), 12),
+    "mobilenetv3_small_050": ((32, 48), 7),
+    "resnet10t": ((32, 48), 4),
+    "vit_tiny_patch16_224": ((32, 48), 24),
+    "efficientvit_m0": ((64, 64), 0),
+    "mixer_s32_224": ((64, 64), 16),
+}
+
+
+@needs_timm
+@pytest.mark.parametrize("name", TIMM)
+def test_models_of_timm_are_cut_and_counted(name: str) -> None:
+    size, residuals = TIMM[name]
+    with torch.device("meta"):
+        model, channels = source.build(f"timm:{name}", Task(classes=7, size=size))
+        network = cutting.trace(name, model, (channels, *size), 7)
+    with FlopCounterMode(display=False) as other, torch.no_grad():
+        network.model(torch.zeros(1, channels, *size, device="meta"))
+    assert network.total == other.get_total_flops() / 2
+    assert not residuals or len(cutting.residuals(network)) == residuals
+
+
+@needs_timm
+def test_a_model_of_timm_trains_answers_and_is_named() -> None:
+    task = Task(classes=3, size=(32, 48))
+    images, truth = torch.randn(4, 3, 32, 48, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    for module, more in ((exits, {"exits": 2}), (blocks, {})):
+        method = module.METHOD
+        config = method.configure({"network": "timm:test_convnext", **more})
+        network = method.build(config, task)
+        phase = method.phases(config)[0]
+        terms = method.objective(network, Batch(images, truth, generator=torch.Generator().manual_seed(0)), phase)
+        torch.stack(list(terms.values())).sum().backward()
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+        network.eval()
+        setting = method.settings(config)[0]
+        knobs = setting
+        if method.calibrate is not None:
+            knobs = method.calibrate(setting, torch.stack(network(images).logits))
+        with counted(network) as tally:
+            answered = network.infer(images, knobs)
+        assert sum(tally.values()) == pytest.approx(float(answered.macs.sum()), rel=1e-6)
+    with pytest.raises(ValueError, match="timm has no model 'convnext_ato'; did you mean 'convnext_atto'"):
+        source.build("timm:convnext_ato", task)
+
+
+def test_what_a_forward_reads_beside_images_keeps_its_default() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, images: Tensor, mask: Tensor | None = None, twice: bool = False) -> Tensor:
+            features = self.first(images)
+            if mask is not None:
+                features = features * mask
+            if twice:
+                features = features * 2
+            return self.last(features.mean(dim=(2, 3)))
+
+    assert len(cutting.trace("mine.py:build", Masked(), (3, 8, 9), 3).cuts) > 2
 
 
 TINY = """
