@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.transforms import v2
 
 from trainables.contracts.network import Task
 from trainables.data import datasets
 from trainables.data.decoding import decode
 from trainables.data.errors import DataError, DataMissing
+from trainables.data.resizing import RULES, resize
 from trainables.data.splits import Augment, Split
 
 RANDOM = np.random.default_rng(0)
@@ -122,7 +124,7 @@ def drop_one(root: Path) -> None:
 
 def stretch(root: Path) -> None:
     for path in root.rglob("*.png"):
-        Image.new("RGB", (8, 10)).save(path)
+        Image.new("RGB", (8, 3)).save(path)
 
 
 def float_one(root: Path) -> None:
@@ -144,7 +146,7 @@ def unknown_test(root: Path) -> None:
         (add_text, r"b/notes.txt is not a whole image file"),
         (empty_one, r"/c holds no image"),
         (drop_one, r"has one class only \(a\)"),
-        (stretch, r"a/00000.png has 8 x 10 pixels; networks take squares .*image_size"),
+        (stretch, r"a/00000.png has 8 x 3 pixels; networks take at least 4 x 4: .*image_size"),
         (float_one, r"a/deep.tiff holds floating-point pixels"),
         (unknown_test, r"test/z is of a class that has no training images"),
     ],
@@ -221,3 +223,34 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     with pytest.raises(DataError, match="1 or 3 channels; the task takes 2"):
         datasets.read_images([bad], Task(channels=2))
     assert datasets.read_images([], Task(size=8)).shape == (0, 3, 8, 8)
+
+
+def test_sizes_that_are_not_square_are_kept_or_made_by_a_rule(tmp_path: Path):
+    random = np.random.RandomState(0)
+    for number in range(10):
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            pixels = random.randint(0, 256, (24, 36, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    plain = datasets.load(str(tmp_path), root=tmp_path)
+    assert plain.task == Task(classes=2, size=(24, 36)) and plain.train.images.shape[2:] == (24, 36)
+    found = {rule: datasets.load(str(tmp_path), root=tmp_path, image_size=[16, 12], resize=rule) for rule in RULES}
+    assert {data.task.size for data in found.values()} == {(16, 12)} and len({d.hash for d in found.values()}) == 3
+    image = Image.open(sorted((tmp_path / "a").iterdir())[0])
+    assert resize(image, (24, 36)) is image
+    # torchvision: the shorter edge to 256, 224 in the middle
+    theirs = v2.functional.center_crop(v2.functional.resize(image, [32]), [28, 28])
+    assert np.array_equal(np.asarray(resize(image, 28, "preset")), np.asarray(theirs))
+    for size, said in (
+        ([8, 9, 10], "takes one number, or two"),
+        (2, "at least 4"),
+        ([16, 2.5], "at least 4"),
+        ([], "one"),
+    ):
+        with pytest.raises(DataError, match=said):
+            datasets.load(str(tmp_path), root=tmp_path, image_size=size)
+    with pytest.raises(DataError, match="resize = 'crop': must be one of fit, preset, stretch"):
+        datasets.load(str(tmp_path), root=tmp_path, image_size=8, resize="crop")
+    with pytest.raises(DataError, match="digits has square images of one size"):
+        datasets.load("digits", root=tmp_path, image_size=8, resize="preset")
+    assert datasets.load("digits", root=tmp_path, image_size=[16, 12]).task.size == (16, 12)

@@ -201,7 +201,8 @@ def _of_torchvision(word: str, task: Task, width: float) -> nn.Module:
 def wishes(network: str, weights: str = "") -> Mapping[str, Any]:
     """What the pretrained weights of a model of torchvision were trained on: `size`, `mean`, `std`, `url`, `name`.
 
-    Of a model of timm `mean` and `std` alone: its weights are files. Empty for other networks. `weights`: their name, the usual ones where it is empty; `ValueError` for another name.
+    Of a model of timm `mean` and `std` alone: its weights are files. Empty for other networks. `weights`: their name,
+    the usual ones where it is empty; `ValueError` for another name.
     """
     name = named(network)
     if name.kind == "timm" and not weights:
