@@ -216,10 +216,11 @@ class Chronicle:
         best = max(points, key=lambda point: (point["accuracy"], -point["macs"]))
         errors, macs = [1.0 - point["accuracy"] for point in points], [point["macs"] for point in points]
         volume = {"hypervolume": hypervolume(errors, macs, self._reference)}
-        if self._objective is not None:
+        if self._objective is not None and not self._objective.usual:
             merit, cost = self._objective.merit.name, self._objective.cost.name
             return {merit: best["merit"], cost: best["cost"], **volume}
-        return {"accuracy": best["accuracy"], "macs": best["macs"], "macs_min": min(macs), **volume}
+        named = "accuracy" if self._objective is None else self._objective.merit.name
+        return {named: best["accuracy"], "macs": best["macs"], "macs_min": min(macs), **volume}
 
     def _on_decision(self, event: Event) -> None:
         assert event.trial is not None
