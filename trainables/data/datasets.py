@@ -149,10 +149,11 @@ def _read(name: str, root: Path, image_size: Size | None, resize: str | None, se
             raise DataError(f"resize = {resize!r}: {kind} has square images of one size; leave it out")
         if isinstance(image_size, tuple) and kind in (clutter.NAME, *hybrid.PARTS):
             raise DataError(f"image_size = {list(image_size)}: {kind} is drawn in squares; give one number")
+        edge = None if isinstance(image_size, tuple) else image_size
         if name in sources.NAMES:
             return name, read_named(name, root, image_size)
         if name == clutter.NAME:
-            return name, clutter.read_cluttered(image_size, seed)
+            return name, clutter.read_cluttered(edge, seed)
         if kind not in NAMES or kind in (*sources.NAMES, clutter.NAME):
             path, name = _found(name, root, f"no data set {name!r}, and", nearest(name, NAMES))
             reader = read_saved if is_saved(path) else read_parquet if is_parquet(path) else read_folder
@@ -162,7 +163,7 @@ def _read(name: str, root: Path, image_size: Size | None, resize: str | None, se
             path, where = _found(where, root, f"no {kind} from {where!r}:")
             name = f"{kind}:{where}"
         if kind in hybrid.PARTS:
-            return name, hybrid.read_made(kind, root, image_size, seed, path)
+            return name, hybrid.read_made(kind, root, edge, seed, path)
         return name, imagenet.read_imagenet(kind, root, image_size, path, resize or "preset")
     except PermissionError as error:
         raise DataError(f"{error.filename} may not be read by this user") from None
