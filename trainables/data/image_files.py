@@ -115,12 +115,12 @@ class Stack:
         resized = self.size is not None and (self.least, self.most) != (wanted,) * 2
         scale = self.scale
         levels = f" of values {scale.low:g} to {scale.high:g}" if scale is not None else ""
-        return f"{sizes} pixels{levels}" + (f", resized to {shown(self.size)}" if resized else "")
+        return f"{sizes} pixels{levels}" + (f", resized to {shown(self.size)}" if resized and self.size else "")
 
     def array(self, images: Sequence[np.ndarray | Deep]) -> np.ndarray:
         """(n, C, S, S) uint8 with the channels of the whole set."""
         channels, scale = 3 if self.colour else 1, self.scale
-        height, width = edges(self.size or self.least[::-1])
+        height, width = edges(self.size or (self.least[1], self.least[0]))
         out = np.empty((len(images), channels, height, width), dtype=np.uint8)
         for row, image in zip(out, images, strict=True):
             if isinstance(image, Deep):

@@ -177,7 +177,7 @@ def _of_timm(word: str, task: Task) -> nn.Module:
         close = difflib.get_close_matches(word, timm.list_models(), n=1)
         raise ValueError(f"timm has no model {word!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
     known = timm.get_pretrained_cfg(word)
-    sized = {"img_size": task.size} if known is not None and known.fixed_input_size else {}
+    sized: dict[str, Any] = {"img_size": task.size} if known is not None and known.fixed_input_size else {}
     return timm.create_model(word, pretrained=False, num_classes=task.classes, **sized)
 
 
