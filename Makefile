@@ -13,7 +13,7 @@ export ROUTEFRONT_STUDIES ?= $(abspath $(DEMO))/studies
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick lint lock bench clean
+.PHONY: help install demo test quick lint lock bench docs tutorials clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -56,5 +56,11 @@ lock: install ## renew requirements.lock (hashes, no addresses)
 bench: install ## the benchmarks, each prints a table
 	@for file in tests/benchmarks/*/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
+docs: install ## the documentation's site, into site/ (offline; python -m http.server -d site shows it)
+	$(BIN)/mkdocs build --quiet --strict --clean
+
+tutorials: install ## run every tutorial of docs/tutorials, block by block, with what they print (a quarter of an hour)
+	$(BIN)/python docs/tools/run.py docs/tutorials/*.md
+
 clean: ## remove what was built and the demo's results (.venv stays)
-	rm -rf build dist *.egg-info $(DEMO) .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist site *.egg-info $(DEMO) .ruff_cache .hypothesis .import_linter_cache

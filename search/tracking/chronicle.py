@@ -13,6 +13,8 @@ from typing import Any
 
 from search.journal.events import Event
 from search.pareto.front import Archive, hypervolume
+from search.points.rows import point_id
+from search.tracking.models import Member
 from search.tracking.values import dataset_input, diagnostic_metrics, flat, plain_name
 from trainables.contracts.objective import Objective
 
@@ -47,6 +49,7 @@ class _TrialRun:
 
     method: str
     begun: int
+    config: Mapping[str, Any]
     cost: float = 0.0
     state: str = "asked"
 
@@ -58,11 +61,16 @@ def study_id(created: Event) -> str:
 
 
 class Chronicle:
-    """Folds events, in order, into `changes` by run; the caller takes out what it has sent."""
+    """Folds events, in order, into `changes` by run; the caller takes out what it has sent.
+
+    `front_changed`: the front is another one than that of the last `add_frontier`; `members_changed` likewise, until
+    the caller takes it back.
+    """
 
     def __init__(self) -> None:
         self.changes: dict[str, RunChange] = {}
         self.front_changed = False
+        self.members_changed = False
         self._trials: dict[str, _TrialRun] = {}
         self._composed: dict[str, int] = {}
         self._archive: Archive | None = None
@@ -71,6 +79,7 @@ class Chronicle:
         self._cost = 0.0
         self._seconds = {"seconds": 0.0, "system/cpu_seconds": 0.0}
         self._begun = 0
+        self._measured: dict[tuple[str, int], int] = {}
         self._data: dict[str, str] = {}
         self._code = ""
 
@@ -97,6 +106,32 @@ class Chronicle:
                 document["objective"] = self._objective.record()
             self._change(STUDY).files["frontier.json"] = document
             self.front_changed = False
+
+    def members(self) -> list[Member]:
+        """The front as it stands, as `search.tracking.models` shows it."""
+        found = []
+        for error, macs, item in self._archive or ():
+            name, epoch = item["trial"], item["epoch"]
+            if self._objective is None:
+                metrics = {"accuracy": 1.0 - error, "macs": float(macs)}
+            else:
+                axes = self._objective
+                metrics = {plain_name(axes.merit.name): item["merit"], plain_name(axes.cost.name): item["cost"]}
+            params = {**flat(self._trials[name].config), "trial": name, "epoch": str(epoch)}
+            params |= flat(item["knobs"], "knobs.")
+            at = self._measured[name, epoch]
+            found.append(Member(point_id(name, epoch, item["index"]), name, params, metrics, float(macs), at))
+        return found
+
+    @property
+    def images(self) -> dict[str, str]:
+        """The images as the fields of MLflow's data set, empty before the first event."""
+        return self._data
+
+    @property
+    def begun(self) -> int:
+        """When the study was created, in milliseconds; 0 before the first event."""
+        return self._begun
 
     def _change(self, key: str) -> RunChange:
         if key not in self.changes:
@@ -139,7 +174,7 @@ class Chronicle:
     def _on_ask(self, event: Event) -> None:
         assert event.trial is not None
         p = event.payload
-        self._trials[event.trial] = _TrialRun(p["config"]["method"], _milliseconds(event))
+        self._trials[event.trial] = _TrialRun(p["config"]["method"], _milliseconds(event), p["config"])
         change = self._change(event.trial)
         change.params = {**flat(p["config"]), "seed": str(p["seed"])}
         change.tags = {
@@ -174,7 +209,7 @@ class Chronicle:
         values |= {f"system/{name}": value for name, value in p.get("machine", {}).items()}
         study = {"epochs": self._cost, **self._spent(values)}
         if "curve" in p:
-            values |= self._curve(event.trial, p)
+            values |= self._curve(event.trial, p, at)
             change.files[f"curve/epoch-{p['epoch']:04d}.json"] = {
                 "trial": event.trial, "epoch": p["epoch"], "split": "validation", **p["curve"]
             }  # fmt: skip
@@ -197,7 +232,7 @@ class Chronicle:
             self._seconds[name] += value
         return {name: self._seconds[name] for name in known}
 
-    def _curve(self, name: str, report: Mapping[str, Any]) -> dict[str, float]:
+    def _curve(self, name: str, report: Mapping[str, Any], at: int) -> dict[str, float]:
         """Put a curve's points on the study's front; what is said of the curve as metrics."""
         assert self._archive is not None
         points = report["curve"]["points"]
@@ -212,6 +247,9 @@ class Chronicle:
                 **{each: point[each] for each in ("merit", "cost") if each in point},
             }
             joined = self._archive.add(1.0 - point["accuracy"], point["macs"], item)
+            if joined:
+                self.members_changed = True
+                self._measured[name, report["epoch"]] = at
             self.front_changed = self.front_changed or joined
         best = max(points, key=lambda point: (point["accuracy"], -point["macs"]))
         errors, macs = [1.0 - point["accuracy"] for point in points], [point["macs"] for point in points]

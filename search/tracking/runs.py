@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from search.tracking.chronicle import STUDY, RunChange
+from search.tracking.models import FrontModels
 from search.tracking.server import artifact_location, is_server, quiet
 
 _log = logging.getLogger("routefront.tracking")
@@ -89,6 +90,7 @@ class StudyRuns:
         self.created = 0
         self.experiment_id = self._find_experiment(experiment, artifact_location(uri, studies_root, experiment))
         self._runs = {key: _known(run) for key, run in self._find_runs().items()}
+        self.front = FrontModels(self._client, self.experiment_id, study, identity)
 
     def hurry(self, yes: bool) -> None:
         """Send several runs at a time, or, to a server that has just failed, one."""
@@ -102,6 +104,11 @@ class StudyRuns:
     def run_id(self, key: str) -> str | None:
         """MLflow's name of a run, or None where it does not exist."""
         return self._runs[key].id if key in self._runs else None
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """MLflow's names of the runs, by key."""
+        return {key: run.id for key, run in self._runs.items()}
 
     def lacking(self, expected: dict[str, Expected]) -> set[str]:
         """Keys of the runs that do not hold what they should, asked anew."""

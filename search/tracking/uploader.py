@@ -26,6 +26,7 @@ _log = logging.getLogger("routefront.tracking")
 _CHUNK_EVENTS = 500  # what has arrived is noted at least this often while a long journal is replayed
 _CAREFUL_EVENTS = 50  # the same after a failure: a server that comes and goes is brought a little each time
 _FRONTIER_SECONDS = 30.0
+_MODELS_SECONDS = 60.0  # a new member of the front costs four requests
 
 
 class Uploader:
@@ -41,6 +42,7 @@ class Uploader:
         self._note = note_of(study, uri, experiment)
         self.cursor = self._read_note()
         self._frontier_at = -_FRONTIER_SECONDS
+        self._models_at = time.monotonic()
         self._failed = False
         self._forget()
 
@@ -88,6 +90,11 @@ class Uploader:
         runs.send(self._chronicle.changes)
         if self.cursor != self._folded:
             self._move_cursor(self._folded)
+        if self._chronicle.members_changed and (final or time.monotonic() - self._models_at > _MODELS_SECONDS):
+            self._models_at = time.monotonic()
+            chronicle = self._chronicle
+            runs.front.show(chronicle.members(), runs.ids, chronicle.images, chronicle.begun)
+            chronicle.members_changed = False
         if final:
             self._complete(runs)
         self._failed = False

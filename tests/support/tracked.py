@@ -77,9 +77,13 @@ class Place:
 
 
 def runs_at(uri: str) -> list[Any]:
+    """The runs of studies and trials; not the one that the metrics of logged models belong to."""
     client = quiet().MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("routefront")
-    return [] if experiment is None else list(client.search_runs([experiment.experiment_id], max_results=5000))
+    if experiment is None:
+        return []
+    runs = client.search_runs([experiment.experiment_id], max_results=5000)
+    return [run for run in runs if run.data.tags.get("routefront.kind") != "frontier"]
 
 
 def runs_by_key(uri: str) -> dict[str, Any]:
