@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +19,10 @@ from search.errors import InputError
 from search.units import knobs_text, show_bytes, show_count, show_share
 
 if TYPE_CHECKING:
+    from search.sampling.optuna_export import OptunaFile
     from search.studies.stored import StoredStudy
+
+_FOLLOW_SECONDS = 1.0
 
 
 def register(app: typer.Typer) -> None:
@@ -91,6 +96,7 @@ def confirm(
 def export(
     study: Name,
     optuna: Annotated[Path, typer.Option(help="The SQLite file to write.", show_default=False)],
+    follow: Annotated[bool, typer.Option("--follow", help="Keep it up to date until the search ends.")] = False,
     studies: Studies = None,
     as_json: Json = False,
 ) -> None:
@@ -100,20 +106,42 @@ def export(
     stopped is PRUNED, with what it showed at each rung as intermediate values. NAME (points) has one
     trial for every operating point of a full training: error and log10 MACs.
 
-    Example: routefront export digits --optuna digits.db
+    With --follow a dashboard that has the file open shows the search while it runs:
+    optuna-dashboard sqlite:///digits.db
+
+    Examples: routefront export digits --optuna digits.db
+    routefront export digits --optuna digits.db --follow
     """
-    from search.sampling.optuna_export import to_optuna
+    from search.sampling.optuna_export import OptunaFile
 
     found = opened(study, studies)
     if optuna.exists():
         raise InputError(f"{optuna} exists; choose another file, or remove it first")
-    with progress("writing", as_json):
-        counts = to_optuna(found.state(), found.spec, optuna)
+    with progress("following" if follow else "writing", as_json) as shows:
+        written = OptunaFile(found.spec, optuna, live=follow)
+        counts = _followed(found, written, shows.update) if follow else written.update(found.state())
     if as_json:
         print_json({"file": optuna, "studies": counts})
     else:
         for name, count in counts.items():
             out.print(f"wrote {count} trials of study {name!r} into {optuna}", soft_wrap=True)
+
+
+def _followed(found: StoredStudy, file: OptunaFile, say: Callable[[str], None]) -> dict[str, int]:
+    """Keep a file up to date until nobody drives the study any more, or until Ctrl-C."""
+    from search.studies.follow import Followed
+
+    known = Followed()
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            running = found.status() == "running"  # asked first: what its last moments brought is read below
+            known.update(found)
+            counts = file.update(known.state)
+            say(", ".join(f"{count} trials of {name!r}" for name, count in counts.items()))
+            if not running:
+                break
+            time.sleep(_FOLLOW_SECONDS)
+    return file.update(known.state)
 
 
 def delete(

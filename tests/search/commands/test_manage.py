@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from search.studies.summary import NAME
 from search.study import Study
 from tests.support.command import Run
 from tests.support.story import Story
+from tests.support.tracked import until
 
 SPEC: dict[str, Any] = {
     "name": "old",
@@ -199,6 +202,41 @@ def test_the_exported_study_has_no_stopped_trial_as_finished(tmp_path: Path) -> 
 
     found = get_param_importances(optuna.load_study(study_name="old", storage=storage))
     assert {"method", "skipnet.network"} <= found.keys()
+
+
+def test_an_export_follows_a_study_while_it_runs(tmp_path: Path) -> None:
+    study, tale, file = _told(tmp_path), Story(("static", "skipnet")), tmp_path / "live.db"
+    storage = f"sqlite:///{file}"
+
+    def trials(name: str = "old") -> list[Any]:
+        assert process.poll() in (None, 0)
+        return optuna.load_study(study_name=name, storage=storage).trials if file.exists() else []
+
+    with study.driving() as driver:
+        command = [sys.executable, "-m", "search", "export", "old", "--optuna", str(file), "--follow", "--json"]
+        process = subprocess.Popen([*command, "--studies", str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        until(lambda: len(trials()) == 4 and len(trials("old (points)")) == 2)
+        assert trials()[3].state is TrialState.RUNNING
+        tale.events = []
+        tale.report("t0003", 1, [(0.4, 9e5)])
+        driver.record("report", tale.events[-1].payload, "t0003")
+        until(lambda: trials()[3].intermediate_values.keys() == {1})
+        for epoch in (3, 9):
+            tale.report("t0003", epoch, [(0.5, 9e5), (0.3, 1e5)])
+        tale.decide("t0003", 9, "finish")
+        for event in tale.events[1:]:
+            driver.record(event.kind, event.payload, event.trial)
+        until(lambda: trials()[3].state is TrialState.COMPLETE)
+        assert process.poll() is None
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and json.loads(out)["studies"] == {"old": 4, "old (points)": 4}
+    last = trials()[3]
+    assert last.intermediate_values.keys() == {1, 3, 9} and last.value == last.intermediate_values[9]
+    assert last.user_attrs["state"] == "finished" and last.user_attrs["epoch"] == 9
+    to_optuna(study.state(), study.spec, tmp_path / "once.db")  # what was followed is what is written at once
+    once = optuna.load_study(study_name="old", storage=f"sqlite:///{tmp_path / 'once.db'}").trials
+    told = [(t.state, t.values, t.params, t.intermediate_values, t.user_attrs) for t in trials()]
+    assert told == [(t.state, t.values, t.params, t.intermediate_values, t.user_attrs) for t in once]
 
 
 @contextlib.contextmanager
