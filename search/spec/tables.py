@@ -359,7 +359,12 @@ class ResourceSpec(Part):
 
 
 class TrackingSpec(Part):
-    """Where MLflow records: an address (the study folder's neighbour by default) or ``"off"``."""
+    """Where MLflow records: an address (the study folder's neighbour by default) or ``"off"``.
+
+    `tensorboard`: whether workers write each trial's losses and figures by epoch for TensorBoard, too, into the study's
+    folder.
+    """
 
     uri: str | None = None
     experiment: str = "routefront"
+    tensorboard: bool = False

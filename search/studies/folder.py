@@ -36,6 +36,7 @@ _WRITTEN = {
     "points": r"[\w.-]+\.parquet(\.tmp)?",
     "cascades": r"[\w.-]+\.parquet([\w.]*\.tmp)?",
     "tracking": r"[\w.-]+\.(json|log|part)",
+    "tensorboard": r"t\d{4,}",
     "checkpoints": r"\.?t\d{4,}|\.?stages|\.?donors",
     "ray": r".+",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import os
 import signal
@@ -33,6 +34,8 @@ from trainables.worker.remote import StorageError
 if TYPE_CHECKING:
     from ray import tune
 
+    from search.studies.folder import StudyFolder
+
 Watcher = Callable[[Driver], contextlib.AbstractContextManager[None]]
 
 
@@ -56,6 +59,8 @@ def run(
     Raises `InputError` where the cluster cannot be reached or holds no trial, `RunError` where Tune
     itself fails.
     """
+    if driver.spec.tracking.tensorboard:
+        check_scalars(driver.folder)
     if address is None and trainable is None and driver.spec.resources.gpus_per_trial and isinstance(data, Data):
         say("looking at this machine's GPU")
         _look_at_gpus(driver.spec, data)
@@ -69,6 +74,17 @@ def run(
     say(f"Ray: {_spelled(nodes)}, trials at once: {driver.workers}; workers import torch, then train")
     tuner = _assemble(driver, data, nodes[0].cpus if address is None else None, trainable)
     return _fit(driver, tuner, ray if address is not None else None, watch)
+
+
+def check_scalars(folder: StudyFolder) -> None:
+    """Raise `InputError` where no worker could write curves for TensorBoard."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError("tracking.tensorboard = true needs a package: pip install 'routefront[tensorboard]'")
+    if folder.storage:
+        raise InputError(
+            f"tracking.tensorboard = true: workers write into the study's folder, and {folder.storage} is no folder; leave"
+            " it out, or take MLflow"
+        )
 
 
 @contextlib.contextmanager

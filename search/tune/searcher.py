@@ -39,6 +39,7 @@ def constants(spec: StudySpec, threads: int = 1) -> dict[str, Any]:
         "latency": spec.constraints.max_latency is not None,
         "timing": None if timing is None else timing.record(),
         "memory": spec.resources.memory,
+        "scalars": spec.tracking.tensorboard,
     }
 
 

@@ -20,6 +20,7 @@ class Order:
     `diagnostics`: whether its last epoch measures its paths, `latency`: whether curves measure theirs, `timing`: how,
     where that is their cost (`trainables.contracts.objective.Timing`),
     `predictions`: whether their checkpoints keep what is answered on every validation image.
+    `scalars`: whether the worker writes curves for TensorBoard beside the checkpoints (`trainables.worker.scalars`).
     `stage`: the key of a first stage to begin behind, `publish`: whether to store its own. `donor`: the name of the
     checkpoint whose weights it begins with (`trainables.training.donors`). `trainable`: the class that is trained
     instead of a method (`trainables.external.load`), whose points have the axes of `objective`. `sources`: digests of
@@ -45,6 +46,7 @@ class Order:
     latency: bool = False
     timing: Mapping[str, int] | None = None
     predictions: bool = False
+    scalars: bool = False
     stage: str | None = None
     publish: bool = False
     donor: str | None = None

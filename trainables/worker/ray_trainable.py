@@ -46,6 +46,7 @@ from trainables.worker.guard import Guard, end_children, leave
 from trainables.worker.machine import Meter, own_memory, take_device_memory
 from trainables.worker.order import Order
 from trainables.worker.remote import StorageError
+from trainables.worker.scalars import Scalars
 from trainables.worker.shelf import Shelf
 
 _LEAK = 2e9
@@ -78,6 +79,7 @@ class RoutedTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in the same process (`reuse_actors`)."""
         self._shelf.clear()
+        self._scalars.close()
         self._begin(new_config)
         gc.collect()
         held = own_memory()
@@ -91,6 +93,7 @@ class RoutedTrainable(tune.Trainable):
         self._training: Training | ExternalTraining | None = None
         self._shelf = Shelf(order.checkpoints, order.trial, order.storage)
         self._lost = ""
+        self._scalars = Scalars(Path(order.checkpoints).parent / "tensorboard" / order.trial if order.scalars else None)
         self._meter = Meter()
         self._guard.watch(self._shelf.note, order.memory)
 
@@ -141,6 +144,7 @@ class RoutedTrainable(tune.Trainable):
         report["machine"] = self._meter.read()
         folder = checkpoints.epoch_folder(self._shelf.folder, report["epoch"])
         self._shelf.keep(self._training, folder)
+        self._scalars.add(report)
         # the driver decides on checkpoints whose curves may stand on a front
         self._shelf.drop_before(report["epoch"], kept=report["epoch"] - 1 in set(self._order.evaluate_at))
         return self._result(report, folder)
@@ -207,6 +211,7 @@ class RoutedTrainable(tune.Trainable):
         """Let go of the network, and of what trials may have started and left behind."""
         self._training = None
         self._shelf.clear()
+        self._scalars.close()
         end_children()
 
 
