@@ -1,8 +1,7 @@
 """One page a method: its paper, where we differ, its integers, its results.
 
 Text comes from the method's docstring, the space from its records, the integers from networks; what papers print
-is in ``printed.toml``; results are those that ``tests/benchmarks/results`` holds. Building large networks takes longer than
-building the site, so their sizes lie in ``sizes.json``; after a change of a network, or of ``printed.toml``:
+is XX
 
     python docs/tools/methods.py --write
 """

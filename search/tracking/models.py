@@ -61,7 +61,7 @@ def thinned(members: Sequence[Member], most: int = MOST) -> list[Member]:
 
 
 class FrontModels:
-    """The logged models of one study in one experiment. `show` raises whatever MLflow raises, and may be called again."""
+    """The logged models of a study in an experiment. `show` raises whatever MLflow raises, and may be called again."""
 
     def __init__(self, client: Any, experiment_id: str, study: str, identity: str) -> None:
         self._client, self._experiment, self._study, self._identity = client, experiment_id, study, identity

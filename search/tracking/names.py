@@ -77,5 +77,24 @@ NAMES: dict[str, dict[str, dict[str, str]]] = {
             "diagnostics.json": "what is measured at the end, in full",
         },
     },
+    "A logged model: a point of the front": {
+        "Parameters": {
+            "trial": "the trial that was trained",
+            "epoch": "after which epoch",
+            "knobs.*": "its setting at inference",
+            "*": "the trial's configuration",
+        },
+        "Metrics": {
+            "accuracy": "on the validation split, linked to the images (a trainable's own axes by their own names)",
+            "macs": "mean multiply-accumulates an image",
+        },
+        "Tags": {
+            "routefront.study": "the study's name",
+            "routefront.study_id": "as the study's",
+            "routefront.point": "the point's id, as t0003-9-2",
+            "routefront.promote": "the command that registers it with its weights",
+        },
+        "Files": {"none": "weights stay in the study's folder until a point is promoted"},
+    },
 }
 """By run and kind: name, or pattern, and what it means."""

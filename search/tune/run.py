@@ -82,8 +82,8 @@ def check_scalars(folder: StudyFolder) -> None:
         raise InputError("tracking.tensorboard = true needs a package: pip install 'routefront[tensorboard]'")
     if folder.storage:
         raise InputError(
-            f"tracking.tensorboard = true: workers write into the study's folder, and {folder.storage} is no folder; leave"
-            " it out, or take MLflow"
+            f"tracking.tensorboard = true: workers write into the study's folder, and {folder.storage} is no"
+            " folder; leave it out, or take MLflow"
         )
 
 

@@ -1,7 +1,7 @@
 """Curves for TensorBoard: a trial's losses and figures by epoch, as event files that its worker writes.
 
-``tensorboard --logdir studies/NAME/tensorboard`` shows them while the search runs, one line a trial. The package tensorboard is
-an extra; where a node lacks it, or the disk is full, one line says so and training goes on.
+``tensorboard --logdir studies/NAME/tensorboard`` shows them while the search runs, one line a trial. The package
+tensorboard is an extra; where a node lacks it, or the disk is full, one line says so and training goes on.
 """
 
 from __future__ import annotations
