@@ -145,7 +145,7 @@ def command_line() -> str:
 
 
 def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, command in sorted(group.commands.items()):
+    for name, command in sorted(group.commands.items(), key=lambda item: (hasattr(item[1], "commands"), item[0])):
         if getattr(command, "hidden", False):
             continue
         if hasattr(command, "commands"):
@@ -175,7 +175,11 @@ def python() -> str:
         "The public names of `routefront`, which stay as they are from release to release. Each is imported when it is"
         " first used.",
     ]
-    for name in sorted(set(routefront.__all__) - {"__version__"}):
+    named = [each for row, _ in columns(routefront.__doc__ or "") for each in re.findall(r"`(\w+)`", row)]
+    missing = {*routefront.__all__} - {*named, "__version__"}
+    if missing:
+        raise ValueError(f"the docstring of routefront does not name {', '.join(sorted(missing))}")
+    for name in (each for each in named if each != "__version__"):
         place, _, there = routefront._PLACES[name].partition(":")
         members = _frozen_members(name)
         options = [
