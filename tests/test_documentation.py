@@ -232,3 +232,25 @@ def test_sizes_of_published_networks_are_the_codes(tools: None) -> None:
     for key in ('codinet {"network": "resnet-32"}', 'multipath {"network": "basecnn-3", "variant": "cc"}'):
         assert known[key] == methods.counted(*cases[key])
     assert all(len(page) > 1500 for page in methods.pages().values())
+
+
+# -- tutorials ---------------------------------------------------------------------------------------
+
+
+def test_blocks_become_one_script(tools: None, tmp_path: Path) -> None:
+    import run  # pyright: ignore[reportMissingImports]
+
+    page = tmp_path / "page.md"
+    blocks = {
+        "toml": "# a/b.toml\nx = 1\n",
+        "text": "not run\n",
+        "python": "print(open('a/b.toml').read() == 'x = 1\\n')\n",
+        "bash": "set_here=2\n",
+        "bash ": 'test $set_here = 2 && test "$(which python)" != /usr/bin/python\nfalse\necho no\n',
+    }
+    page.write_text("".join(f"```{kind}\n{text}```\n" for kind, text in blocks.items()))
+    ran = subprocess.run(
+        [sys.executable, str(Path(run.__file__)), str(page)], capture_output=True, text=True, timeout=200
+    )
+    assert ran.returncode == 1 and "\nTrue\n" in ran.stdout and "FAILED with status 1" in ran.stdout
+    assert "\nno\n" not in ran.stdout and "not run" not in ran.stdout and "$ set_here=2" in ran.stdout

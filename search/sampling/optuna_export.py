@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from search.state.state import StudyState
 from search.state.trial import Trial
 from spaces.space import Space
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 _STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -132,7 +134,7 @@ def _curve_trial(
         "trial": trial.id, "method": trial.method, "state": trial.state, "reason": trial.reason,
         "epoch": trial.epoch, "seed": trial.seed, "why": trial.why, "repeats": trial.repeats,
     }  # fmt: skip
-    return optuna.create_trial(
+    told = optuna.create_trial(
         state=how,
         value=shown[spec.budget.epochs] if how is TrialState.COMPLETE else None,
         params=params,
@@ -140,6 +142,11 @@ def _curve_trial(
         user_attrs=attributes,
         intermediate_values={} if how is TrialState.WAITING else shown,
     )
+    if how is not TrialState.WAITING:
+        told.datetime_start = datetime.fromtimestamp(trial.asked_at)
+    if how.is_finished():
+        told.datetime_complete = datetime.fromtimestamp(max(trial.heard, trial.asked_at))
+    return told
 
 
 def _points(spec: StudySpec, trial: Trial, spaces: Mapping[str, Space]) -> list[FrozenTrial]:
