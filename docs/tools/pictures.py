@@ -33,13 +33,13 @@ SPEC: dict[str, Any] = {
     "name": "pictures",
     "seed": 1,
     "data": {"name": "cluttered-digits", "image_size": 16, "limit": 2000},
-    "budget": {"trials": 16, "epochs": 9},
-    "rungs": {"epochs": [1, 3], "grace": 1, "immune": 0.0},
+    "budget": {"trials": 12, "epochs": 9},
+    "rungs": {"epochs": [1, 3], "grace": 2, "reduction": 2.0, "immune": 0.0},
     "sampler": {"published": False},
     "diagnostics": False,
     "predictions": False,
     "methods": {
-        "static": {"network": ["resnet-8", "resnet-14"], "width": [0.25, 0.5], "batch_size": 64},
+        "static": {"network": "resnet-8", "width": [0.25, 0.5, 1.0], "batch_size": 64},
         "imta": {"network": "msdnet-3", "variant": "ge", "width": [0.25, 0.5], "batch_size": 64},
         "aig": {"network": "resnet-8", "width": [0.25, 0.5], "batch_size": 64},
     },
@@ -129,7 +129,7 @@ def rungs(axes: Any, state: Any) -> None:
         axes.axvline(epoch, color="#7C8591", lw=0.8, ls=":")
     axes.set(xlabel="epoch (dotted: rungs)", ylabel="hypervolume of the trial's curve")
     axes.set_title("trials are compared at rungs by their whole curves", loc="left", fontsize=10)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper left")
 
 
 def frontier(axes: Any, state: Any) -> None:
@@ -152,6 +152,8 @@ def frontier(axes: Any, state: Any) -> None:
         axes.plot([], [], style(method)[1], color=style(method)[0], label=method)
     axes.plot([], [], "-", color="#22262B", label="the frontier")
     axes.plot([], [], ".", color=GREY, label="earlier epochs")
+    shown = macs[error < 0.8]
+    axes.set_xlim(shown.min() / 1.3, shown.max() * 1.3)
     named(axes, "all operating points of the study")
     axes.legend(frameon=False, loc="lower right")
     axes.set_ylim(bottom=20)

@@ -157,12 +157,13 @@ class FrontModels:
 
     def _frontier_run(self, parent: str, begun: int) -> str:
         """The run that the models' metrics belong to; made where it is missing."""
-        if self._run is None:
+        run = self._run
+        if run is None:
             found = self._client.search_runs(
                 [self._experiment], filter_string=f"tags.`routefront.front_of` = '{self._identity}'", max_results=1
             )
             if found:
-                self._run = found[0].info.run_id
+                run = found[0].info.run_id
             else:
                 tags = {
                     "mlflow.runName": "frontier",
@@ -171,6 +172,7 @@ class FrontModels:
                     "routefront.study": self._study,
                     "routefront.front_of": self._identity,
                 }
-                self._run = self._client.create_run(self._experiment, start_time=begun, tags=tags).info.run_id
-                self._client.set_terminated(self._run, "FINISHED", end_time=begun)
-        return self._run
+                run = self._client.create_run(self._experiment, start_time=begun, tags=tags).info.run_id
+                self._client.set_terminated(run, "FINISHED", end_time=begun)
+            self._run = run
+        return run
