@@ -24,8 +24,8 @@ from pathlib import Path
 
 _BLOCK = re.compile(r"^```(bash|python|toml)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# ([\w.-]+(?:/[\w.-]+)*\.\w+)\n")
-_COMMANDS = ("routefront", "ray", "mlflow")
-_LIMIT = 600
+_COMMANDS = ("routefront", "ray", "mlflow", "uvicorn")
+_LIMIT = 1200
 
 
 def script(page: str) -> str:
@@ -62,7 +62,7 @@ def environment(folder: Path) -> dict[str, str]:
         command.chmod(0o755)
     ours = ("ROUTEFRONT_", "MLFLOW_", "RAY_AUTH", "RAY_ADDRESS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     return kept | {"PATH": path, "VIRTUAL_ENV": str(folder), "COLUMNS": "120"}
 
 
@@ -91,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pages", nargs="+", type=Path)
     told = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers of a page end with it
     for page in parser.parse_args().pages:
         if not _BLOCK.search(page.read_text(encoding="utf-8")):
             continue

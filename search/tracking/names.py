@@ -1,5 +1,6 @@
 """What a study is called in MLflow: one run for the study, one under it for every trial.
 
+The points of its front are logged models without files: weights stay in the study's folder until a point is promoted.
 `*` stands for any text: the name of a loss, a key of the study file, a number. A test folds a study and
 compares; the reference of the documentation is made of it.
 """
@@ -94,7 +95,6 @@ NAMES: dict[str, dict[str, dict[str, str]]] = {
             "routefront.point": "the point's id, as t0003-9-2",
             "routefront.promote": "the command that registers it with its weights",
         },
-        "Files": {"none": "weights stay in the study's folder until a point is promoted"},
     },
 }
 """By run and kind: name, or pattern, and what it means."""
