@@ -122,7 +122,7 @@ def rungs(axes: Any, state: Any) -> None:
         colour = GREY if stopped else style(trial.method)[0]
         axes.plot(epochs, values, "-", color=colour, lw=1 if stopped else 1.8, zorder=1 if stopped else 2)
         axes.plot(epochs[-1:], values[-1:], "x" if stopped else "o", color=colour, ms=5, zorder=3)
-    for method in sorted({trial.method for trial in state.trials.values()}):
+    for method in sorted({trial.method for trial in state.trials.values() if trial.state == "finished"}):
         axes.plot([], [], "o-", color=style(method)[0], label=f"{method}, trained in full")
     axes.plot([], [], "x-", color=GREY, label="stopped at a rung")
     for epoch in SPEC["rungs"]["epochs"]:
@@ -148,7 +148,7 @@ def frontier(axes: Any, state: Any) -> None:
     kept = non_dominated(error, macs)
     order = np.argsort(macs[kept])
     axes.step(macs[kept][order], 100 * (1 - error[kept][order]), where="post", color="#22262B", lw=1.4, zorder=3)
-    for method in sorted({trial.method for trial in state.trials.values()}):
+    for method in sorted({trial.method for trial in state.trials.values() if trial.state == "finished"}):
         axes.plot([], [], style(method)[1], color=style(method)[0], label=method)
     axes.plot([], [], "-", color="#22262B", label="the frontier")
     axes.plot([], [], ".", color=GREY, label="earlier epochs")
