@@ -123,7 +123,9 @@ class Worth:
             return []
         low, high = both[0].macs.mean(axis=1).min(), 2 * both[0].macs.mean(axis=1).max()
         budgets = np.geomspace(low, high, BUDGETS)
-        figures = np.stack([_scored(both, mine, *way, budgets) for way in (self._halves, self._halves[::-1])])
+        figures = np.stack(
+            [_scored(both, mine, one, other, budgets) for one, other in (self._halves, self._halves[::-1])]
+        )
         return [tuple(row) for row in figures.mean(axis=0).tolist() if np.isfinite(row).all()]
 
     def _improving(self, found: list[list[Any]], points: Sequence[Mapping[str, Any]], epoch: int) -> list[list[Any]]:
@@ -166,9 +168,11 @@ def _joined(one: Answers, other: Answers) -> Answers:
     totals = None
     if one.scores is not None and other.scores is not None:
         totals = np.concatenate([one.scores, other.scores])
-    parts = [np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("doubts", "correct", "macs")]
+    doubts, correct, macs = (
+        np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("doubts", "correct", "macs")
+    )
     family = np.concatenate([one.family, other.family + one.family.max() + 1])
-    return Answers(*parts, family, one.labels, totals)
+    return Answers(doubts, correct, macs, family, one.labels, totals)
 
 
 def _scored(

@@ -3,8 +3,9 @@
     python tests/benchmarks/search/check_worth.py --kept FOLDER [--studies 4] [--trials 16] [--epochs 6]
 
 Harder digits (`check_cascades.py`), three methods, one worker, a rung at a third of the epochs. What a study has
-trained is composed (pairs), and single points and cascades are chosen on the validation split at `BUDGETS` budgets and scored
-on the test split: the mean accuracy over budgets, evenly over log MACs. Both ways have the same images and seeds.
+trained is composed (pairs), and single points and cascades are chosen on the validation split at `BUDGETS` budgets and
+scored on the test split: the mean accuracy over budgets, evenly over log MACs. Both ways have the same images and
+seeds.
 """
 
 from __future__ import annotations
