@@ -175,7 +175,7 @@ def _cascade(registered: Registered, scratch: Path, images: np.ndarray, labels: 
         network = networks[told["folder"]]
         theirs.append(reference(prepared(network), normalisation.apply, images, told["knobs"]))
         accuracy = float((theirs[-1]["logits"].argmax(axis=1) == labels).mean())
-        kept = {name: told[name] for name in ("temperature", "weight", "point_id", "method") if name in told}
+        kept = {name: told[name] for name in ("temperature", "point_id", "method") if name in told}
         macs = float(theirs[-1]["macs"].mean())
         members.append(Member(told["folder"], network, normalisation, told["knobs"], accuracy, macs, kept))
     steps = [Step(m.network, m.normalisation, m.knobs, m.told["temperature"]) for m in members]

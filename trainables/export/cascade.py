@@ -13,6 +13,7 @@ from trainables.export import routefront_runner as runner
 from trainables.export.families import program_of
 from trainables.export.folder import RUNNER, seal, write
 from trainables.export.graphs import OPSET
+from trainables.inference.rules import factor
 from trainables.normalisation import Normalisation
 
 
@@ -56,7 +57,7 @@ def write_cascade(
     records: list[dict[str, Any]] = []
     written: dict[str, dict[str, Any]] = {}
     programs = {}
-    for member in members:
+    for place, member in enumerate(members):
         same = [each for each in members if each.folder == member.folder]
         if member.folder not in written:
             program = programs[member.folder] = program_of(member.network, [each.knobs for each in same])
@@ -76,12 +77,14 @@ def write_cascade(
         records.append(
             {
                 **member.told,
+                "weight": factor(answer) ** place,
                 "folder": member.folder,
                 "digest": written[member.folder]["digest"],
                 "knobs": dict(member.knobs),
                 "values": programs[member.folder].values(member.knobs),
             }
         )
+    said = "last" if answer == "last" else "mean"  # a mean says by its members' weights how it is weighted
     task = members[0].network.task
     units = [
         {"name": f"{run[0] + 1}:{unit.name}", "kind": unit.kind, "macs": unit.macs}
@@ -96,7 +99,7 @@ def write_cascade(
         "opset": opset,
         "classes": list(classes),
         "image": {"channels": task.channels, "size": task.size},
-        "cascade": {"kind": kind, "answer": answer, "members": records, "runs": [list(run) for run in runs]},
+        "cascade": {"kind": kind, "answer": said, "members": records, "runs": [list(run) for run in runs]},
         "units": units,
         "macs_full": sum(members[run[0]].network.macs_full for run in runs),
         "exits": [str(member.told.get("point_id", number + 1)) for number, member in enumerate(members)],

@@ -37,7 +37,7 @@ def _network(method: str, classes: int, **values: Any) -> RoutedNetwork:
 
 @pytest.mark.parametrize(
     ("kind", "answer", "classes"),
-    [("probability", "last", 4), ("margin", "mean", 4), ("entropy", "last", 20), ("probability", "mean", 20)],
+    [("probability", "last", 4), ("margin", "mean", 4), ("entropy", "last", 20), ("probability", "weighted", 20)],
 )
 def test_a_cascade_outside_decides_as_ours(kind: str, answer: str, classes: int, tmp_path: Path) -> None:
     exits = _network("imta", classes, network="msdnet-3", width=0.25)
