@@ -31,7 +31,7 @@ from search.promotion.candidate import Candidate
 from search.promotion.choice import Target
 from search.promotion.gates import Gate, inside, seeds
 from search.promotion.signatures import TRUSTED_KEYS
-from search.promotion.versions import Evidence
+from search.promotion.versions import Evidence, model_code
 from search.state.state import StudyState
 from search.studies.stored import StoredStudy
 from search.units import AxesText
@@ -325,8 +325,6 @@ print("answer " + json.dumps(answer, default=lambda value: value.tolist() if has
 
 def _alone(evidence: ExternalEvidence) -> Gate:
     """Gate `alone`: the stored files are enough for another process, which answers the example as this one does."""
-    from search.promotion.promotion import model_code
-
     serving = evidence.staged / "serving.json"
     serving.write_text(json.dumps(evidence.serving()))
     environment = {

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from search.promotion.history import rollback
 from search.promotion.ledger import Lock, answering, confirmed, holding, move_alias
 from search.promotion.models import check_names, checked, client_at, load, no_registry, predict
 from search.promotion.signatures import sign, signing_key
-from search.promotion.versions import existing_version, folder_digest, note_promotion, register
+from search.promotion.versions import existing_version, folder_digest, model_code, note_promotion, register
 from search.state.state import StudyState
 from search.studies.trust import CODE
 from search.tracking.chronicle import study_id
@@ -373,14 +372,3 @@ class Promoter:
         )
         self._write("promotion", plan.record())
         return plan.outcome(promoted=True)
-
-
-def model_code() -> Path:
-    """The file that the registry runs: beside the packages in a checkout, else as installed data."""
-    name = "routed_classifier.py"
-    checkout = Path(__file__).resolve().parents[2] / "mlflow" / name
-    installed = Path(sysconfig.get_path("data")) / "share" / "routefront" / "mlflow" / name
-    for path in (checkout, installed, installed.parent.parent / name):
-        if path.exists():
-            return path
-    raise RunError(f"{name} is missing: neither {checkout} nor {installed} exists; install routefront again")

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+import sysconfig
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 import spaces
 import trainables
-from search.errors import InputError
+from search.errors import InputError, RunError
 from search.frontier.point import FrontPoint
 from search.promotion.signatures import SIGNATURE, sign
 from search.studies.folder import StudyFolder
@@ -327,3 +328,14 @@ def _signature(leaves: bool) -> Any:
 
 def _release(name: str) -> str:
     return importlib.metadata.version(name).partition("+")[0]  # an index has no local builds
+
+
+def model_code() -> Path:
+    """The file that the registry runs: beside the packages in a checkout, else as installed data."""
+    name = "routed_classifier.py"
+    checkout = Path(__file__).resolve().parents[2] / "mlflow" / name
+    installed = Path(sysconfig.get_path("data")) / "share" / "routefront" / "mlflow" / name
+    for path in (checkout, installed, installed.parent.parent / name):
+        if path.exists():
+            return path
+    raise RunError(f"{name} is missing: neither {checkout} nor {installed} exists; install routefront again")

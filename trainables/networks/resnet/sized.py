@@ -30,6 +30,12 @@ def sizes_from(smallest: float) -> tuple[float, ...]:
     return (1.0,) if smallest == 1 else (smallest, (1 + smallest) / 2, 1.0)
 
 
+def _shown(pixels: tuple[int, int]) -> str:
+    """``16``, or of images that are not square ``16x24``."""
+    height, width = pixels
+    return str(height) if height == width else f"{height}x{width}"
+
+
 class SizedResNet(ResidualNetwork):
     """A residual network over K rising `sizes`, shares of the images' own. Its decisions (B, K) say which one is read,
     its units are the whole network at each size. Raises `ValueError` where a size has less than `least` pixels.
@@ -38,15 +44,16 @@ class SizedResNet(ResidualNetwork):
     def __init__(self, config: Any, task: Task, body: Body, sizes: Sequence[float], least: int) -> None:
         super().__init__(config, task, body)
         self.sizes = tuple(sizes)
-        self.pixels = tuple(round(size * task.size) for size in self.sizes)
-        if len(set(self.pixels)) < len(self.pixels) or self.pixels[0] < least:
+        self.pixels = tuple((round(size * task.height), round(size * task.width)) for size in self.sizes)
+        edges = [min(pixels) for pixels in self.pixels]
+        if len(set(self.pixels)) < len(self.pixels) or edges[0] < least:
             raise ValueError(
-                f"smallest_size = {self.sizes[0]:g}: images of {task.size} pixels would be read at"
-                f" {', '.join(map(str, self.pixels))}; {config.network} takes at least {least}, all different"
+                f"smallest_size = {self.sizes[0]:g}: images of {task.pixels} pixels would be read at"
+                f" {', '.join(map(_shown, self.pixels))}; {config.network} takes at least {least}, all different"
             )
         whole = nn.Sequential(self.stem, *self.blocks, self.classifier)
-        macs = [macs_of(whole, (task.channels, p, p))[0] for p in self.pixels]
-        units = [Unit(f"size-{p}", "path", cost) for p, cost in zip(self.pixels, macs, strict=True)]
+        macs = [macs_of(whole, (task.channels, *p))[0] for p in self.pixels]
+        units = [Unit(f"size-{_shown(p)}", "path", cost) for p, cost in zip(self.pixels, macs, strict=True)]
         self.describe_units(units, fixed=0, full=macs[-1], least=macs[0])
 
     def unit_groups(self) -> tuple[int, ...]:
@@ -56,8 +63,8 @@ class SizedResNet(ResidualNetwork):
     def _logits(self, inputs: Tensor, place: int) -> Tensor:
         """Logits (B, C) at one size. Resizing costs no multiplication that is counted."""
         pixels = self.pixels[place]
-        if pixels != self.task.size:
-            small = F.interpolate(inputs.float(), size=(pixels, pixels), mode="bilinear", antialias=True)
+        if pixels != (self.task.height, self.task.width):
+            small = F.interpolate(inputs.float(), size=pixels, mode="bilinear", antialias=True)
             inputs = small.to(inputs.dtype)
         features = self.stem(inputs)
         for block in self.blocks:
