@@ -93,6 +93,14 @@ class AxesText:
         record = created.get("objective")
         return cls(Objective.of(record)) if record else cls()
 
+    @classmethod
+    def of_tags(cls, tags: Mapping[str, Any]) -> AxesText:
+        """Those of a model version, from its tags: accuracy and MACs where they name none."""
+        try:
+            return cls.of({"objective": json.loads(tags.get("objective", "null"))})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return cls()  # somebody else's tag
+
     @property
     def usual(self) -> bool:
         """Whether the axes are accuracy and MACs."""

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from search.commands.terminal import out
-from search.promotion.gates import axes_of
 from search.units import AxesText, show_count, show_share
 
 _SIGNS = {True: ("passes", "green"), False: ("fails", "red"), None: ("-", "dim")}
@@ -80,7 +79,7 @@ def print_family(records: list[dict[str, Any]], dry_run: bool) -> None:
 
 def print_history(versions: list[dict[str, Any]]) -> None:
     """Versions, newest first, and below them every move of an alias."""
-    axes = axes_of(versions[0])
+    axes = AxesText.of_tags(versions[0])
     titles = f"test {axes.merit_title}", axes.cost_title
     table = _table("version", "aliases", "registered", "study", "point", *titles, "gates")
     for entry in versions:
@@ -88,8 +87,8 @@ def print_history(versions: list[dict[str, Any]]) -> None:
         passed = [gate["passed"] for gate in gates]
         table.add_row(
             entry["version"], ", ".join(entry["aliases"]), _when(entry["time"]), Text(entry.get("study", "")),
-            Text(entry.get("point_id", "")), _figure(entry, "test_accuracy", axes_of(entry).merit),
-            _figure(entry, "macs", axes_of(entry).cost),
+            Text(entry.get("point_id", "")), _figure(entry, "test_accuracy", AxesText.of_tags(entry).merit),
+            _figure(entry, "macs", AxesText.of_tags(entry).cost),
             f"{passed.count(True)} passed, {passed.count(None)} open" if passed else "",
         )  # fmt: skip
     out.print(table)

@@ -303,7 +303,7 @@ def beats(champion: Champion | None, mine: Mapping[str, str], asked: Budget) -> 
     new = _figures(mine)
     assert new is not None
     evidence |= {"accuracy": old[0], "macs": old[1], **budget.record()}
-    axes = axes_of(mine)
+    axes = AxesText.of_tags(mine)
     unit = " MACs" if axes.usual else ""
     says = f"{axes.point(*new)}{unit} against {axes.point(*old)} of {version}"
     told = _latency(mine), None if tags.get("machine") != mine.get("machine") else _latency(tags)
@@ -347,14 +347,6 @@ def _fits(budget: Budget, figures: tuple[float, float], latency: float | None) -
     cheap = budget.max_macs is None or figures[1] <= budget.max_macs
     cheap = cheap and (budget.max_cost is None or latency is None or latency <= budget.max_cost)
     return cheap and (budget.min_accuracy is None or figures[0] >= budget.min_accuracy)
-
-
-def axes_of(tags: Mapping[str, Any]) -> AxesText:
-    """The axes of a version, from its tags: accuracy and MACs where they name none."""
-    try:
-        return AxesText.of({"objective": json.loads(tags.get("objective", "null"))})
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return AxesText()  # somebody else's tag
 
 
 def _shown(budget: Budget, axes: AxesText) -> str:
