@@ -37,9 +37,9 @@ def parse_seconds(text: str | float | int) -> float:
     return _parse(text, _TIME, "a time", "for example 90s, 20m or 2h")
 
 
-def parse_size(text: str) -> int | list[int]:
+def parse_size(text: str | int) -> int | list[int]:
     """Pixels: ``64``, or height and width as ``48x64``. Raises ValueError."""
-    parts = text.lower().replace(" ", "").split("x")
+    parts = str(text).lower().replace(" ", "").split("x")
     if not 1 <= len(parts) <= 2 or not all(part.isdecimal() for part in parts):
         raise ValueError(f"image size {text!r}: write pixels along an edge, for example 64, or height x width, 48x64")
     return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
