@@ -84,6 +84,7 @@ class ExternalEvidence(Evidence):
     def tags(self) -> dict[str, str]:
         """See `Evidence.tags`; the figures are the study's own, beside what stands for them."""
         point, test = self.point, self.test or {}
+        merit, cost = self.objective.merit.name, self.objective.cost.name
         values: dict[str, Any] = {
             "kind": "trainable",
             "study": self.study,
@@ -98,12 +99,12 @@ class ExternalEvidence(Evidence):
             "objective": self.objective.record(),
             "validation_accuracy": self.validation["accuracy"],
             "macs": self.validation["macs"],
-            "merit": point.merit,
-            "cost": point.cost,
+            f"figure.{merit}": point.merit,
+            f"figure.{cost}": point.cost,
             "test_accuracy": test.get("accuracy"),
             "test_macs": test.get("macs"),
-            "test_merit": test.get("merit"),
-            "test_cost": test.get("cost"),
+            f"test_figure.{merit}": test.get("merit"),
+            f"test_figure.{cost}": test.get("cost"),
             "test_accuracy_low": test.get("low"),
             "test_accuracy_high": test.get("high"),
             "dataset": self.subject.name,
