@@ -11,7 +11,6 @@ from search.commands.consent import Trust, consent, opened, to_build
 from search.commands.promotion_tables import print_family, print_history, print_predictions, print_promotion
 from search.commands.terminal import Json, Studies, Tracking, out, print_json, progress
 from search.errors import InputError
-from search.studies.trust import CODE
 from search.units import parse_count, parse_seconds
 
 ModelName = Annotated[str, typer.Option("--model", help="A registered model: NAME@ALIAS or NAME/VERSION.")]
@@ -75,7 +74,7 @@ def promote(
     found = opened(study, studies, trust)
     to_build(found)
     if found.spec.references:
-        consent(found, CODE)
+        consent(found, "code")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise InputError(f"--min-accuracy {min_accuracy}: accuracies lie in [0, 1], for example 0.95")
     given = {
