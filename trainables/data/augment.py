@@ -98,7 +98,8 @@ def augment(
             flips &= labels != label
     if not how.pad:  # in whatever order the pixels lie in memory
         return torch.where(flips[:, None, None, None], images.flip(3), images) if how.flip else images.clone()
-    along, down = torch.arange(width, device=images.device), torch.arange(height, device=images.device)
+    along = torch.arange(width, device=images.device)
+    down = along if height == width else torch.arange(height, device=images.device)
     columns = torch.where(flips[:, None], along.flip(0), along) if how.flip else along.expand(count, width)
     rows = down + shifts[0, :, None]
     columns = columns + shifts[1, :, None]

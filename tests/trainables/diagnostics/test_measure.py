@@ -276,7 +276,7 @@ def test_the_setting_is_the_papers_where_there_is_one() -> None:
     imta = get_method("imta")
     settings = imta.settings(imta.configure({}))
     assert usual_setting(imta, imta.configure({})) == settings[len(settings) // 2]
-    assert usual_setting(get_method("static"), None) == {}
+    assert usual_setting(get_method("static"), get_method("static").configure({})) == {}
 
 
 def test_groups_are_resolutions(data: Data) -> None:
