@@ -63,7 +63,7 @@ HEAVY_FILES = (
     "tests/search/commands/test_streams.py", "tests/security/test_images.py", "tests/security/test_neighbours.py",
     "tests/security/test_limits.py", "tests/security/test_not_ours.py", "tests/trainables/data/test_hybrid.py",
     "tests/trainables/data/test_clutter.py", "tests/trainables/test_plug_ins.py", "tests/search/planning",
-    "tests/search/sampling/test_optuna_surrogate.py", "tests/test_tutorials.py",
+    "tests/search/sampling/test_optuna_surrogate.py",
 )  # fmt: skip
 
 
