@@ -143,7 +143,8 @@ def made(name: str, scratch: Path) -> tuple[RoutedNetwork, dict[str, Any], float
     exported(scratch / name, network, knobs)
     full = network if counterpart is None else build(*counterpart)
     folder.mkdir()
-    program = whole(full, "everything is computed")
+    # columns without a choice are computed whole by their own parts
+    program = program_of(full, [{}]) if method == "decide" else whole(full, "everything is computed")
     names = [str(k) for k in range(TASK.classes)]
     curve = [{"knobs": {}, "accuracy": 0.0, "macs": 0.0}]
     how = {"settings": curve, "promoted": {}, "classes": names, "normalisation": NORMAL, "model": {}}

@@ -105,6 +105,15 @@ def exported(network: RoutedNetwork, knobs: list[Mapping[str, Any]], folder: Pat
     return Runner(folder)
 
 
+def test_paths_of_which_none_is_left_out_are_one_part(tmp_path: Path) -> None:
+    network, _, inputs = network_of("multipath cc")
+    runner = exported(network, [{}], tmp_path / "out")
+    assert len(runner.manifest["parts"]) == 1
+    with torch.inference_mode():
+        theirs = prepared(network).infer(inputs, {}).logits.numpy()
+    assert np.allclose(runner.predict(pixels())["logits"], theirs, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_runner_does_what_the_network_does(family: str, tmp_path: Path) -> None:
     network, curve, inputs = network_of(family)

@@ -48,6 +48,8 @@ def wide(activations: Paths) -> Tensor:
 
 def apart(activations: Paths, paths: int) -> list[Tensor]:
     """The activations as a list of one tensor a path."""
+    if paths == 1 and isinstance(activations, Tensor):
+        return [activations]  # ONNX exporters take the only chunk for two
     return list(activations.chunk(paths, dim=1)) if isinstance(activations, Tensor) else activations
 
 
