@@ -22,7 +22,24 @@ Images = np.ndarray | torch.Tensor | str | Path | Sequence[str | Path]
 """uint8 pixels of shape (n, channels, size, size), or image files and folders of them."""
 
 
-class PromotedModel:
+class _Promoted:
+    """What every promoted version says of itself."""
+
+    def __init__(self, registered: models.Registered) -> None:
+        serving = registered.serving
+        self._registered = registered
+        self.name, self.version, self.alias = registered.name, registered.version, registered.alias
+        self.study: str = serving["study"]
+        self.method: str = serving["method"]
+        self.knobs: dict[str, Any] = dict(serving["knobs"])
+        self.curve: list[dict[str, Any]] = [dict(setting) for setting in serving["curve"]]
+        self.tags: dict[str, str] = dict(registered.tags)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._registered.shown}: {self.method} of study {self.study}>"
+
+
+class PromotedModel(_Promoted):
     """A version of a promoted model, loaded from the model registry by `load`.
 
     It runs the code that it was promoted with. `name`, `version`, `alias` (None where it was asked for by version):
@@ -32,20 +49,10 @@ class PromotedModel:
     """
 
     def __init__(self, registered: models.Registered) -> None:
-        serving = registered.serving
-        self._registered = registered
-        self.name, self.version, self.alias = registered.name, registered.version, registered.alias
-        self.study: str = serving["study"]
-        self.method: str = serving["method"]
-        self.classes: tuple[str, ...] = tuple(serving["classes"])
-        self.task = Task(**serving["task"])
-        self.knobs: dict[str, Any] = dict(serving["knobs"])
-        self.curve: list[dict[str, Any]] = [dict(setting) for setting in serving["curve"]]
-        self.macs_full = int(serving["macs_full"])
-        self.tags: dict[str, str] = dict(registered.tags)
-
-    def __repr__(self) -> str:
-        return f"<PromotedModel {self._registered.shown}: {self.method} of study {self.study}>"
+        super().__init__(registered)
+        self.classes: tuple[str, ...] = tuple(registered.serving["classes"])
+        self.task = Task(**registered.serving["task"])
+        self.macs_full = int(registered.serving["macs_full"])
 
     @property
     def network(self) -> RoutedNetwork:
@@ -92,26 +99,13 @@ class PromotedModel:
             raise InputError(str(error)) from None
 
 
-class PromotedTrainable:
+class PromotedTrainable(_Promoted):
     """A version of a promoted trainable, loaded from the model registry by `load_trainable`.
 
     It runs the class that it was promoted with. `name`, `version`, `alias`, `study`, `method`, `knobs`, `tags`: as of a
     `PromotedModel`; `method` is the trainable's name in its study. `curve`: every setting of the checkpoint: knobs,
     and merit and cost in the study's own figures.
     """
-
-    def __init__(self, registered: models.Registered) -> None:
-        serving = registered.serving
-        self._registered = registered
-        self.name, self.version, self.alias = registered.name, registered.version, registered.alias
-        self.study: str = serving["study"]
-        self.method: str = serving["method"]
-        self.knobs: dict[str, Any] = dict(serving["knobs"])
-        self.curve: list[dict[str, Any]] = [dict(setting) for setting in serving["curve"]]
-        self.tags: dict[str, str] = dict(registered.tags)
-
-    def __repr__(self) -> str:
-        return f"<PromotedTrainable {self._registered.shown}: {self.method} of study {self.study}>"
 
     def predict(self, inputs: Any, *, knobs: Mapping[str, Any] | None = None, cost: float | None = None) -> Any:
         """What the trainable's own `predict` answers for `inputs`.

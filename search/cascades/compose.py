@@ -41,30 +41,17 @@ def rule_of(text: str) -> Rule:
     return Rule(kind, answer)
 
 
-def compose(
-    studies: Sequence[StoredStudy],
-    driver: Driver,
-    *,
-    points: Sequence[str] = (),
-    rules: Sequence[Rule] = RULES,
-    most_members: int = 3,
-    most: int = MOST,
-    splits: int = 2,
-    seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
+def compose(studies: Sequence[StoredStudy], driver: Driver, **options: Any) -> dict[str, Any]:
     """Compose the points of studies and record the front of cascades in the first study, which `driver` writes.
 
+    `options`: as for `composition`.
     See `search.cascades.members.members_of` for what takes part and for what is refused, and
     `search.cascades.selection.select` for how it is chosen. Returns the payload of the event `cascades`. Raises
     `InputError` where nothing can be composed; nothing is written then.
     """
     states = [driver.state, *(study.state() for study in studies[1:])]
     number = 1 + max((line["number"] for line in driver.state.cascades), default=0)
-    payload = composition(
-        studies, states, number=number, points=points, rules=rules, most_members=most_members, most=most,
-        splits=splits, seed=seed, say=say,
-    )  # fmt: skip
+    payload = composition(studies, states, number=number, **options)
     driver.record("cascades", payload)
     write_parquet(driver, payload)
     return payload

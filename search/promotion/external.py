@@ -31,7 +31,7 @@ from search.promotion.candidate import Candidate
 from search.promotion.choice import Target
 from search.promotion.gates import Gate, inside, seeds
 from search.promotion.signatures import TRUSTED_KEYS
-from search.promotion.versions import Evidence, model_code
+from search.promotion.versions import Evidence, model_code, written
 from search.state.state import StudyState
 from search.studies.stored import StoredStudy
 from search.units import AxesText
@@ -111,11 +111,7 @@ class ExternalEvidence(Evidence):
             "data_hash": self.subject.hash,
             "code_version": self.created["code_version"],
         }
-        return {
-            name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-            for name, value in values.items()
-            if value is not None
-        }
+        return written(values)
 
     def figures(self) -> dict[str, float]:
         """See `Evidence.figures`: under the names of the axes."""

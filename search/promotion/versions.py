@@ -98,11 +98,7 @@ class Evidence:
             "data_hash": self.data.hash,
             "code_version": self.created["code_version"],
         }
-        return {
-            name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-            for name, value in values.items()
-            if value is not None
-        }
+        return written(values)
 
     @property
     def leaves(self) -> bool:
@@ -171,6 +167,12 @@ class Evidence:
 
 
 FIGURES = ("accuracy", "correct", "count", "macs", "plain_accuracy", "images")
+
+
+def written(values: Mapping[str, Any]) -> dict[str, str]:
+    """Tags of these values: words as they are, the rest as JSON; what is None is left out."""
+    told = {name: value for name, value in values.items() if value is not None}
+    return {n: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for n, value in told.items()}
 
 
 def measure(network: RoutedNetwork, data: Data, split: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
