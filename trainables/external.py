@@ -360,7 +360,7 @@ def restore_own(trainable: Any, name: str, folder: Path) -> None:
     """Have a trainable restore itself from a copy of a checkpoint: what is stored stays as its digests say."""
     own = folder.with_name(f".{folder.name}.restored")
     shutil.rmtree(own, ignore_errors=True)
-    copy_own(folder, own)
+    shutil.copytree(folder, own, ignore=shutil.ignore_patterns(checkpoints.STATE))
     try:
         trainable.restore(own)
     except Exception as error:
@@ -369,11 +369,6 @@ def restore_own(trainable: Any, name: str, folder: Path) -> None:
         ) from error
     finally:
         shutil.rmtree(own, ignore_errors=True)
-
-
-def copy_own(folder: Path, to: Path) -> None:
-    """Copy the files of a checkpoint that are the trainable's own: all but the record."""
-    shutil.copytree(folder, to, ignore=lambda _, names: [name for name in names if name == checkpoints.STATE])
 
 
 # -- training ----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from search.cascades.members import Members
 from search.cascades.sweep import Answers, Chain, execute, search
-from search.pareto.front import non_dominated
+from search.pareto.front import non_dominated, spread
 
 _WIDTH = 0.25  # decades of MACs over which losses are averaged
 _SHRINKING = 2**-0.5
@@ -170,9 +170,4 @@ def _front(
 
 def thinned(front: Sequence[Chosen], most: int = SHOWN) -> list[Chosen]:
     """Of a front at most so many: for budgets evenly over log MACs the best within each."""
-    if len(front) <= most:
-        return list(front)
-    macs = np.array([chosen.macs for chosen in front])
-    budgets = np.geomspace(macs[0], macs[-1], most)
-    places = np.searchsorted(macs, budgets * (1 + 1e-12), side="right") - 1
-    return [front[i] for i in np.unique(places).tolist()]
+    return [front[i] for i in spread([chosen.macs for chosen in front], most).tolist()]

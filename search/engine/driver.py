@@ -112,8 +112,9 @@ class Driver(Engine):
         return ""
 
     def _together(self, trial: Trial, result: Mapping[str, Any]) -> list[Any] | None:
-        able = self.worth is not None and result["comparable"] and not trial.repeats
-        return self.worth(trial, result) if able and self.worth is not None else None
+        if self.worth is None or not result["comparable"] or trial.repeats:
+            return None
+        return self.worth(trial, result)
 
     def _took(self, trial: Trial, epoch: int) -> None:
         self._tells_apart(trial.method)

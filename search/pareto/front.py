@@ -291,3 +291,15 @@ class Archive:
                 return gain
             left, height = right, min(self._errors[i], self._error_ref)
         return gain + (self._x_ref - left) * (height - error)
+
+
+def spread(macs: ArrayLike, most: int) -> NDArray[np.intp]:
+    """The places of at most `most` members of a front whose MACs (n,) rise: for budgets evenly over log MACs the best.
+
+    The cheapest and the dearest are among them.
+    """
+    rising = np.asarray(macs, dtype=float)
+    if len(rising) <= most:
+        return np.arange(len(rising))
+    budgets = np.geomspace(rising[0], rising[-1], most)
+    return np.unique(np.searchsorted(rising, budgets * (1 + 1e-12), side="right") - 1)

@@ -85,33 +85,15 @@ class ExternalEvidence(Evidence):
         """See `Evidence.tags`; the figures are the study's own, beside what stands for them."""
         point, test = self.point, self.test or {}
         merit, cost = self.objective.merit.name, self.objective.cost.name
-        values: dict[str, Any] = {
+        own = {
             "kind": "trainable",
-            "study": self.study,
-            "study_id": self.identity,
-            "trial": point.trial,
-            "epoch": point.epoch,
-            "point_id": point.point_id,
-            "method": point.method,
-            "knobs": self.knobs,
-            "calibrated_on": "",
-            "checkpoint_sha256": self.checkpoint_sha256,
             "objective": self.objective.record(),
-            "validation_accuracy": self.validation["accuracy"],
-            "macs": self.validation["macs"],
             f"figure.{merit}": point.merit,
             f"figure.{cost}": point.cost,
-            "test_accuracy": test.get("accuracy"),
-            "test_macs": test.get("macs"),
             f"test_figure.{merit}": test.get("merit"),
             f"test_figure.{cost}": test.get("cost"),
-            "test_accuracy_low": test.get("low"),
-            "test_accuracy_high": test.get("high"),
-            "dataset": self.subject.name,
-            "data_hash": self.subject.hash,
-            "code_version": self.created["code_version"],
         }
-        return written(values)
+        return written(self.told(self.subject.name, self.subject.hash) | own)
 
     def figures(self) -> dict[str, float]:
         """See `Evidence.figures`: under the names of the axes."""

@@ -67,38 +67,44 @@ class Evidence:
         """The study's name."""
         return self.created["spec"]["name"]
 
-    def tags(self) -> dict[str, str]:
-        """The tags of the model version."""
+    def told(self, name: str, digest: str) -> dict[str, Any]:
+        """What the tags of any version say; `name` and `digest` are of the data that its figures were measured on."""
         point, test = self.point, self.test or {}
-        values: dict[str, Any] = {
+        return {
             "study": self.study,
             "study_id": self.identity,
             "trial": point.trial,
             "epoch": point.epoch,
             "point_id": point.point_id,
             "method": point.method,
-            "variant": point.variant,
-            "network": point.network,
             "knobs": self.knobs,
             "calibrated_on": (self.calibration or {}).get("digest", ""),
-            "merit": self.data.merit if self.data.merit != ACCURACY else None,
             "checkpoint_sha256": self.checkpoint_sha256,
             "validation_accuracy": self.validation["accuracy"],
             "test_accuracy": test.get("accuracy"),
             "test_accuracy_low": test.get("low"),
             "test_accuracy_high": test.get("high"),
-            "test_images": test.get("count"),
             "macs": self.validation["macs"],
-            "latency_ms": self.validation.get("latency_ms"),
-            "machine": self.validation.get("machine"),
             "test_macs": test.get("macs"),
-            "macs_full": point.macs_full,
-            "share": self.validation["macs"] / point.macs_full,
-            "dataset": self.data.name,
-            "data_hash": self.data.hash,
+            "dataset": name,
+            "data_hash": digest,
             "code_version": self.created["code_version"],
         }
-        return written(values)
+
+    def tags(self) -> dict[str, str]:
+        """The tags of the model version."""
+        point = self.point
+        own = {
+            "variant": point.variant,
+            "network": point.network,
+            "merit": self.data.merit if self.data.merit != ACCURACY else None,
+            "test_images": (self.test or {}).get("count"),
+            "latency_ms": self.validation.get("latency_ms"),
+            "machine": self.validation.get("machine"),
+            "macs_full": point.macs_full,
+            "share": self.validation["macs"] / point.macs_full,
+        }
+        return written(self.told(self.data.name, self.data.hash) | own)
 
     @property
     def leaves(self) -> bool:

@@ -23,6 +23,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from search.pareto.front import spread
+from search.tracking.server import all_of
+
 _log = logging.getLogger("routefront.tracking")
 
 MOST = 60
@@ -44,20 +47,9 @@ class Member:
 
 
 def thinned(members: Sequence[Member], most: int = MOST) -> list[Member]:
-    """At most `most` members, rising in cost: the ends, and between them those nearest to even steps in log cost."""
-    from math import log
-
+    """At most `most` members, rising in cost (`search.pareto.front.spread`)."""
     rising = sorted(members, key=lambda member: member.cost)
-    if len(rising) <= most:
-        return rising
-    low, high = log(rising[0].cost), log(rising[-1].cost)
-    kept: dict[str, Member] = {each.point: each for each in (rising[0], rising[-1])}
-    for step in range(1, most - 1):
-        wanted = low + (high - low) * step / (most - 1)
-        free = [member for member in rising if member.point not in kept]
-        nearest = min(free, key=lambda member: abs(log(member.cost) - wanted))
-        kept[nearest.point] = nearest
-    return [member for member in rising if member.point in kept]
+    return [rising[place] for place in spread([member.cost for member in rising], most).tolist()]
 
 
 class FrontModels:
@@ -134,23 +126,13 @@ class FrontModels:
     def _find(self) -> dict[str, str]:
         """The models that are there, by point; unfinished ones and those that are there twice are deleted."""
         found: dict[str, str] = {}
-        token, idle = None, []
-        while True:
-            page = self._client.search_logged_models(
-                [self._experiment],
-                filter_string=f"tags.`routefront.study_id` = '{self._identity}'",
-                max_results=_PAGE,
-                page_token=token,
-            )
-            for model in page:
-                point = model.tags.get("routefront.point", "")
-                if str(model.status) != "READY" or not model.metrics or point in found:
-                    idle.append(model.model_id)
-                else:
-                    found[point] = model.model_id
-            token = page.token
-            if not token:
-                break
+        idle = []
+        for model in all_of(self._client.search_logged_models, self._experiment, self._identity, _PAGE):
+            point = model.tags.get("routefront.point", "")
+            if str(model.status) != "READY" or not model.metrics or point in found:
+                idle.append(model.model_id)
+            else:
+                found[point] = model.model_id
         for model_id in idle:
             self._client.delete_logged_model(model_id)
         return found

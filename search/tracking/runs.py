@@ -19,7 +19,7 @@ from typing import Any
 
 from search.tracking.chronicle import STUDY, RunChange
 from search.tracking.models import FrontModels
-from search.tracking.server import artifact_location, is_server, quiet
+from search.tracking.server import all_of, artifact_location, is_server, quiet
 
 _log = logging.getLogger("routefront.tracking")
 
@@ -136,27 +136,17 @@ class StudyRuns:
     def _find_runs(self) -> dict[str, Any]:
         """The study's runs by key; what is there twice is an orphan of an outage and is deleted."""
         found: dict[str, Any] = {}
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self.experiment_id],
-                filter_string=f"tags.`routefront.study_id` = '{self._identity}'",
-                max_results=_PAGE,
-                page_token=token,
-            )
-            for run in page:
-                tags = run.data.tags
-                if tags.get("routefront.kind") not in ("study", "trial", "cascades"):
-                    continue
-                key = tags.get("routefront.trial", STUDY)
-                if key in found:
-                    orphan, found[key] = sorted((run, found[key]), key=_fullness)
-                    self._client.delete_run(orphan.info.run_id)
-                else:
-                    found[key] = run
-            token = page.token
-            if not token:
-                return found
+        for run in all_of(self._client.search_runs, self.experiment_id, self._identity, _PAGE):
+            tags = run.data.tags
+            if tags.get("routefront.kind") not in ("study", "trial", "cascades"):
+                continue
+            key = tags.get("routefront.trial", STUDY)
+            if key in found:
+                orphan, found[key] = sorted((run, found[key]), key=_fullness)
+                self._client.delete_run(orphan.info.run_id)
+            else:
+                found[key] = run
+        return found
 
     # -- sending -----------------------------------------------------------------------------------
 

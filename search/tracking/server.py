@@ -9,7 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
@@ -230,3 +230,16 @@ def _asked(engine: sa.Engine, place: str) -> None:
             check_schema(connection, place)
     finally:
         engine.dispose()
+
+
+def all_of(search: Callable[..., Any], experiment: str, identity: str, size: int) -> Iterator[Any]:
+    """All that a search of `MlflowClient` finds of a study in an experiment, asked for in pages of `size`."""
+    token = None
+    while True:
+        page = search(
+            [experiment], filter_string=f"tags.`routefront.study_id` = '{identity}'", max_results=size, page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return

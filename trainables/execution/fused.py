@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAST = torch.channels_last
-_LAYOUT_BY_SIZE = torch.backends.cpu.get_cpu_capability() != "AVX512"
+_LAYOUT_BY_SIZE = not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _has_onednn(dtype: torch.dtype, device: torch.device) -> bool:
