@@ -38,11 +38,19 @@ class Ahead:
             work = self._work(number)
             self._ready[number] = self._pool.submit(work).result if self._pool else work
 
+    @property
+    def sooner(self) -> tuple[str, str] | None:
+        """The trial that should go on before the next proposal is asked for, and why; None where none should."""
+        number = len(self._state.trials)
+        trial, why = self._next(number)().get("sooner") or ("", "")
+        return (trial, why) if trial and self._state.trials[trial].state == "paused" else None
+
     def take(self) -> Payload:
         """What is asked for now; computed now where nothing was prepared."""
         trials = self._state.trials
         number = len(trials)
-        payload = (self._ready.pop(number, None) or self._work(number))()
+        payload = {name: value for name, value in self._next(number)().items() if name != "sooner"}
+        self._ready.pop(number, None)
         behind = payload.get("stage")
         if behind and any(t.seed == payload["seed"] and t.config == payload["config"] for t in trials.values()):
             return self._work(number, share=False)()  # another one that was prepared with it came first
@@ -51,6 +59,9 @@ class Ahead:
     def prepared(self) -> dict[int, Payload]:
         """What is ready, by number of the ask."""
         return {number: work() for number, work in self._ready.items()}
+
+    def _next(self, number: int) -> Callable[[], Payload]:
+        return self._ready.get(number) or self._work(number)
 
     def close(self) -> None:
         """Compute no more."""
@@ -65,7 +76,7 @@ class Ahead:
 
         def work() -> Payload:
             found = again() if again else None
-            config, why, model = found[0] if found else proposer.propose(view, number)
+            config, why, model, sooner = found[0] if found else proposer.propose(view, number)
             seed = seed_of(spec.seed, number, "training")
             payload: Payload = {"number": number, "config": config, "seed": seed, "why": why, "seen": seen}
             bracket = bracket_of(spec, seed_of(spec.seed, number, "bracket"))
@@ -75,6 +86,8 @@ class Ahead:
                 payload |= {"immune": True, "why": f"{why}; trained in full whatever its rungs show"}
             if model:
                 payload["model"] = model
+            if sooner:
+                payload["sooner"] = list(sooner)
             if found:
                 trainer = trials[found[1].trial]
                 payload |= {"seed": trainer.seed, "stage": asdict(found[1])}

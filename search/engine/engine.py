@@ -121,7 +121,7 @@ class Engine:
             for trial in self.state.live:
                 if trial.id not in self._handed and trial.alone == alone and not self._waits(trial):
                     return self._hand(trial)
-            promoted = None if alone or self.limit else promotable(self.spec, self.state)
+            promoted = None if alone or self.limit else promotable(self.spec, self.state) or self._sooner()
             if promoted:
                 trial, why = promoted
                 self.record("decision", {"epoch": trial.epoch, "action": "promote", "why": why}, trial.id)
@@ -134,6 +134,13 @@ class Engine:
                 for trial in self.state.paused:
                     self._decided(trial, trial.epoch, Decision("stop", "never among the best of its rung"))
             return None
+
+    def _sooner(self) -> tuple[Trial, str] | None:
+        """The trial that waits at a rung and of which the sampler expects more than of what it proposes next."""
+        if not self.state.paused or self._spent or self.state.planned:
+            return None
+        name, why = self.ahead.sooner or ("", "")
+        return (self.state.trials[name], why) if name else None
 
     def _planned(self) -> Trial:
         plan = self.state.planned[0]

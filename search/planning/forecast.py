@@ -31,7 +31,7 @@ def forecast(spec: StudySpec, studies: Path | None = None) -> dict[str, Any]:
     first = []
     if spec.sampler.published:
         for number in range(min(len(spaces), budget.trials)):
-            config, why, _ = proposer.propose(proposer.view(nothing), number)
+            config, why, *_ = proposer.propose(proposer.view(nothing), number)
             first.append({"config": config, "why": why})
     likely = round(budget.trials * epochs_to_come(spec), 1)
     return {

@@ -82,7 +82,8 @@ def ask_surrogate(view: View, seed: int, given: Mapping[str, Any] | None = None)
     place = (math.log(budget) - low) / (high - low) if high > low else 0.5
     model = Model(view, method, observed, budget, place=place, rungs=len(shown))
     row = model.search(np.random.default_rng(rng.getrandbits(32)), given)
-    return Proposal({"method": method, **model.codec.decode(row, given)}, model.why(row), model.fitted)
+    sooner = None if given else model.returning(view, row)
+    return Proposal({"method": method, **model.codec.decode(row, given)}, model.why(row), model.fitted, sooner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +287,21 @@ class Model:
             more = children(rows[np.argsort(-scores, kind="stable")[:LATER_PARENTS]], LATER_CHILDREN, -2.3, -0.9)
             rows, scores = np.concatenate([rows, more]), np.concatenate([scores, self.score(more)])
         return rows[int(np.argmax(scores))]
+
+    def returning(self, view: View, row: Array) -> tuple[str, str] | None:
+        """The trial that waits at a rung and whose missing epochs promise more, each, than a training of `row` does.
+
+        What later trials like it showed is what makes it promise more than when it was left behind.
+        """
+        waiting = [(trial, epoch) for trial, epoch in view.waiting if trial.method == self.method]
+        if not waiting or self._best is None:
+            return None
+        rows = self.codec.encode([trial.config for trial, _ in waiting])
+        promised = self.score(rows) / [1 - epoch / view.spec.budget.epochs for _, epoch in waiting]
+        best = int(np.argmax(promised))
+        if not promised[best] > self.score(row[None])[0]:
+            return None
+        return waiting[best][0].id, f"trials like it did well: {self.why(rows[best])}"
 
     def why(self, row: Array) -> str:
         """What is expected of a row, in words."""

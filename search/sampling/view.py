@@ -20,12 +20,14 @@ Config = dict[str, Any]
 class Proposal(NamedTuple):
     """What a sampler proposes, and why; `model`: hyperparameters that it fitted for it, kept with the ask.
 
-    A model that is kept has its method's name under "method" and is found again in `View.models`.
+    A model that is kept has its method's name under "method" and is found again in `View.models`. `sooner`: the trial
+    that waits at a rung and of which more is expected than of the proposal, and why.
     """
 
     config: Config
     why: str
     model: dict[str, Any] | None = None
+    sooner: tuple[str, str] | None = None
 
 
 BEST, LATEST = 100, 200
@@ -38,11 +40,12 @@ class View:
 
     Nothing in it changes when the study goes on, so that a proposal may be computed later, or in another thread.
     `asked`: how many trials were asked for; `scored`: how many showed something; `scores` of those that are not
-    forgotten; `silent`: running ones without a score; `owners`: of the front's points; `rungs`: by epoch the trials
-    that had a comparable curve there; `elsewhere`: trials of other images; `failed`: the latest that failed.
-    `models`: by method the hyperparameters that were fitted last, as their ask's event has them. `transfers` keeps
-    by method what `search.sampling.transfer` made of the trials elsewhere, `frozen` keeps Optuna's form of trials
-    between asks, `rows` by method what `search.sampling.density` found out about their configurations.
+    forgotten; `silent`: running ones without a score; `waiting`: paused ones and their epochs; `owners`: of the
+    front's points; `rungs`: by epoch the trials that had a comparable curve there; `elsewhere`: trials of other
+    images; `failed`: the latest that failed. `models`: by method the hyperparameters that were fitted last, as their
+    ask's event has them. `transfers` keeps by method what `search.sampling.transfer` made of the trials elsewhere,
+    `frozen` keeps Optuna's form of trials between asks, `rows` by method what `search.sampling.density` found out
+    about their configurations.
     """
 
     spec: StudySpec
@@ -55,6 +58,7 @@ class View:
     owners: Sequence[Trial]
     rungs: Mapping[int, Sequence[Trial]]
     failed: Sequence[Trial] = ()
+    waiting: Sequence[tuple[Trial, int]] = ()
     elsewhere: Sequence[Trial] = ()
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     transfers: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +91,7 @@ class View:
             owners=[state.trials[name].still() for name, _, _ in state.front()],
             rungs={epoch: _at_rung(state, epoch) for epoch in sorted({*state.rung_epochs(), *known})},
             failed=[trial.still() for trial in state.failed[-LATEST:]],
+            waiting=[(trial, trial.epoch) for trial in state.paused],
             elsewhere=state.elsewhere,
             models=dict(state.models),
             transfers={} if transfers is None else transfers,

@@ -151,7 +151,7 @@ def test_a_finished_first_stage_is_proposed_again_with_later_stages_drawn_anew(
     for number in range(3, 9):
         proposal = shared_again(s.spec, spaces, state, number)
         assert proposal is not None and proposal == shared_again(s.spec, spaces, state, number)
-        (config, why, _), stage = proposal
+        (config, why, *_), stage = proposal
         trainer = state.trials[stage.trial].config
         assert stage.trial in ("t0000", "t0001") and stage.epoch == 8 and stage.trial in why
         assert {k for k in config if config[k] != trainer[k]} == {"stage2_lr"} and config.keys() == trainer.keys()
@@ -195,7 +195,7 @@ def test_a_configuration_is_never_trained_twice_on_one_seed(story: Callable[...,
         proposal = shared_again(spec, spaces, state, number)
         if proposal is None:  # four draws gave what was trained
             continue
-        (config, why, _), stage = proposal
+        (config, why, *_), stage = proposal
         assert config["stage2_lr"] == 0.01
         seen.add(stage.trial)
         seed = state.trials[stage.trial].seed

@@ -58,7 +58,7 @@ def test_the_same_seed_and_state_give_the_same_proposal(story: Callable[..., Any
     first = proposer.propose(view, 14)
     assert first == proposer.propose(view, 14) == propose(s.spec, spaces, s.state, 14)
     assert name == "qmc" or first != proposer.propose(view, 15)
-    config, why, _ = first
+    config, why, *_ = first
     spaces[config["method"]].check({k: v for k, v in config.items() if k != "method"})
     assert why.startswith(WHY[name])
 
