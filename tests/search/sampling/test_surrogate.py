@@ -122,6 +122,21 @@ def test_running_trials_are_taken_to_show_what_is_expected() -> None:
     assert beside.score(at)[0] < 0.5 * alone.score(at)[0]
 
 
+def test_of_trials_that_wait_the_one_whose_like_did_well_goes_on() -> None:
+    """Its own first rung looked as bad as that of another one, whose like did badly."""
+    good = {"method": "m", "lr": 10**-1.5, "width": 1.0, "router": "rnn", "margin": 0.7, "body": "resnet-8"}
+    waiting = [Trial(f"t{90 + i}", 90 + i, {**good, **own}, 0, "", 0.0) for i, own in enumerate([{"lr": 0.9}, {}])]
+    for trial in waiting:
+        trial.take_arrays(1, np.array([0.5, 0.4]), np.array([0.5, 1.0]) * macs_of(trial.config))
+    made = model(view([*trials(40), *waiting], waiting=[(trial, 1) for trial in waiting]), 20e6)
+    worse, better = (made.codec.encode([trial.config]) for trial in waiting)
+    seen = view([], waiting=[(trial, 1) for trial in waiting])
+    name, why = made.returning(seen, worse[0]) or ("", "")
+    assert name == "t91" and why.startswith("trials like it did well: ") and "expected" in why
+    assert made.returning(view([], waiting=[(waiting[0], 1)]), better[0]) is None
+    assert made.returning(view([]), worse[0]) is None
+
+
 def test_what_fails_or_misses_a_constraint_is_avoided() -> None:
     def unusable(config: dict[str, Any]) -> bool:
         return config["router"] == "rnn" and config["lr"] > 0.01

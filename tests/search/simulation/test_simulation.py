@@ -141,6 +141,28 @@ def test_paused_trials_go_on_when_they_are_among_the_best_and_end_with_the_study
         assert trial.state == "finished" or trial.reason == "never among the best of its rung"
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_trials_whose_like_did_well_go_on_also_behind_a_killed_driver(ahead: int) -> None:
+    problem = Analytic("rugged", 2)
+    spec = _spec(problem, 60, sampler={"ahead": ahead}, rungs={"epochs": [1, 3, 9], "pause": True})
+    whole = _run(problem, spec, workers=1)
+
+    def gone_on(simulation: Simulation) -> list[tuple[str | None, str]]:
+        decided = [event for event in simulation.journal.events if event.kind == "decision"]
+        return [(event.trial, event.payload["why"]) for event in decided if event.payload["action"] == "promote"]
+
+    by_model = [trial for trial, why in gone_on(whole) if why.startswith("trials like it did well: ")]
+    assert by_model and all(whole.engine.state.trials[str(trial)].epoch > 1 for trial in by_model)
+    killed = Simulation(problem, spec, workers=1, dies_at=len(whole.journal.events) - 60)
+    with pytest.raises(Killed):
+        killed.run()
+    killed.run()
+    assert gone_on(killed) == gone_on(whole)
+    assert [t.config for t in killed.engine.state.trials.values()] == [
+        t.config for t in whole.engine.state.trials.values()
+    ]
+
+
 def _last(trial: Trial) -> list[dict[str, Any]]:
     return trial.curves[max(trial.curves)]
 
