@@ -3,10 +3,13 @@
 Optuna (TPE, NSGA-II, Gaussian process) trains everything to the end and is told (error, log10 cost) of the last epoch.
 Syne Tune's MOASHA is shown every epoch and may stop. SMAC (ParEGO, alone or with Hyperband) asks for (configuration,
 epochs); a configuration that is asked for again goes on where it was, and its earlier epochs are not paid again, which
-is to the rival's advantage.
+is to the rival's advantage. So does NePS's PriMO, without priors: MOASHA first, then Bayesian optimisation. Ax is told
+(error, log10 cost) of full trainings, with the hypervolume's reference as its objectives' thresholds; its own choice
+of a generator is BoTorch's qLogNEHVI behind a Sobol design.
 
 Each imports its library when it is run: none of them but Optuna belongs to the project, they live in an environment of
-their own (``pip install optuna syne-tune smac onnxruntime``), where nothing of the project is needed.
+their own (``pip install optuna syne-tune smac ax-platform neural-pipeline-search onnxruntime``), where nothing of the
+project is needed.
 """
 
 from __future__ import annotations
@@ -297,6 +300,86 @@ def smac(hyperband: bool) -> Rival:
     return run
 
 
+# -- NePS -------------------------------------------------------------------------------------------------------------
+
+
+def primo(problem: Public, seed: int, epochs: int) -> list[Segment]:
+    """NePS's PriMO."""
+    import torch
+    from neps.optimizers import algorithms  # pyright: ignore[reportMissingImports]
+    from neps.optimizers.ask_and_tell import AskAndTell  # pyright: ignore[reportMissingImports]
+    from neps.space.parameters import HPOCategorical, HPOFloat, HPOInteger  # pyright: ignore[reportMissingImports]
+    from neps.space.search_space import SearchSpace  # pyright: ignore[reportMissingImports]
+
+    np.random.seed(seed)
+    random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    space: dict[str, Any] = {"epoch": HPOInteger(max(1, problem.epochs // 9), problem.epochs, is_fidelity=True)}
+    if len(problem.spaces) > 1:
+        space["method"] = HPOCategorical(list(problem.spaces))
+    for name, each in flat(problem).items():
+        if each.options:
+            space[name] = HPOCategorical(list(each.options))
+        else:
+            kind = HPOInteger if each.integer else HPOFloat
+            space[name] = kind(each.low, each.high, log=each.log)
+    rival = AskAndTell(algorithms.primo(SearchSpace(space), prior_centers={}))
+    reached: dict[tuple, int] = {}
+
+    def ask() -> Job:
+        while True:
+            trial = rival.ask()
+            config, last = back(problem, dict(trial.config)), int(trial.config["epoch"])
+            key = problem.key_of(config)
+            first = reached.get(key, 0) + 1
+            if first <= last:
+                reached[key] = last
+                return trial, config, first, last
+            errors, costs, _ = problem.table(config)  # known already
+            over(trial, last, float(errors[last - 1]), math.log10(costs[last - 1]))
+
+    def over(trial: Any, _: int, error: float, cost: float) -> None:
+        rival.tell(trial, {"objective_to_minimize": [error, cost], "cost": 1.0})
+
+    return World(problem, epochs).run(ask, over)
+
+
+# -- Ax ---------------------------------------------------------------------------------------------------------------
+
+
+def ax(problem: Public, seed: int, epochs: int) -> list[Segment]:
+    """Ax with its own choice of a generator for two objectives."""
+    import torch
+    from ax.api.client import Client  # pyright: ignore[reportMissingImports]
+    from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig  # pyright: ignore[reportMissingImports]
+
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(1)
+    client, parameters = Client(random_seed=seed), []
+    if len(problem.spaces) > 1:
+        parameters.append(ChoiceParameterConfig("method", list(problem.spaces), "str"))
+    for name, each in flat(problem).items():
+        if each.options:
+            parameters.append(ChoiceParameterConfig(name, list(each.options), "str"))
+        else:
+            kind, scaling = "int" if each.integer else "float", "log" if each.log else "linear"
+            parameters.append(RangeParameterConfig(name, (each.low, each.high), kind, scaling=scaling))
+    client.configure_experiment(parameters=parameters, name=problem.key)
+    worst, dearest = problem.reference
+    limits = [f"error <= {worst}", f"cost <= {math.log10(dearest)}"]
+    client.configure_optimization(objective="-error, -cost", outcome_constraints=limits)
+
+    def ask() -> Job:
+        ((number, values),) = client.get_next_trials(max_trials=1).items()
+        return number, back(problem, dict(values)), 1, problem.epochs
+
+    def over(number: int, _: int, error: float, cost: float) -> None:
+        client.complete_trial(trial_index=number, raw_data={"error": (error, 0.0), "cost": (cost, 0.0)})
+
+    return World(problem, epochs).run(ask, over)
+
+
 PEERS: dict[str, Rival] = {
     "random": random_full,
     "Optuna TPE": optuna_full(lambda optuna, seed: optuna.samplers.TPESampler(seed=seed)),
@@ -309,4 +392,6 @@ PEERS: dict[str, Rival] = {
     "MOASHA grace 1/9": moasha(6),
     "SMAC ParEGO": smac(False),
     "SMAC ParEGO Hyperband": smac(True),
+    "NePS PriMO": primo,
+    "Ax": ax,
 }
