@@ -87,7 +87,7 @@ def shown_trials(view: View) -> dict[int, list[Trial]]:
     return found
 
 
-def macs_range(shown: Mapping[int, list[Trial]]) -> tuple[float, float]:
+def macs_range(shown: Mapping[int, Sequence[Trial]]) -> tuple[float, float]:
     """The logarithms of the least and the most MACs of points that count, of all points where none does."""
     curves = [trial.arrays(epoch) for epoch, trials in shown.items() for trial in trials]
     error, macs = (np.concatenate(column) for column in zip(*curves, strict=True))

@@ -30,7 +30,9 @@ _STEPS = 10
 
 
 class Process:
-    """A process with prior mean 0, for values of deviation about 1.
+    """A process with prior mean 0, for values of deviation about 1; several at once where y has columns.
+
+    Columns (n, columns) share hyperparameters and places, and their likelihoods are averaged: they are the same trials.
 
     `theta` (groups + 3,): the logarithms of the length scales and of the variances of the signal and of the noise, and
     the logit of rho. `noise`: the mean of its variance's prior. `rungs`: of how many rungs there are observations; with
@@ -91,8 +93,9 @@ class Process:
         inverse = cho_solve((root, True), np.eye(count), check_finite=False)
         alpha = inverse @ y
         z = (theta - self._mean) / self._deviation
-        loss = 0.5 * y @ alpha + np.log(np.diag(root)).sum() + 0.5 * (z**2).sum()
-        slope = np.outer(alpha, alpha) - inverse
+        columns = y.size / count
+        loss = 0.5 * float((y * alpha).sum()) / columns + np.log(np.diag(root)).sum() + 0.5 * (z**2).sum()
+        slope = alpha.reshape(count, -1) @ alpha.reshape(count, -1).T / columns - inverse
         gradient = np.empty_like(theta)
         base = slope * (signal * (5 / 3) * (1 + _SQRT5 * r) * fall) * between
         gradient[:g] = -0.5 * np.tensordot(squares, base, 2) * weights
@@ -103,17 +106,17 @@ class Process:
         return float(loss), gradient + z / self._deviation
 
     def condition(self, features: Sequence[Array], rung: Array, y: Array, known: Array | float = 0.0) -> None:
-        """Condition the process on observations `y` (n,), whose own errors have the variances `known` (n,)."""
+        """Condition the process on observations `y` (n,) or (n, columns), with errors of the variances `known` (n,)."""
         self._rung, self._known = rung, self._stretched(features)
         self._rho = _logistic(self.theta[self.groups + 2])
         covariance = self._covariance(self._known, self._known) * self._rho ** np.abs(rung[:, None] - rung[None])
         covariance[np.diag_indices(len(y))] += math.exp(self.theta[self.groups + 1]) + known + _JITTER
-        self._y, self._own = y, np.broadcast_to(np.asarray(known, dtype=float), y.shape)
+        self._y, self._own = y, np.broadcast_to(np.asarray(known, dtype=float), y.shape[:1])
         self._root = cholesky(covariance, lower=True, check_finite=False)
         self._alpha = cho_solve((self._root, True), y, check_finite=False)
 
     def predict(self, features: Sequence[Array], rung: int) -> tuple[Array, Array]:
-        """Mean and deviation (m,) at a rung of what is without noise (equations 2.25 and 2.26)."""
+        """Mean (m,), or (m, columns), and deviation (m,) at a rung, without noise (equations 2.25 and 2.26)."""
         between = self._rho ** np.abs(rung - self._rung)[None]
         covariance = self._covariance(self._stretched(features), self._known) * between
         solved = solve_triangular(self._root, covariance.T, lower=True, check_finite=False)

@@ -1,18 +1,28 @@
-"""The default sampler: a Gaussian process per method of what its curves reach within a compute budget.
+r"""The default sampler: a Gaussian process per method of what its curves reach within every compute budget.
 
-As in `search.sampling.budgets`, every ask draws a budget, so that over many asks the whole front gets its share, and a
-method by votes. Of the trials of that method
+The hypervolume of a front of (error, log MACs) is the integral over log MACs of the reference error minus the least
+error within so many MACs. What a configuration x is expected to add to it is therefore
 
-1. a trial's value at a rung is the logarithm of the least error that its curve shows within the budget (of its cheapest
-   point, where none fits), plus what trials that went on gained behind that rung, cut off above: how bad the bad ones
-   are teaches nothing about the good ones. What failed, or shows nothing that the constraints allow, has the value of
-   the cut;
-2. a process over configurations and rungs (`search.sampling.gaussian_process`) foretells values at the last rung, a
-   second one the MACs of the cheapest point, which may not fit the budget;
-3. proposed is what maximises the expected improvement (Jones, Schonlau and Welch, 1998) times the probability to fit,
-   among uniform draws, mutations of the best trials, and mutations of the best candidates among these. Trials that
-   run and have shown nothing count as if they had shown what is expected of them, so that workers do not all ask for
-   the same.
+    a(x) = sum_k E[max(E_k - error_k(x), 0)] E[|cell k within reach of x|]
+
+over cells k of the axis of log MACs: E_k is the least error within them so far, error_k(x) what x reaches within them,
+and a cell is within reach as far as x has a point that is cheap enough. The axis ends at the dearest point seen and
+begins left of the cheapest one, where nothing is better than the reference yet. For one point a configuration, with
+error and cost independent, this is the expected hypervolume improvement (Emmerich, Giannakoglou and Naujoks, 2006).
+
+A method is drawn by votes (`search.sampling.budgets`). Of its trials
+
+1. a trial's value at a rung, by cell, is the logarithm of the least error that its curve shows within the cell's MACs
+   (of its cheapest point, where none is cheap enough), plus what trials that went on gained behind that rung, cut off
+   above: how bad the bad ones are teaches nothing about the good ones. What failed, or shows nothing that the
+   constraints allow, has the value of the cut;
+2. a process over configurations and rungs (`search.sampling.gaussian_process`), with the same hyperparameters for all
+   cells, foretells values at the last rung, so that errors are log-normal; a second one foretells the MACs of the
+   cheapest point;
+3. proposed is what maximises a(x) among uniform draws, mutations of the best trials, and mutations of the best
+   candidates among these. E_k is the front of what is foretold of the method's trials and was shown by those of
+   others. Trials that run and have shown nothing count as if they had shown what is expected of them, so that workers
+   do not all ask for the same.
 
 A share of the proposals is that of two densities instead, which follow narrow optima that a process smooths away, and
 a share is uniform. A process is conditioned on at most `CAP` trials, the best and the latest, so that a proposal takes
@@ -26,7 +36,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +43,10 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from search.sampling.budgets import by_densities, gains, macs_range, ranking, shown_trials, voted_method
+from search.sampling.budgets import by_densities, macs_range, ranking, shown_trials, voted_method
 from search.sampling.codec import Codec
 from search.sampling.gaussian_process import Process
-from search.sampling.transfer import Transfer, belief
+from search.sampling.transfer import Foretold, Transfer, belief
 from search.sampling.view import Proposal, View, ask_random
 from search.state.trial import Trial
 from search.units import show_count, show_share
@@ -55,16 +64,23 @@ CAP = 160
 """Most trials that a process is conditioned on."""
 REFIT, REFIT_FEWER, REFIT_ASKED = 1.3, 0.6, 2.0
 """Hyperparameters are fitted again with so many times the observations, with fewer, or after so many times the asks."""
+CELLS, CHEAPER = 12, 3
+"""Cells of the axis of log MACs between the cheapest and the dearest point seen, and left of the cheapest."""
 CUT = 1.5
 """Values that are further above the median than this many times its distance from the least are cut off."""
 WIDE, PARENTS, CHILDREN, ROUNDS, LATER_PARENTS, LATER_CHILDREN = 160, 8, 16, 2, 6, 12
 """Candidates: uniform draws; the best trials, and children of each; rounds of the best candidates, and children."""
 _NOISE, _COST_NOISE = 0.02, 1e-3  # means of the priors of the variance, of values with deviation 1
 _DIGITS = 4  # of hyperparameters in the journal
+_SHRINK = 3.0  # see `_later_gains`
+_LEAST_RANGE = 0.1  # of the logarithms of MACs, where all cost nearly the same
+_FITTED = 4  # hyperparameters are fitted to one of so many cells
+_NOTHING = 1e-12  # an expected gain of hypervolume that is none
+_PLACES = (0.0, 0.5, 1.0)  # in the range of MACs, where trials elsewhere are asked
 
 
 def ask_surrogate(view: View, seed: int, given: Mapping[str, Any] | None = None) -> Proposal:
-    """What should improve most on the most accurate within a compute budget drawn for this ask."""
+    """What should add most to the front; `given` holds the method and parameters that are not drawn."""
     rng = random.Random(seed)
     shown = shown_trials(view)
     if view.starting or not shown or rng.random() < UNIFORM:
@@ -73,14 +89,13 @@ def ask_surrogate(view: View, seed: int, given: Mapping[str, Any] | None = None)
         return by_densities(view, shown, rng, rng.getrandbits(32), given)
     budget = math.exp(rng.uniform(*macs_range(shown)))
     method = given["method"] if given else voted_method(view, ranking(shown, budget)[0], rng)
-    observed = observations(view, shown, method, budget)
+    told = Told(view, shown)
+    own = told.of(view, method)
     free = any(not isinstance(parameter, Fixed) for parameter in view.spaces[method].parameters.values())
     least = LEAST if not view.elsewhere or Transfer.of(view, method, Codec(view.spaces[method])) is None else 2
-    if not free or len({each.trial.id for each in observed if each.counts}) < least:
+    if not free or len({each.trial.id for each in own if each.counts}) < least:
         return by_densities(view, shown, rng, rng.getrandbits(32), given or {"method": method})
-    low, high = macs_range(shown)
-    place = (math.log(budget) - low) / (high - low) if high > low else 0.5
-    model = Model(view, method, observed, budget, place=place, rungs=len(shown))
+    model = Model(view, method, told)
     row = model.search(np.random.default_rng(rng.getrandbits(32)), given)
     sooner = None if given else model.returning(view, row)
     return Proposal({"method": method, **model.codec.decode(row, given)}, model.why(row), model.fitted, sooner)
@@ -90,123 +105,179 @@ def ask_surrogate(view: View, seed: int, given: Mapping[str, Any] | None = None)
 class Observation:
     """What a trial showed at a rung (0 is the first).
 
-    `value`: the logarithm of its error within the budget, with what later rungs should gain (`gained`) added; NaN
-    where no point counts. `macs`: the logarithm of its cheapest point's MACs; NaN where it showed nothing.
+    `value` (cells,): the logarithms of its errors within each cell's MACs, with what later rungs should gain
+    (`gained`, alike) added; NaN where no point counts. `macs`: the logarithm of its cheapest point's MACs; NaN where
+    it showed nothing.
     """
 
     trial: Trial
     rung: int
-    value: float
+    value: Array
     macs: float
-    gained: float = 0.0
+    gained: Array
 
     @property
     def counts(self) -> bool:
         """Whether it showed a point that counts."""
-        return not math.isnan(self.value)
+        return not math.isnan(self.value[0])
 
 
-def observations(view: View, shown: Mapping[int, Sequence[Trial]], method: str, budget: float) -> list[Observation]:
-    """What the trials of a method showed, by rung, and those that failed before they showed anything."""
-    found, later, there = [], _later_gains(shown, budget), set[str]()
-    for rung, epoch in enumerate(sorted(shown)):
-        for trial in shown[epoch]:
-            if trial.method == method:
-                there.add(trial.id)
-                (value, macs), gained = _figures(trial, epoch, budget), later(method, rung)
-                found.append(Observation(trial, rung, value + gained, macs, gained))
-    failed = (trial for trial in view.failed if trial.method == method and trial.id not in there)
-    return [*found, *(Observation(trial, 0, math.nan, math.nan) for trial in failed)]
+class Told:
+    """What the trials of all methods showed, by cells of the axis of log MACs.
+
+    `edges` (cells + 1,) and `middles` (cells,) of the cells; `rungs`: how many there are; `observations`: by method
+    those of its trials at every rung; `reference`: the error from which the hypervolume is measured.
+    """
+
+    def __init__(self, view: View, shown: Mapping[int, Sequence[Trial]]) -> None:
+        low, high = macs_range(shown)
+        width = max(high - low, _LEAST_RANGE) / CELLS
+        self.edges = high - width * np.arange(CELLS + CHEAPER, -1, -1)
+        self.middles = (self.edges[1:] + self.edges[:-1]) / 2
+        self.range, self.rungs = (low, high), len(shown)
+        figures = [
+            {trial.id: (trial, *_figures(trial, epoch, self.middles)) for trial in shown[epoch]}
+            for epoch in sorted(shown)
+        ]
+        later = _later_gains(figures)
+        self.observations: dict[str, list[Observation]] = {}
+        for rung, each in enumerate(figures):
+            for trial, value, macs in each.values():
+                gained = later(trial.method, rung)
+                found = Observation(trial, rung, value + gained, macs, gained)
+                self.observations.setdefault(trial.method, []).append(found)
+        everyone = [each for own in self.observations.values() for each in own]
+        if view.reference is not None:
+            self.reference = view.reference[0]
+        else:
+            self.reference = math.exp(max((float(each.value.max()) for each in everyone if each.counts), default=0.0))
+
+    def of(self, view: View, method: str) -> list[Observation]:
+        """What the trials of a method showed, and those that failed before they showed anything."""
+        own = self.observations.get(method, [])
+        there, nothing = {each.trial.id for each in own}, np.full(len(self.middles), math.nan)
+        failed = [trial for trial in view.failed if trial.method == method and trial.id not in there]
+        return [*own, *(Observation(trial, 0, nothing, math.nan, nothing) for trial in failed)]
+
+    def least(self, but: str) -> Array:
+        """By cell the logarithm of the least error that methods but one reach; the reference's where none does."""
+        best = np.full(len(self.middles), math.log(max(self.reference, 1e-6)))
+        for method, own in self.observations.items():
+            if method != but:
+                latest = {each.trial.id: each for each in own if each.counts}.values()
+                for each in latest:
+                    best = np.where(each.macs <= self.middles, np.minimum(best, each.value), best)
+        return best
 
 
-def _figures(trial: Trial, epoch: int, budget: float) -> tuple[float, float]:
-    """(log of the least error within the budget, else of the cheapest point; log of the cheapest MACs).
+def _figures(trial: Trial, epoch: int, budgets: Array) -> tuple[Array, float]:
+    """(logs (n,) of the least error within each budget, else of the cheapest point; log of the cheapest MACs).
 
-    Points that miss a constraint are left out, and the error is NaN where all do. One on the accuracy is none here:
-    what misses it is the more wanted the nearer it comes, and may meet it after more epochs.
+    `budgets` are logarithms. Points that miss a constraint are left out, and errors are NaN where all do. One on the
+    accuracy is none here: what misses it is the more wanted the nearer it comes, and may meet it after more epochs.
     """
     macs, least = trial.learning(epoch)
     if not macs:
-        return math.nan, math.log(float(trial.arrays(epoch)[1].min()))
-    within = max(1, bisect_right(macs, budget))
-    return math.log(max(least[within - 1], 1e-6)), math.log(macs[0])
+        return np.full(len(budgets), math.nan), math.log(float(trial.arrays(epoch)[1].min()))
+    logs, errors = np.log(macs), np.log(np.maximum(least, 1e-6))
+    within = np.searchsorted(logs, budgets, side="right") - 1
+    return errors[np.maximum(within, 0)], float(logs[0])
 
 
-def _later_gains(shown: Mapping[int, Sequence[Trial]], budget: float) -> Callable[[str, int], float]:
-    """By method and rung how much the value still changes behind it, by the trials that went on."""
-    seen = [{t.id: (t.method, _figures(t, epoch, budget)[0]) for t in shown[epoch]} for epoch in sorted(shown)]
-    steps = []
-    for before, after in itertools.pairwise(seen):
-        both = sorted(before.keys() & after.keys())
-        changes = [(before[name][0], after[name][1] - before[name][1]) for name in both]
-        steps.append(gains([(method, change) for method, change in changes if not math.isnan(change)]))
-    return lambda method, rung: sum(step(method) for step in steps[rung:])
+def _later_gains(figures: Sequence[Mapping[str, tuple[Trial, Array, float]]]) -> Callable[[str, int], Array]:
+    """By method and rung how much values (cells,) still change behind it, by the trials that went on.
+
+    The mean over a method is drawn towards the mean over all as if `_SHRINK` more trials had shown that.
+    """
+    cells = len(next(value for each in figures for _, value, _ in each.values()))
+    steps: list[tuple[Array, dict[str, Array]]] = []
+    for before, after in itertools.pairwise(figures):
+        changes: dict[str, list[Array]] = {}
+        for name in sorted(before.keys() & after.keys()):
+            change = after[name][1] - before[name][1]
+            if not math.isnan(change[0]):
+                changes.setdefault(before[name][0].method, []).append(change)
+        every = [change for own in changes.values() for change in own]
+        mean = np.mean(every, 0) if every else np.zeros(cells)
+        own = {name: (np.sum(each, 0) + _SHRINK * mean) / (len(each) + _SHRINK) for name, each in changes.items()}
+        steps.append((mean, own))
+
+    def later(method: str, rung: int) -> Array:
+        return np.sum([own.get(method, mean) for mean, own in steps[rung:]] or [np.zeros(cells)], 0)
+
+    return later
 
 
 class Model:
-    """The two processes of a method within a budget, conditioned on its trials.
-
-    `place`: where the logarithm of the budget lies in the range of MACs, in [0, 1]; trials elsewhere are asked there.
+    """The two processes of a method, conditioned on its trials.
 
     `fitted`: hyperparameters that were fitted anew, for the journal; None where those that it holds were taken.
     """
 
-    def __init__(
-        self,
-        view: View,
-        method: str,
-        observed: Sequence[Observation],
-        budget: float,
-        *,
-        place: float = 0.5,
-        rungs: int,
-    ) -> None:
+    def __init__(self, view: View, method: str, told: Told) -> None:
         self.method, self.codec = method, Codec(view.spaces[method])
-        self._budget, self._last = math.log(budget), rungs - 1
-        told = self._told(observed)
-        self._trials = len({each.trial.id for each in told})
-        transfer = Transfer.of(view, method, self.codec) if view.elsewhere else None
-        self._elsewhere = None if transfer is None else transfer.within(place)
+        self._edges, self._middles, self._last = told.edges, told.middles, told.rungs - 1
+        self._others = told.least(but=method)
+        observed = self._chosen(told.of(view, method))
+        self._trials = len({each.trial.id for each in observed})
+        self._elsewhere = self._transferred(view, told)
         kept = view.models.get(method, {})
-        self._error = Process(len(self.codec.groups), rungs, _NOISE)
+        self._error = Process(len(self.codec.groups), told.rungs, _NOISE)
         self._cost = Process(len(self.codec.groups), 1, _COST_NOISE)
         begun = self._error.begin(kept.get("error", ())) and self._cost.begin(kept.get("cost", ()))
-        fit = not begun or _due(kept, len(told), view.asked)
-        rows = self.codec.encode([each.trial.config for each in told])
-        self._condition_error(view, told, rows, fit)
-        self._condition_cost(told, rows, fit)
-        self._rank(told, rows)
-        self.fitted = self._kept(len(told), view.asked) if fit else None
+        fit = not begun or _due(kept, len(observed), view.asked)
+        rows = self.codec.encode([each.trial.config for each in observed])
+        self._condition_error(view, observed, rows, fit)
+        self._condition_cost(observed, rows, fit)
+        self._rank(observed, rows)
+        self.fitted = self._kept(len(observed), view.asked) if fit else None
 
-    def _told(self, observed: Sequence[Observation]) -> list[Observation]:
-        """Of the trials the best half of `CAP`, and of the others the newest."""
+    def _chosen(self, observed: Sequence[Observation]) -> list[Observation]:
+        """Of the trials the best half of `CAP`, those that come nearest to their method's front, and the newest."""
         top = {each.trial.id: each for each in observed}  # of each trial the highest rung
-
-        def rank(each: Observation) -> tuple[bool, float]:
-            return (not each.macs <= self._budget, each.value if each.counts else math.inf)
-
-        order = sorted(top.values(), key=rank)
-        if len(order) > CAP:
-            newest = sorted(order[CAP // 2 :], key=lambda each: -each.trial.number)
-            order = order[: CAP // 2] + newest[: CAP // 2]
-        keep = {each.trial.id for each in order}
+        if len(top) <= CAP:
+            return list(observed)
+        away = self._away(np.array([each.value for each in top.values()]), np.array([e.macs for e in top.values()]))
+        order = [each for _, each in sorted(zip(away, top.values(), strict=True), key=lambda pair: pair[0])]
+        newest = sorted(order[CAP // 2 :], key=lambda each: -each.trial.number)
+        keep = {each.trial.id for each in (*order[: CAP // 2], *newest[: CAP // 2])}
         return [each for each in observed if each.trial.id in keep]
 
-    def _condition_error(self, view: View, told: Sequence[Observation], rows: Array, fit: bool) -> None:
-        values, rung = np.array([each.value for each in told]), np.array([each.rung for each in told])
-        counts = values[~np.isnan(values)]
-        middle, least = float(np.median(counts)), float(counts.min())
-        cut = middle + CUT * max(middle - least, 1e-3)
+    def _away(self, values: Array, macs: Array) -> Array:
+        """How far trials (n,) are from their front, in the logarithm of the error, where they come nearest."""
+        reached = np.where((macs[:, None] <= self._edges[1:]) & ~np.isnan(values), values, np.inf)
+        with np.errstate(invalid="ignore"):  # cells that none reaches
+            return np.nan_to_num(np.nanmin(reached - reached.min(0), 1, initial=np.inf), nan=np.inf)
+
+    def _transferred(self, view: View, told: Told) -> list[Foretold]:
+        """What trials elsewhere foretell at the beginning, the middle and the end of the range of MACs."""
+        transfer = Transfer.of(view, self.method, self.codec) if view.elsewhere else None
+        if transfer is None:
+            return []
+        low, high = told.range
+        places = (self._middles - low) / (high - low) if high > low else np.full(len(self._middles), 0.5)
+        self._between = _interpolation(places.clip(0, 1))
+        return [transfer.within(place) for place in _PLACES]
+
+    def _prior(self, features: Sequence[Array]) -> Array:
+        """What trials elsewhere say of rows (m, cells), by cell."""
+        return np.stack([each(features) for each in self._elsewhere], 1) @ self._between
+
+    def _condition_error(self, view: View, observed: Sequence[Observation], rows: Array, fit: bool) -> None:
+        values, rung = np.array([each.value for each in observed]), np.array([each.rung for each in observed])
+        counts = values[~np.isnan(values[:, 0])]
+        middle, least = np.median(counts, 0), counts.min(0)
+        cut = middle + CUT * np.maximum(middle - least, 1e-3)
         values = np.where(np.isnan(values), cut, np.minimum(values, cut))
-        self._mean, self._deviation = float(values.mean()), max(float(values.std()), 1e-3)
+        self._mean, self._deviation = values.mean(0), np.maximum(values.std(0), 1e-3)
         y, features = (values - self._mean) / self._deviation, self.codec.features(rows)
-        self._belief = 0.0
-        if self._elsewhere is not None:
-            z = self._elsewhere(features)
-            self._belief = belief(z, y)
+        self._belief = np.zeros(y.shape[1])
+        if self._elsewhere:
+            z = self._prior(features)
+            self._belief = np.array([belief(z[:, k], y[:, k]) for k in range(y.shape[1])])
             y = y - self._belief * z
         if fit:
-            self._error.fit(features, rung, y)
+            self._error.fit(features, rung, y[:, CHEAPER::_FITTED])
             self._error.begin([round(each, _DIGITS) for each in self._error.theta.tolist()])  # as the journal has them
         self._error.condition(features, rung, y)
         running = [trial.config for trial in view.silent if trial.method == self.method]
@@ -218,9 +289,9 @@ class Model:
             rung = np.concatenate([rung, np.full(len(running), self._last)])
             self._error.condition(features, rung, np.concatenate([y, expected]))
 
-    def _condition_cost(self, told: Sequence[Observation], rows: Array, fit: bool) -> None:
-        at = list({each.trial.id: i for i, each in enumerate(told) if not math.isnan(each.macs)}.values())
-        macs = np.array([told[i].macs for i in at])
+    def _condition_cost(self, observed: Sequence[Observation], rows: Array, fit: bool) -> None:
+        at = list({each.trial.id: i for i, each in enumerate(observed) if not math.isnan(each.macs)}.values())
+        macs = np.array([observed[i].macs for i in at])
         self._macs_mean, self._macs_deviation = float(macs.mean()), float(macs.std())
         self._steady = self._macs_deviation < 1e-5  # all cost the same
         if self._steady:
@@ -232,47 +303,55 @@ class Model:
             self._cost.begin([round(each, _DIGITS) for each in self._cost.theta.tolist()])
         self._cost.condition(features, rung, y)
 
-    def _rank(self, told: Sequence[Observation], rows: Array) -> None:
-        """The parents of candidates, those that fit first, the best first; what the best that fits shows, or None."""
-        at = list({each.trial.id: i for i, each in enumerate(told) if each.counts}.values())
-        macs = np.array([told[i].macs for i in at])
+    def _rank(self, observed: Sequence[Observation], rows: Array) -> None:
+        """The front of what is foretold of the trials, and the parents of candidates: the nearest to it first."""
+        at = list({each.trial.id: i for i, each in enumerate(observed) if each.counts}.values())
+        macs = np.array([observed[i].macs for i in at])
         mean, _ = self._foretold(self.codec.features(rows[at]))
-        over = np.maximum(macs - self._budget, 0.0)
-        fitting = [*mean[over <= 1e-9]]
-        if len(self._running[0]):  # it counts, too: else workers would ask for its like until it reports
+        fitting = np.where(macs[:, None] <= self._middles, mean, np.inf)
+        if len(self._running[0]):  # they count, too: else workers would ask for their like until they report
             expected, _ = self._foretold(self._running)
-            fitting += [*expected[self._fits(self._running) >= 0.5]]
-        self._best = float(min(fitting)) if fitting else None
-        self._parents = rows[at][np.lexsort((mean, over))][:PARENTS]
-        if self._elsewhere is not None and self._belief > 0:
-            self._parents = np.concatenate([self._parents, self._elsewhere.best[: PARENTS // 2]])
+            within = self._covered(self._running) >= 0.5 * np.diff(self._edges)
+            fitting = np.concatenate([fitting, np.where(within, expected, np.inf)])
+        self._own = fitting.min(0)
+        self._best = np.minimum(self._own, self._others)
+        self._parents = rows[at][np.argsort(self._away(mean, macs), kind="stable")][:PARENTS]
+        for each in self._elsewhere if self._belief.max() > 0 else ():
+            self._parents = np.concatenate([self._parents, each.best[: PARENTS // 4]])
 
     def _kept(self, count: int, asked: int) -> dict[str, Any]:
         error, cost = self._error.theta.tolist(), self._cost.theta.tolist()
         return {"method": self.method, "observations": count, "asked": asked, "error": error, "cost": cost}
 
     def _foretold(self, features: Sequence[Array]) -> tuple[Array, Array]:
-        """Mean and deviation (m,) of values at the last rung."""
+        """Mean and deviation (m, cells) of values at the last rung."""
         mean, deviation = self._error.predict(features, self._last)
-        if self._elsewhere is not None:
-            mean = mean + self._belief * self._elsewhere(features)
-        return mean * self._deviation + self._mean, deviation * self._deviation
+        if self._elsewhere:
+            mean = mean + self._belief * self._prior(features)
+        return mean * self._deviation + self._mean, deviation[:, None] * self._deviation
 
-    def _fits(self, features: Sequence[Array]) -> Array:
-        """The probability (m,) that the cheapest point fits the budget."""
+    def _cheapest(self, features: Sequence[Array]) -> tuple[Array, Array]:
+        """Mean and deviation (m,) of the logarithm of the cheapest point's MACs."""
         if self._steady:
-            return np.full(len(features[0]), float(self._macs_mean <= self._budget + 1e-9))
+            return np.full(len(features[0]), self._macs_mean), np.full(len(features[0]), 1e-6)
         mean, deviation = self._cost.predict(features, 0)
         scale = np.sqrt(deviation**2 + 1e-6) * self._macs_deviation
-        return ndtr((self._budget - (mean * self._macs_deviation + self._macs_mean)) / scale)
+        return mean * self._macs_deviation + self._macs_mean, scale
 
-    def score(self, rows: Array) -> Array:
-        """What is to be maximised (m,); where nothing fits the budget yet, mainly the probability to fit."""
+    def _covered(self, features: Sequence[Array]) -> Array:
+        """Of every cell the expected part (m, cells) that is dearer than the cheapest point, in the cell's unit."""
+        mean, deviation = self._cheapest(features)
+        above = self._edges - mean[:, None]
+        z = above / deviation[:, None]
+        within = above * ndtr(z) + deviation[:, None] * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+        return np.diff(within, axis=1)
+
+    def score(self, rows: Array, best: Array | None = None) -> Array:
+        """What rows are expected to add to the hypervolume (m,), beyond a front other than `self._best` if given."""
         features = self.codec.features(rows)
         mean, deviation = self._foretold(features)
-        if self._best is None:
-            return self._fits(features) * (1 + 0.1 * deviation - 0.01 * mean)
-        return improvement(mean, deviation, self._best) * self._fits(features)
+        gain = improvement(mean, deviation, self._best if best is None else best)
+        return (gain * self._covered(features)).sum(1)
 
     def search(self, rng: np.random.Generator, given: Mapping[str, Any] | None = None) -> Array:
         """The row (d,) of the best candidate; what is `given` stands."""
@@ -283,6 +362,9 @@ class Model:
 
         rows = np.concatenate([self.codec.uniform(WIDE, rng, given), children(self._parents, CHILDREN, -2.0, -0.5)])
         scores = self.score(rows)
+        if scores.max() <= _NOTHING:  # far behind other methods: better what improves it at least
+            self._best = self._own
+            scores = self.score(rows)
         for _ in range(ROUNDS):
             more = children(rows[np.argsort(-scores, kind="stable")[:LATER_PARENTS]], LATER_CHILDREN, -2.3, -0.9)
             rows, scores = np.concatenate([rows, more]), np.concatenate([scores, self.score(more)])
@@ -294,7 +376,7 @@ class Model:
         What later trials like it showed is what makes it promise more than when it was left behind.
         """
         waiting = [(trial, epoch) for trial, epoch in view.waiting if trial.method == self.method]
-        if not waiting or self._best is None:
+        if not waiting:
             return None
         rows = self.codec.encode([trial.config for trial, _ in waiting])
         promised = self.score(rows) / [1 - epoch / view.spec.budget.epochs for _, epoch in waiting]
@@ -304,15 +386,19 @@ class Model:
         return waiting[best][0].id, f"trials like it did well: {self.why(rows[best])}"
 
     def why(self, row: Array) -> str:
-        """What is expected of a row, in words."""
+        """What is expected of a row where it should add most, in words."""
         features = self.codec.features(row[None])
         (mean,), (deviation,) = self._foretold(features)
-        error, low, high = (min(1.0, math.exp(mean + sign * deviation)) for sign in (0, -1, 1))
-        within, fits = show_count(math.exp(self._budget)), float(self._fits(features)[0])
-        begun = "" if self._elsewhere is None else f"; other images count {self._belief:.2f}"
+        covered = self._covered(features)[0]
+        k = int(np.argmax(improvement(mean, deviation, self._best) * covered))
+        error, low, high = (min(1.0, math.exp(mean[k] + sign * deviation[k])) for sign in (0, -1, 1))
+        cheapest, scale = self._cheapest(features)
+        fits = float(ndtr((self._edges[k + 1] - cheapest[0]) / scale[0]))
+        begun = f"; other images count {self._belief[k]:.2f}" if self._elsewhere else ""
         return (
-            f"{show_share(1 - error)} expected ({show_share(1 - high)} to {show_share(1 - low)}) within {within} MACs,"
-            f" which it keeps with {fits:.0%}, after {self._trials} {self.method} trials{begun}"
+            f"{show_share(1 - error)} expected ({show_share(1 - high)} to {show_share(1 - low)}) within"
+            f" {show_count(math.exp(self._edges[k + 1]))} MACs, which it keeps with {fits:.0%}, after {self._trials}"
+            f" {self.method} trials{begun}"
         )
 
 
@@ -324,7 +410,16 @@ def _due(kept: Mapping[str, Any], count: int, asked: int) -> bool:
     return count >= REFIT * then or count < REFIT_FEWER * then or asked >= REFIT_ASKED * when
 
 
-def improvement(mean: Array, deviation: Array, best: float) -> Array:
-    """Expected improvement (m,) below the best, of normal draws (Jones et al. 1998, equation 15)."""
+def improvement(mean: Array, deviation: Array, best: Array) -> Array:
+    """Expected improvement below exp(best) of log-normal errors; all are logarithms, of one shape or broadcast.
+
+    With z = (best - mean) / deviation: exp(best) Phi(z) - exp(mean + deviation^2 / 2) Phi(z - deviation).
+    """
     z = (best - mean) / deviation
-    return deviation * (z * ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
+    found = np.exp(best) * ndtr(z) - np.exp(mean + 0.5 * deviation**2) * ndtr(z - deviation)
+    return np.maximum(found, 0.0)
+
+
+def _interpolation(places: Array) -> Array:
+    """Weights (3, n) of the values at `_PLACES` for a linear interpolation at places (n,)."""
+    return np.stack([np.interp(places, _PLACES, np.eye(len(_PLACES))[i]) for i in range(len(_PLACES))])
