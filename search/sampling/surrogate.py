@@ -217,7 +217,7 @@ class Model:
     def __init__(self, view: View, method: str, told: Told) -> None:
         self.method, self.codec = method, Codec(view.spaces[method])
         self._edges, self._middles, self._last = told.edges, told.middles, told.rungs - 1
-        self._others = told.least(but=method)
+        self._start, self._others = math.log(max(told.reference, 1e-6)), told.least(but=method)
         observed = self._chosen(told.of(view, method))
         self._trials = len({each.trial.id for each in observed})
         self._elsewhere = self._transferred(view, told)
@@ -313,7 +313,7 @@ class Model:
             expected, _ = self._foretold(self._running)
             within = self._covered(self._running) >= 0.5 * np.diff(self._edges)
             fitting = np.concatenate([fitting, np.where(within, expected, np.inf)])
-        self._own = fitting.min(0)
+        self._own = np.minimum(fitting.min(0), self._start)
         self._best = np.minimum(self._own, self._others)
         self._parents = rows[at][np.argsort(self._away(mean, macs), kind="stable")][:PARENTS]
         for each in self._elsewhere if self._belief.max() > 0 else ():

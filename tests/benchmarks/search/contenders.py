@@ -19,7 +19,7 @@ import optuna
 from search.pareto.front import Archive
 from search.sampling.budgets import foretold
 from search.sampling.optuna_space import suggest
-from search.sampling.surrogate import Observation, observations
+from search.sampling.surrogate import Observation, Told
 from search.sampling.view import View
 from search.simulation.cluster import Cluster, Job, Result
 from search.simulation.simulation import Problem, Simulation, study_spec
@@ -183,16 +183,14 @@ def as_finished(shown: Mapping[int, list[Any]], budget: float) -> dict[str, floa
     return values
 
 
-def _dishonest(problem: Any, seed: int, epochs: float) -> list[Seen]:
-    def at_the_end(view: View, shown: Mapping[int, Any], method: str, budget: float) -> list[Observation]:
-        found = observations(view, {epoch: shown[epoch] for epoch in shown}, method, budget)
-        latest = {each.trial.id: each for each in found}
-        return [replace(each, rung=len(shown) - 1, value=each.value - each.gained) for each in latest.values()]
+class _AtTheEnd(Told):
+    def of(self, view: View, method: str) -> list[Observation]:
+        latest = {each.trial.id: each for each in super().of(view, method)}
+        return [replace(each, rung=self.rungs - 1, value=each.value - each.gained) for each in latest.values()]
 
-    with (
-        patch("search.sampling.budgets.foretold", as_finished),
-        patch("search.sampling.surrogate.observations", at_the_end),
-    ):
+
+def _dishonest(problem: Any, seed: int, epochs: float) -> list[Seen]:
+    with patch("search.sampling.budgets.foretold", as_finished), patch("search.sampling.surrogate.Told", _AtTheEnd):
         return ours(problem, seed, epochs)
 
 
