@@ -4,7 +4,7 @@ Every sampler is a pure function of a `View` of the study and a seed. Optuna's a
 anew at every ask (`search.sampling.optuna_storage`), so nothing of theirs can be lost.
 
 ========= ======================================================================================
-surrogate Gaussian processes within a compute budget drawn anew at every ask (`search.sampling.surrogate`); the default
+surrogate Gaussian processes, and what should add most to the hypervolume (`search.sampling.surrogate`); the default
 budgets   a TPE within such a budget (`search.sampling.budgets`)
 tpe       Optuna's multivariate TPE over one score a trial (`search.sampling.observations`)
 nsga2     Optuna's NSGA-II over error and log10 MACs of the points that trials ended with
