@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     """The address of a real one-node cluster with two CPUs, guarded by a token of its own."""
-    from cluster.connect import prepare_environment
-
-    prepare_environment(local=False)
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     from cluster.connect import connect
+    from tests.support.local_cluster import cluster as started
+
+    cluster = started(num_cpus=2)
 
     connect(cluster.address)
     yield cluster.address

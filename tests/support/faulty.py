@@ -47,12 +47,9 @@ class Nodes:
         os.environ |= {"OMP_NUM_THREADS": "1"}
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        from cluster.connect import prepare_environment
+        from tests.support.local_cluster import cluster
 
-        prepare_environment(local=False)
-        from ray.cluster_utils import Cluster
-
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.cluster = cluster(num_cpus=0)
         self.nodes: list[Any] = []
         for _ in range(count):
             self.add()

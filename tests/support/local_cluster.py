@@ -1,0 +1,24 @@
+"""A real Ray cluster on this machine, with the processes that trials need and no others."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+
+def cluster(num_cpus: int) -> Any:
+    """A `ray.cluster_utils.Cluster` whose head has so many CPUs.
+
+    Dashboard, autoscaler, log monitor and metrics are left out, as in the local Ray of a study without an address
+    (`cluster.local`): they take four seconds of processor time a start and some all along, and no test of a study asks them.
+    """
+    from cluster import local
+    from cluster.connect import prepare_environment
+
+    prepare_environment(local=True)
+    from ray._private.node import Node
+    from ray.cluster_utils import Cluster
+
+    lean = {"include_log_monitor": False, "no_monitor": True, "include_dashboard": False}
+    with patch.object(Node, "start_api_server", local._nothing):
+        return Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, **lean})
