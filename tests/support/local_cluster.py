@@ -10,7 +10,8 @@ def cluster(num_cpus: int) -> Any:
     """A `ray.cluster_utils.Cluster` whose head has so many CPUs.
 
     Dashboard, autoscaler, log monitor and metrics are left out, as in the local Ray of a study without an address
-    (`cluster.local`): they take four seconds of processor time a start and some all along, and no test of a study asks them.
+    (`cluster.local`): they take four seconds of processor time a start and some all along; no test of a study asks
+    them.
     """
     from cluster import local
     from cluster.connect import prepare_environment
