@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,22 +42,22 @@ def digits_small() -> Data:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, digits_small: Data) -> Path:
-    """A root with the study `tiny`, finished."""
+def trained(digits_small: Data) -> Path:
+    """A root with the study `tiny`, finished. It is only copied: all processes share it."""
     from search.study import Study
+    from tests.support.once import once
     from tests.support.promoting import spec, train
 
-    root = tmp_path_factory.mktemp("trained")
-    train(Study.create(spec(), root=root, data=digits_small), digits_small)
-    return root
+    return once("trained", lambda root: train(Study.create(spec(), root=root, data=digits_small), digits_small))
 
 
 @pytest.fixture
 def tiny(trained: Path, tmp_path: Path) -> Study:
-    """The study in a root of its own; artifacts of the first root stay where they are."""
+    """The study in a root of its own."""
     from search.study import Study
+    from tests.support.promoting import copied
 
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    copied(trained, tmp_path)
     return Study.load("tiny", root=tmp_path)
 
 
@@ -71,19 +70,16 @@ def registry(tiny: Study, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated MLflow database: making one takes seconds, copying it none."""
-    from search.tracking.server import quiet
+def template() -> Path:
+    """An MLflow database without runs and models, to be copied."""
+    from tests.support.once import empty_registry
 
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    quiet().MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
+    return empty_registry()
 
 
 @pytest.fixture
-def uri(tmp_path: Path, template: Path) -> str:
+def uri(tmp_path: Path) -> str:
     """The address of an empty MLflow database."""
-    from search.tracking.server import default_uri
+    from tests.support.once import registry_in
 
-    shutil.copy(template, tmp_path / "mlflow.db")
-    return default_uri(tmp_path)
+    return registry_in(tmp_path)

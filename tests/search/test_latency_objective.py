@@ -20,9 +20,9 @@ from search.report.build import write_report
 from search.spec.study import StudySpec
 from search.studies.stored import load_data
 from search.study import Study
-from search.tracking.server import default_uri
 from search.tune.searcher import constants
 from tests.support.command import Run
+from tests.support.once import registry_in
 from tests.support.promoting import METHODS, client, spec, train
 from trainables.data.splits import Data
 from trainables.inference.latency import machine_of
@@ -139,7 +139,7 @@ def test_the_report_draws_milliseconds(study: Study, tmp_path: Path) -> None:
 
 
 def test_promotion_compares_counted_macs_and_keeps_the_latency(study: Study, data: Data, cli: Run) -> None:
-    uri, root = default_uri(study.folder.path.parent), study.folder.path.parent
+    uri, root = registry_in(study.folder.path.parent), study.folder.path.parent
     front = study.frontier()
     with pytest.raises(InputError, match="no operating point has at most 1e-06 latency"):
         promote_study(study, model="ms", uri=uri, cost=1e-6, data=data)

@@ -23,16 +23,9 @@ from search.errors import InputError
 from search.promotion import models, signatures
 from search.promotion.versions import DIGEST, folder_digest
 from search.tracking.server import quiet
+from tests.support.once import registry_in
 
 MODEL = Path(__file__).parents[1] / "fixtures" / "model-7022e79" / "model.tar.xz"
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated MLflow database without anything."""
-    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    quiet().MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture
@@ -44,9 +37,9 @@ def stored(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def registry(empty: Path, stored: Path, tmp_path: Path) -> str:
+def registry(stored: Path, tmp_path: Path) -> str:
     """A registry of which m/1 is that folder."""
-    uri = f"sqlite:///{shutil.copy(empty, tmp_path / 'mlflow.db')}"
+    uri = registry_in(tmp_path)
     client = quiet().MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.create_registered_model("m")
     client.create_model_version("m", stored.as_uri(), tags={DIGEST: folder_digest(stored)})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ from search.promotion.promotion import promote_study
 from search.spec.study import StudySpec
 from search.studies.stored import load_data
 from search.study import Study
+from search.tracking.process import rebuild
 from search.tracking.server import default_uri, quiet
-from search.tracking.tracker import Tracker
+from tests.support.once import registry_in
 from trainables.data.splits import Data
 from trainables.registry import get_method
 from trainables.training.training import Training
@@ -43,7 +47,7 @@ def spec(name: str = "tiny", **changes: Any) -> StudySpec:
 
 
 def train(study: Study, images: Data, *, track: bool = True) -> None:
-    """Run a study here and now, as `search.tune.run` does on Ray, and `track` it beside it."""
+    """Run a study here and now, as `search.tune.run` does on Ray; `track`: then as `routefront track` does."""
     with study.driving() as driver:
         driver.prune = lambda: None  # every method's checkpoint is wanted here
         while (trial := driver.ask()) is not None:
@@ -68,11 +72,22 @@ def train(study: Study, images: Data, *, track: bool = True) -> None:
                 training.save(study.folder.checkpoints / name, {"trial": trial.id})
                 cost = {"params": 1000, "macs_full": training.network.macs_full}
                 action = driver.report(trial.id, {**report, **cost, "checkpoint": name})
-        if track:
-            tracker = Tracker(default_uri(study.folder.path.parent), "routefront", study.folder, study.spec)
-            tracker.start()
-            assert tracker.close(400) == 0
         driver.end("finished")
+    if track:
+        journal = study.journal()
+        try:
+            rebuild(registry_in(study.folder.path.parent), "routefront", journal, study.folder.path)
+        finally:
+            journal.close()
+
+
+def copied(trained: Path, root: Path) -> None:
+    """Copy a root with trained studies; what is recorded there from now on lies beside the copy, too."""
+    shutil.copytree(trained, root, dirs_exist_ok=True)
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            moved = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            database.execute(moved, (trained.as_uri(), root.as_uri()))
 
 
 def client(uri: str) -> Any:

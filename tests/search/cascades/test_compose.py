@@ -20,6 +20,7 @@ from search.study import Study
 from search.tracking.server import default_uri
 from tests.support.command import Run
 from tests.support.kept_study import keep
+from tests.support.promoting import copied
 from trainables.data.splits import Data, Split
 from trainables.export.folder import seal
 from trainables.inference.predictions import PREDICTIONS
@@ -29,14 +30,14 @@ from trainables.inference.predictions import PREDICTIONS
 def composed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with the study `tiny`, composed; nobody changes it."""
     root = tmp_path_factory.mktemp("composed")
-    shutil.copytree(trained, root, dirs_exist_ok=True)
+    copied(trained, root)
     Study.load("tiny", root=root).compose(splits=1, most=24)
     return root
 
 
 @pytest.fixture
 def own(composed: Path, tmp_path: Path) -> Study:
-    shutil.copytree(composed, tmp_path, dirs_exist_ok=True)
+    copied(composed, tmp_path)
     return Study.load("tiny", root=tmp_path)
 
 

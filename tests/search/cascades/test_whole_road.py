@@ -14,8 +14,8 @@ from search.spec.study import StudySpec
 from search.studies.roots import cache_of
 from search.studies.stored import load_data
 from search.study import Study
-from search.tracking.server import default_uri
 from tests.support.in_process import search
+from tests.support.once import registry_in
 from tests.support.postgres import INSTALLED, postgresql
 from tests.support.stored import bucket
 from trainables.inference.predictions import PREDICTIONS
@@ -78,7 +78,7 @@ def test_a_network_at_several_sizes_is_composed_with_itself_and_served(place: Pl
     if remote is not None:  # what lies here is a cache
         assert remote.names("cascades") == ["0001.parquet"]
         shutil.rmtree(study.folder.checkpoints)
-    uri = default_uri(study.folder.path.parent)
+    uri = registry_in(study.folder.path.parent)
     chosen = cascade_points(study.state())[-1]
     promoted = study.promote(model="sized", uri=uri, point=chosen.point_id, data=data)
     gates = {gate["name"]: gate for gate in promoted["gates"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from search.promotion.models import load, predict
 from search.promotion.promotion import promote_study
 from search.study import Study
 from search.tracking.server import default_uri
-from tests.support.promoting import point_of, spec, train
+from tests.support.promoting import copied, point_of, spec, train
 from trainables.data.splits import Data
 
 TINY = {"width": 0.25, "batch_size": 32, "lr": 0.1}
@@ -40,7 +39,7 @@ def families(tmp_path_factory: pytest.TempPathFactory, digits_small: Data) -> Pa
 
 @pytest.mark.parametrize("method", FAMILIES)
 def test_a_family_is_promoted_and_served(families: Path, tmp_path: Path, method: str, digits_small: Data) -> None:
-    shutil.copytree(families, tmp_path, dirs_exist_ok=True)
+    copied(families, tmp_path)
     study, uri = Study.load("families", root=tmp_path), default_uri(tmp_path)
     record = promote_study(study, point=point_of(study, method), model="digits", uri=uri, data=digits_small)
     assert {gate["name"]: gate["passed"] for gate in record["gates"] if gate["passed"] is False} == {}

@@ -20,7 +20,7 @@ from search.spec.study import StudySpec
 from search.study import Study
 from search.tracking.server import default_uri, quiet
 from tests.benchmarks.training import check_methods
-from tests.support.promoting import METHODS, point_of, spec, train
+from tests.support.promoting import METHODS, copied, point_of, spec, train
 from trainables.checkpoints import STATE
 from trainables.contracts.network import RoutedNetwork, Task
 from trainables.data.image_files import export
@@ -61,7 +61,7 @@ def looks(tmp_path_factory: pytest.TempPathFactory, digits_small: Data) -> Path:
 
 @pytest.fixture
 def study(looks: Path, tmp_path: Path) -> Study:
-    shutil.copytree(looks, tmp_path, dirs_exist_ok=True)
+    copied(looks, tmp_path)
     return Study.load("looks", root=tmp_path)
 
 
