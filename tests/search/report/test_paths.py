@@ -255,9 +255,8 @@ def test_the_png_files(paths: Paths, tmp_path: Path) -> None:
     }  # fmt: skip
     for file in written:
         with Image.open(file) as picture:
-            assert (
-                picture.width == 1125 and len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 8
-            )
+            colours = picture.convert("RGB").getcolors(maxcolors=2**24)
+            assert picture.width == 1125 and colours is not None and len(colours) > 8
     assert draw_paths(points.SCHEMA.empty_table(), Paths(), tmp_path) == []
 
 
