@@ -74,7 +74,7 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 @pytest.fixture(scope="module")
 def digits() -> Data:
     torch.set_num_threads(1)
-    return load("digits", root=default_root(), image_size=16, limit=96)
+    return load("digits", root=default_root(), image_size=8, limit=96)
 
 
 Made = Callable[[str], Path]
@@ -292,9 +292,9 @@ def test_other_images_and_other_classes_are_refused(donor: Made) -> None:
     method = get_method("aig")
     config = method.configure(BODY)
     for task, message in (
-        (Task(classes=5, size=16, channels=1), "its classes is 10 and must be 5"),
-        (Task(classes=10, size=32, channels=1), "its size is 16 and must be 32"),
-        (Task(classes=10, size=16, channels=3), "its channels is 1 and must be 3"),
+        (Task(classes=5, size=8, channels=1), "its classes is 10 and must be 5"),
+        (Task(classes=10, size=32, channels=1), "its size is 8 and must be 32"),
+        (Task(classes=10, size=8, channels=3), "its channels is 1 and must be 3"),
     ):
         with pytest.raises(DonorError, match=message):
             donors.check(found, method, config, task)
