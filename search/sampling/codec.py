@@ -13,8 +13,9 @@ from spaces.space import Choice, Fixed, Parameter, Range, Space
 
 Array = np.ndarray
 
-MOVES = 0.4
-"""The chance of every parameter to be another one in a mutation."""
+MOVES, ENDS = 0.4, 0.5
+"""The chance of every parameter to be another one in a mutation; and of a number that would leave its range to be at
+its end then: the best ones often are. Otherwise it is reflected there."""
 _ZERO, _ZERO_DRAWN, _ZERO_FLIPS = -1.0, 0.25, 0.1
 
 
@@ -81,8 +82,8 @@ class Codec:
     ) -> Array:
         """Children (n, d) of parents (n, d): every parameter moves with the chance `MOVES`, one at least.
 
-        A number moves by a normal draw with the deviation `widths` (n,) of its range, reflected at the range's ends; a
-        choice is drawn anew.
+        A number moves by a normal draw with the deviation `widths` (n,) of its range, and ends at the range's end or is
+        reflected there (`ENDS`); a choice is drawn anew.
         """
         rows = parents.copy()
         count, d = rows.shape
@@ -99,8 +100,9 @@ class Codec:
                 continue
             assert isinstance(parameter, Range)
             old = rows[at, j]
-            new = np.abs(old + rng.normal(0, 1, len(at)) * widths[at])
-            new = _whole(parameter, np.where(new > 1, 2 - new, new).clip(0, 1))
+            new = old + rng.normal(0, 1, len(at)) * widths[at]
+            reflected = 1 - np.abs(1 - np.abs(new))
+            new = _whole(parameter, np.where(rng.random(len(at)) < ENDS, new, reflected).clip(0, 1))
             if parameter.or_zero:
                 flips = rng.random(len(at)) < _ZERO_FLIPS
                 fresh = _whole(parameter, rng.random(len(at)))

@@ -12,10 +12,10 @@ error and cost independent, this is the expected hypervolume improvement (Emmeri
 
 A method is drawn by votes (`search.sampling.budgets`). Of its trials
 
-1. a trial's value at a rung, by cell, is the logarithm of the least error that its curve shows within the cell's MACs
-   (of its cheapest point, where none is cheap enough), plus what trials that went on gained behind that rung, cut off
-   above: how bad the bad ones are teaches nothing about the good ones. What failed, or shows nothing that the
-   constraints allow, has the value of the cut;
+1. a trial's value at its highest rung, by cell, is the logarithm of the least error that its curve shows within the
+   cell's MACs (of its cheapest point, where none is cheap enough), plus what trials that went on gained behind that
+   rung, cut off above: how bad the bad ones are teaches nothing about the good ones. What failed, or shows nothing
+   that the constraints allow, has the value of the cut;
 2. a process over configurations and rungs (`search.sampling.gaussian_process`), with the same hyperparameters for all
    cells, foretells values at the last rung, so that errors are log-normal; a second one foretells the MACs of the
    cheapest point;
@@ -56,9 +56,9 @@ Array = np.ndarray
 
 UNIFORM = 0.1
 """Share of uniform proposals."""
-DENSITIES = 0.4
+DENSITIES = 0.3
 """Share of the others that two densities propose."""
-LEAST = 6
+LEAST = 4
 """Trials of a method with a point that counts, without which the densities propose."""
 CAP = 160
 """Most trials that a process is conditioned on."""
@@ -66,9 +66,9 @@ REFIT, REFIT_FEWER, REFIT_ASKED = 1.3, 0.6, 2.0
 """Hyperparameters are fitted again with so many times the observations, with fewer, or after so many times the asks."""
 CELLS, CHEAPER = 12, 3
 """Cells of the axis of log MACs between the cheapest and the dearest point seen, and left of the cheapest."""
-CUT = 1.5
+CUT = 4.0
 """Values that are further above the median than this many times its distance from the least are cut off."""
-WIDE, PARENTS, CHILDREN, ROUNDS, LATER_PARENTS, LATER_CHILDREN = 160, 8, 16, 2, 6, 12
+WIDE, PARENTS, CHILDREN, ROUNDS, LATER_PARENTS, LATER_CHILDREN = 400, 8, 16, 4, 6, 12
 """Candidates: uniform draws; the best trials, and children of each; rounds of the best candidates, and children."""
 _NOISE, _COST_NOISE = 0.02, 1e-3  # means of the priors of the variance, of values with deviation 1
 _DIGITS = 4  # of hyperparameters in the journal
@@ -93,7 +93,7 @@ def ask_surrogate(view: View, seed: int, given: Mapping[str, Any] | None = None)
     own = told.of(view, method)
     free = any(not isinstance(parameter, Fixed) for parameter in view.spaces[method].parameters.values())
     least = LEAST if not view.elsewhere or Transfer.of(view, method, Codec(view.spaces[method])) is None else 2
-    if not free or len({each.trial.id for each in own if each.counts}) < least:
+    if not free or sum(each.counts for each in own) < least:
         return by_densities(view, shown, rng, rng.getrandbits(32), given or {"method": method})
     model = Model(view, method, told)
     row = model.search(np.random.default_rng(rng.getrandbits(32)), given)
@@ -103,7 +103,7 @@ def ask_surrogate(view: View, seed: int, given: Mapping[str, Any] | None = None)
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a trial showed at a rung (0 is the first).
+    """What a trial showed at its highest rung (0 is the first).
 
     `value` (cells,): the logarithms of its errors within each cell's MACs, with what later rungs should gain
     (`gained`, alike) added; NaN where no point counts. `macs`: the logarithm of its cheapest point's MACs; NaN where
@@ -126,7 +126,7 @@ class Told:
     """What the trials of all methods showed, by cells of the axis of log MACs.
 
     `edges` (cells + 1,) and `middles` (cells,) of the cells; `rungs`: how many there are; `observations`: by method
-    those of its trials at every rung; `reference`: the error from which the hypervolume is measured.
+    one of every trial; `reference`: the error from which the hypervolume is measured.
     """
 
     def __init__(self, view: View, shown: Mapping[int, Sequence[Trial]]) -> None:
@@ -140,17 +140,18 @@ class Told:
             for epoch in sorted(shown)
         ]
         later = _later_gains(figures)
-        self.observations: dict[str, list[Observation]] = {}
+        everyone: dict[str, Observation] = {}
         for rung, each in enumerate(figures):
-            for trial, value, macs in each.values():
+            for name, (trial, value, macs) in each.items():
                 gained = later(trial.method, rung)
-                found = Observation(trial, rung, value + gained, macs, gained)
-                self.observations.setdefault(trial.method, []).append(found)
-        everyone = [each for own in self.observations.values() for each in own]
+                everyone[name] = Observation(trial, rung, value + gained, macs, gained)
+        self.observations: dict[str, list[Observation]] = {}
+        for each in everyone.values():
+            self.observations.setdefault(each.trial.method, []).append(each)
         if view.reference is not None:
             self.reference = view.reference[0]
         else:
-            self.reference = math.exp(max((float(each.value.max()) for each in everyone if each.counts), default=0.0))
+            self.reference = math.exp(max((float(e.value.max()) for e in everyone.values() if e.counts), default=0.0))
 
     def of(self, view: View, method: str) -> list[Observation]:
         """What the trials of a method showed, and those that failed before they showed anything."""
@@ -163,10 +164,8 @@ class Told:
         """By cell the logarithm of the least error that methods but one reach; the reference's where none does."""
         best = np.full(len(self.middles), math.log(max(self.reference, 1e-6)))
         for method, own in self.observations.items():
-            if method != but:
-                latest = {each.trial.id: each for each in own if each.counts}.values()
-                for each in latest:
-                    best = np.where(each.macs <= self.middles, np.minimum(best, each.value), best)
+            for each in own if method != but else ():
+                best = np.where(each.macs <= self.middles, np.fmin(best, each.value), best)
         return best
 
 
@@ -219,7 +218,7 @@ class Model:
         self._edges, self._middles, self._last = told.edges, told.middles, told.rungs - 1
         self._start, self._others = math.log(max(told.reference, 1e-6)), told.least(but=method)
         observed = self._chosen(told.of(view, method))
-        self._trials = len({each.trial.id for each in observed})
+        self._trials = len(observed)
         self._elsewhere = self._transferred(view, told)
         kept = view.models.get(method, {})
         self._error = Process(len(self.codec.groups), told.rungs, _NOISE)
@@ -234,14 +233,12 @@ class Model:
 
     def _chosen(self, observed: Sequence[Observation]) -> list[Observation]:
         """Of the trials the best half of `CAP`, those that come nearest to their method's front, and the newest."""
-        top = {each.trial.id: each for each in observed}  # of each trial the highest rung
-        if len(top) <= CAP:
+        if len(observed) <= CAP:
             return list(observed)
-        away = self._away(np.array([each.value for each in top.values()]), np.array([e.macs for e in top.values()]))
-        order = [each for _, each in sorted(zip(away, top.values(), strict=True), key=lambda pair: pair[0])]
-        newest = sorted(order[CAP // 2 :], key=lambda each: -each.trial.number)
-        keep = {each.trial.id for each in (*order[: CAP // 2], *newest[: CAP // 2])}
-        return [each for each in observed if each.trial.id in keep]
+        away = self._away(np.array([each.value for each in observed]), np.array([each.macs for each in observed]))
+        order = np.argsort(away, kind="stable").tolist()
+        newest = sorted(order[CAP // 2 :], key=lambda i: -observed[i].trial.number)
+        return [observed[i] for i in sorted([*order[: CAP // 2], *newest[: CAP // 2]])]
 
     def _away(self, values: Array, macs: Array) -> Array:
         """How far trials (n,) are from their front, in the logarithm of the error, where they come nearest."""
@@ -290,7 +287,7 @@ class Model:
             self._error.condition(features, rung, np.concatenate([y, expected]))
 
     def _condition_cost(self, observed: Sequence[Observation], rows: Array, fit: bool) -> None:
-        at = list({each.trial.id: i for i, each in enumerate(observed) if not math.isnan(each.macs)}.values())
+        at = [i for i, each in enumerate(observed) if not math.isnan(each.macs)]
         macs = np.array([observed[i].macs for i in at])
         self._macs_mean, self._macs_deviation = float(macs.mean()), float(macs.std())
         self._steady = self._macs_deviation < 1e-5  # all cost the same
@@ -305,7 +302,7 @@ class Model:
 
     def _rank(self, observed: Sequence[Observation], rows: Array) -> None:
         """The front of what is foretold of the trials, and the parents of candidates: the nearest to it first."""
-        at = list({each.trial.id: i for i, each in enumerate(observed) if each.counts}.values())
+        at = [i for i, each in enumerate(observed) if each.counts]
         macs = np.array([observed[i].macs for i in at])
         mean, _ = self._foretold(self.codec.features(rows[at]))
         fitting = np.where(macs[:, None] <= self._middles, mean, np.inf)

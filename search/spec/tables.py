@@ -236,7 +236,7 @@ class SamplerSpec(Part):
     name: str = "surrogate"
     arguments: dict[str, Any] = Field(default_factory=dict)
     objectives: Literal[1, 2] = 2
-    startup: int = Field(default=8, ge=1)
+    startup: int = Field(default=5, ge=1)
     published: bool = True
     ahead: int = Field(default=1, ge=0)
 

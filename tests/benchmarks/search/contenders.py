@@ -185,8 +185,8 @@ def as_finished(shown: Mapping[int, list[Any]], budget: float) -> dict[str, floa
 
 class _AtTheEnd(Told):
     def of(self, view: View, method: str) -> list[Observation]:
-        latest = {each.trial.id: each for each in super().of(view, method)}
-        return [replace(each, rung=self.rungs - 1, value=each.value - each.gained) for each in latest.values()]
+        found = super().of(view, method)
+        return [replace(each, rung=self.rungs - 1, value=each.value - each.gained) for each in found]
 
 
 def _dishonest(problem: Any, seed: int, epochs: float) -> list[Seen]:
