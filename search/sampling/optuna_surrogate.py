@@ -36,11 +36,10 @@ class SurrogateSampler(BaseSampler):
     The first objective is what is to be best within every budget of the second one, such as an error and a cost; with
     one objective there is no budget. An objective that is positive and minimised, or maximised within [0, 1], is
     modelled by its logarithm (of 1 minus itself), any other as it is. With one objective, what pruned trials reported
-    teaches what their steps teach. Trials whose constraints (`constraints_func` of Optuna's samplers) are
-    violated and trials
-    that failed count as bad ones. A parameter that some trials lack is taken to exist where one categorical parameter's
-    value says so. `startup`: so many finished trials are drawn at random first. The same `seed` gives the same
-    trials where trials are told in the same order. Raises `ValueError` for more than two objectives.
+    teaches what their steps teach. Trials whose constraints (`constraints_func` of Optuna's samplers) are violated and
+    trials that failed count as bad ones. A parameter that some trials lack is taken to exist where one categorical
+    parameter's value says so. `startup`: so many finished trials are drawn at random first. The same `seed` gives the
+    same trials where trials are told in the same order. Raises `ValueError` for more than two objectives.
     """
 
     def __init__(self, *, seed: int | None = None, startup: int = 5) -> None:

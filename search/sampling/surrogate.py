@@ -66,7 +66,7 @@ REFIT, REFIT_FEWER, REFIT_ASKED = 1.3, 0.6, 2.0
 """Hyperparameters are fitted again with so many times the observations, with fewer, or after so many times the asks."""
 CELLS, CHEAPER = 12, 3
 """Cells of the axis of log MACs between the cheapest and the dearest point seen, and left of the cheapest."""
-CUT = 4.0
+CUT = 2.5
 """Values that are further above the median than this many times its distance from the least are cut off."""
 WIDE, PARENTS, CHILDREN, ROUNDS, LATER_PARENTS, LATER_CHILDREN = 400, 8, 16, 4, 6, 12
 """Candidates: uniform draws; the best trials, and children of each; rounds of the best candidates, and children."""
@@ -127,13 +127,19 @@ class Told:
 
     `edges` (cells + 1,) and `middles` (cells,) of the cells; `rungs`: how many there are; `observations`: by method
     one of every trial; `reference`: the error from which the hypervolume is measured.
+
+    Where a constraint asks for an accuracy the hypervolume is that of points that have it, and until a trial has shown
+    one there is a single cell: the least error counts, whatever it costs.
     """
 
     def __init__(self, view: View, shown: Mapping[int, Sequence[Trial]]) -> None:
-        low, high = macs_range(shown)
+        low, high = _range(shown)
         width = max(high - low, _LEAST_RANGE) / CELLS
         self.edges = high - width * np.arange(CELLS + CHEAPER, -1, -1)
         self.middles = (self.edges[1:] + self.edges[:-1]) / 2
+        met = view.worst is None or any(trial.steps(epoch)[0] for epoch, own in shown.items() for trial in own)
+        if not met:
+            self.edges, self.middles = self.edges[[0, -1]], self.edges[[-1]]
         self.range, self.rungs = (low, high), len(shown)
         figures = [
             {trial.id: (trial, *_figures(trial, epoch, self.middles)) for trial in shown[epoch]}
@@ -148,10 +154,10 @@ class Told:
         self.observations: dict[str, list[Observation]] = {}
         for each in everyone.values():
             self.observations.setdefault(each.trial.method, []).append(each)
-        if view.reference is not None:
-            self.reference = view.reference[0]
-        else:
-            self.reference = math.exp(max((float(e.value.max()) for e in everyone.values() if e.counts), default=0.0))
+        values = [each.value for each in everyone.values() if each.counts] or [np.zeros(1)]
+        self.reference = math.exp(np.max(values)) if view.reference is None else view.reference[0]
+        if view.worst is not None and met:
+            self.reference = min(self.reference, view.worst)
 
     def of(self, view: View, method: str) -> list[Observation]:
         """What the trials of a method showed, and those that failed before they showed anything."""
@@ -167,6 +173,15 @@ class Told:
             for each in own if method != but else ():
                 best = np.where(each.macs <= self.middles, np.fmin(best, each.value), best)
         return best
+
+
+def _range(shown: Mapping[int, Sequence[Trial]]) -> tuple[float, float]:
+    """Logarithms of the least MACs of a point that counts and the most of one that a constraint on MACs allows."""
+    counts = [trial.steps(epoch)[0] for epoch, own in shown.items() for trial in own]
+    allowed = [trial.learning(epoch)[0] for epoch, own in shown.items() for trial in own]
+    every = [float(trial.arrays(epoch)[1].max()) for epoch, own in shown.items() for trial in own]
+    cheapest = [macs[0] for macs in counts if macs] or [macs[0] for macs in allowed if macs] or every
+    return math.log(min(cheapest)), math.log(max([macs[-1] for macs in allowed if macs] or every))
 
 
 def _figures(trial: Trial, epoch: int, budgets: Array) -> tuple[Array, float]:
@@ -274,7 +289,7 @@ class Model:
             self._belief = np.array([belief(z[:, k], y[:, k]) for k in range(y.shape[1])])
             y = y - self._belief * z
         if fit:
-            self._error.fit(features, rung, y[:, CHEAPER::_FITTED])
+            self._error.fit(features, rung, y[:, min(CHEAPER, y.shape[1] - 1) :: _FITTED])
             self._error.begin([round(each, _DIGITS) for each in self._error.theta.tolist()])  # as the journal has them
         self._error.condition(features, rung, y)
         running = [trial.config for trial in view.silent if trial.method == self.method]

@@ -42,10 +42,10 @@ class View:
     `asked`: how many trials were asked for; `scored`: how many showed something; `scores` of those that are not
     forgotten; `silent`: running ones without a score; `waiting`: paused ones and their epochs; `owners`: of the
     front's points; `rungs`: by epoch the trials that had a comparable curve there; `elsewhere`: trials of other
-    images; `failed`: the latest that failed; `reference`: (error, MACs) of the hypervolume. `models`: by method the
-    hyperparameters that were fitted last, as their ask's event has them. `transfers` keeps by method what
-    `search.sampling.transfer` made of the trials elsewhere, `frozen` keeps Optuna's form of trials between asks,
-    `rows` by method what `search.sampling.density` found out about their configurations.
+    images; `failed`: the latest that failed; `reference`: (error, MACs) of the hypervolume; `worst`: the error that a
+    point may have. `models`: by method the hyperparameters that were fitted last, as their ask's event has them.
+    `transfers` keeps by method what `search.sampling.transfer` made of the trials elsewhere, `frozen` keeps Optuna's
+    form of trials between asks, `rows` by method what `search.sampling.density` found out about their configurations.
     """
 
     spec: StudySpec
@@ -58,6 +58,7 @@ class View:
     owners: Sequence[Trial]
     rungs: Mapping[int, Sequence[Trial]]
     reference: tuple[float, float] | None = None
+    worst: float | None = None
     failed: Sequence[Trial] = ()
     waiting: Sequence[tuple[Trial, int]] = ()
     elsewhere: Sequence[Trial] = ()
@@ -92,6 +93,7 @@ class View:
             owners=[state.trials[name].still() for name, _, _ in state.front()],
             rungs={epoch: _at_rung(state, epoch) for epoch in sorted({*state.rung_epochs(), *known})},
             reference=(state.created["reference"]["error"], state.created["reference"]["macs"]),
+            worst=None if (least := state.constraints.min_accuracy) is None else 1 - least,
             failed=[trial.still() for trial in state.failed[-LATEST:]],
             waiting=[(trial, trial.epoch) for trial in state.paused],
             elsewhere=state.elsewhere,

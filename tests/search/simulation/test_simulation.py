@@ -143,7 +143,7 @@ def test_paused_trials_go_on_when_they_are_among_the_best_and_end_with_the_study
 
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_trials_whose_like_did_well_go_on_also_behind_a_killed_driver(ahead: int) -> None:
-    problem = Analytic("rugged", 2)
+    problem = Analytic("smooth", 4)
     spec = _spec(problem, 60, sampler={"ahead": ahead}, rungs={"epochs": [1, 3, 9], "pause": True})
     whole = _run(problem, spec, workers=1)
 
