@@ -93,7 +93,7 @@ def _page(record: dict[str, Any]) -> str:
         parts += [
             "## What is set at inference",
             "One training gives an operating point for each.",
-            table(("", ""), rows),
+            table(("knob", "what it decides"), rows),
         ]
     parts += ["## Its integers", _integers(name), "## Results here", _results(name)]
     return "\n\n".join(parts) + "\n"

@@ -140,7 +140,7 @@ def command_line() -> str:
             needed = "required" if parameter.required else code(default)
             rows.append((names, prose(getattr(parameter, "help", "") or ""), needed))
         if rows:
-            parts.append(table(("", "", "default"), rows))
+            parts.append(table(("option", "what it says", "default"), rows))
     return "\n\n".join(parts) + "\n"
 
 
