@@ -29,19 +29,20 @@ from trainables.registry import get_method  # noqa: E402
 from trainables.training.training import Training  # noqa: E402
 
 OUT = ROOT / "docs" / "pictures"
+RECIPE = {"batch_size": 64, "schedule": "cosine", "lr": {"low": 0.05, "high": 0.2, "log": True}}
 SPEC: dict[str, Any] = {
     "name": "pictures",
     "seed": 1,
-    "data": {"name": "cluttered-digits", "image_size": 16, "limit": 2000},
-    "budget": {"trials": 12, "epochs": 9},
-    "rungs": {"epochs": [1, 3], "grace": 2, "reduction": 2.0, "immune": 0.0},
+    "data": {"name": "cluttered-digits", "image_size": 16, "limit": 2400},
+    "budget": {"trials": 14, "epochs": 18},
+    "rungs": {"epochs": [2, 6], "grace": 3, "reduction": 2.0, "immune": 0.25},
     "sampler": {"published": False},
     "diagnostics": False,
     "predictions": False,
     "methods": {
-        "static": {"network": "resnet-8", "width": [0.25, 0.5, 1.0], "batch_size": 64},
-        "imta": {"network": "msdnet-3", "variant": "ge", "width": [0.25, 0.5], "batch_size": 64},
-        "aig": {"network": "resnet-8", "width": [0.25, 0.5], "batch_size": 64},
+        "static": {"network": "resnet-8", "width": [0.5, 1.0], **RECIPE},
+        "exits": {"network": "resnet-14", "variant": "joint", "exits": 3, "where": "stages", "width": [0.5, 1.0], **RECIPE},
+        "aig": {"network": "resnet-14", "width": [0.5, 1.0], **RECIPE},
     },
 }
 GREY = "#B9BEC4"
@@ -93,7 +94,7 @@ def train(study: Study) -> None:
 
 def curve(axes: Any, state: Any) -> None:
     """One trial's curve at every epoch that was evaluated: the training of a network with exits."""
-    whole = [trial for trial in state.trials.values() if trial.method == "imta" and trial.state == "finished"]
+    whole = [trial for trial in state.trials.values() if trial.method == "exits" and trial.state == "finished"]
     trial = max(whole, key=lambda each: len(each.curves) * 1e6 + 1 - each.arrays(max(each.curves))[0].min())
     for shade, epoch in zip(np.linspace(0.35, 1, len(trial.curves)), sorted(trial.curves), strict=True):
         error, macs = trial.arrays(epoch)
@@ -102,7 +103,7 @@ def curve(axes: Any, state: Any) -> None:
             macs[order],
             100 * (1 - error[order]),
             "o-",
-            color=style("imta")[0],
+            color=style("exits")[0],
             alpha=shade,
             ms=3,
             label=f"epoch {epoch}",
