@@ -29,7 +29,7 @@ from trainables.registry import get_method  # noqa: E402
 from trainables.training.training import Training  # noqa: E402
 
 OUT = ROOT / "docs" / "pictures"
-RECIPE = {"batch_size": 64, "schedule": "cosine", "lr": {"low": 0.05, "high": 0.2, "log": True}}
+WIDE = {"width": [0.5, 1.0], "batch_size": 64, "schedule": "cosine", "lr": {"low": 0.05, "high": 0.2, "log": True}}
 SPEC: dict[str, Any] = {
     "name": "pictures",
     "seed": 1,
@@ -40,9 +40,9 @@ SPEC: dict[str, Any] = {
     "diagnostics": False,
     "predictions": False,
     "methods": {
-        "static": {"network": "resnet-8", "width": [0.5, 1.0], **RECIPE},
-        "exits": {"network": "resnet-14", "variant": "joint", "exits": 3, "where": "stages", "width": [0.5, 1.0], **RECIPE},
-        "aig": {"network": "resnet-14", "width": [0.5, 1.0], **RECIPE},
+        "static": {"network": "resnet-8", **WIDE},
+        "exits": {"network": "resnet-14", "variant": "joint", "exits": 3, "where": "stages", **WIDE},
+        "aig": {"network": "resnet-14", **WIDE},
     },
 }
 GREY = "#B9BEC4"

@@ -23,6 +23,7 @@ from search.tracking.server import all_of, artifact_location, is_server, quiet
 
 _log = logging.getLogger("routefront.tracking")
 
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's pages ask which kind it is
 _PAGE = 500  # runs of one answer; each brings its parameters, tags and latest metrics
 # Requests to a server at a time, each about another run; a database file takes one writer. Not more: MLflow holds two
 # of its 15 database connections a batch, and requests that gave up waiting hold theirs for up to 30 s.
@@ -124,7 +125,7 @@ class StudyRuns:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return self._client.create_experiment(name, artifact_location=location)
+                return self._client.create_experiment(name, artifact_location=location, tags=_KIND)
             except MlflowException:  # another driver was faster
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
