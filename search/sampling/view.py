@@ -92,7 +92,7 @@ class View:
             silent=[trial for trial in state.live if trial.id not in scores][-LATEST:],
             owners=[state.trials[name].still() for name, _, _ in state.front()],
             rungs={epoch: _at_rung(state, epoch) for epoch in sorted({*state.rung_epochs(), *known})},
-            reference=(state.created["reference"]["error"], state.created["reference"]["macs"]),
+            reference=(corner["error"], corner["macs"]) if (corner := state.created.get("reference")) else None,
             worst=None if (least := state.constraints.min_accuracy) is None else 1 - least,
             failed=[trial.still() for trial in state.failed[-LATEST:]],
             waiting=[(trial, trial.epoch) for trial in state.paused],
