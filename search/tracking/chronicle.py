@@ -112,10 +112,11 @@ class Chronicle:
         found = []
         for error, macs, item in self._archive or ():
             name, epoch = item["trial"], item["epoch"]
-            if self._objective is None:
-                metrics = {"accuracy": 1.0 - error, "macs": float(macs)}
+            axes = self._objective
+            if axes is None or axes.usual:
+                named = "accuracy" if axes is None else plain_name(axes.merit.name)
+                metrics = {named: 1.0 - error, "macs": float(macs)}
             else:
-                axes = self._objective
                 metrics = {plain_name(axes.merit.name): item["merit"], plain_name(axes.cost.name): item["cost"]}
             params = {**flat(self._trials[name].config), "trial": name, "epoch": str(epoch)}
             params |= flat(item["knobs"], "knobs.")
