@@ -112,7 +112,7 @@ def start(ray: Any, **options: Any) -> None:
     """
     for left in (1, 0):
         try:
-            with _lean():
+            with lean():
                 ray.init(
                     address="local", include_dashboard=False, _temp_dir=str(scratch()), logging_level=logging.ERROR,
                     log_to_driver=False, **options,
@@ -126,8 +126,8 @@ def start(ray: Any, **options: Any) -> None:
 
 
 @contextlib.contextmanager
-def _lean() -> Iterator[None]:
-    """Within, a Ray that starts has the processes that trials need and no others, on the loopback.
+def lean(alone: bool = True) -> Iterator[None]:
+    """Within, a Ray that starts has the processes that trials need and no others; `alone`, on the loopback only.
 
     Ray has no public options for it; where a later Ray has other names, it starts as it does by itself.
     """
@@ -140,8 +140,9 @@ def _lean() -> Iterator[None]:
             parameter.RayParams = functools.partial(full, **_LEFT_OUT)
             stack.callback(setattr, node.Node, "start_api_server", node.Node.start_api_server)
             node.Node.start_api_server = _nothing
-            stack.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
-            ray_constants.ENABLE_RAY_CLUSTER = False
+            if alone:
+                stack.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
+                ray_constants.ENABLE_RAY_CLUSTER = False
         yield
 
 

@@ -87,7 +87,7 @@ class Ahead:
             if model:
                 payload["model"] = model
             if sooner:
-                payload["sooner"] = list(sooner)
+                payload["sooner"] = sooner
             if found:
                 trainer = trials[found[1].trial]
                 payload |= {"seed": trainer.seed, "stage": asdict(found[1])}

@@ -31,6 +31,8 @@ from search.sampling.density import favoured
 from search.sampling.view import Proposal, View, ask_random
 from search.state.trial import Trial
 
+Array = np.ndarray
+
 _UNIFORM = 0.1  # share of uniform proposals
 _ALIKE = 0.3  # share of proposals whose method is drawn from all alike
 _FIRST = 0.35  # and by the first trials of each
@@ -98,8 +100,7 @@ def macs_range(shown: Mapping[int, Sequence[Trial]]) -> tuple[float, float]:
 def foretold(shown: Mapping[int, list[Trial]], budget: float) -> dict[str, float]:
     """By trial the logarithm of the error that its curve should reach within a budget at the last epoch shown.
 
-    Behind a rung a trial is taken to gain what those gained that went on: the mean over its method, drawn
-    towards the mean over all as if `_SHRINK` more had shown that. A curve without a point within the
+    Behind a rung a trial is taken to gain what those gained that went on (`gains`). A curve without a point within the
     budget counts as worse than every other, the more so the further it is, and one without a point that meets
     the constraints as worse than these, by how much it misses them.
     """
@@ -109,19 +110,22 @@ def foretold(shown: Mapping[int, list[Trial]], budget: float) -> dict[str, float
     values = dict(seen[epochs[0]])
     for epoch, later in itertools.pairwise(epochs):
         both = sorted(seen[later].keys() & seen[epoch])
-        gain = gains([(methods[name], seen[later][name] - seen[epoch][name]) for name in both])
-        values = {name: value + gain(methods[name]) for name, value in values.items()} | seen[later]
+        steps = [(methods[name], np.array(seen[later][name] - seen[epoch][name])) for name in both]
+        gain = gains([step for step in steps if abs(step[1]) < _MISSES / 2])  # others began or ceased to meet them
+        values = {name: value + float(gain(methods[name])) for name, value in values.items()} | seen[later]
     return values
 
 
-def gains(steps: Sequence[tuple[str, float]]) -> Callable[[str], float]:
-    """By method the mean change of the value from one rung to the next."""
-    steps = [step for step in steps if abs(step[1]) < _MISSES / 2]  # others began or ceased to meet the constraints
-    mean = sum(step for _, step in steps) / len(steps) if steps else 0.0
-    by_method: dict[str, list[float]] = {}
+def gains(steps: Sequence[tuple[str, Array]]) -> Callable[[str], Array]:
+    """By method the mean change of values from one rung to the next, of (method, change) pairs of one shape.
+
+    The mean over a method is drawn towards the mean over all as if `_SHRINK` more trials had shown that.
+    """
+    by_method: dict[str, list[Array]] = {}
     for method, step in steps:
         by_method.setdefault(method, []).append(step)
-    means = {m: (sum(own) + _SHRINK * mean) / (len(own) + _SHRINK) for m, own in by_method.items()}
+    mean = np.mean([step for _, step in steps], 0) if steps else np.zeros(())
+    means = {m: (np.sum(own, 0) + _SHRINK * mean) / (len(own) + _SHRINK) for m, own in by_method.items()}
     return lambda method: means.get(method, mean)
 
 

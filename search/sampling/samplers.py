@@ -5,7 +5,7 @@ anew at every ask (`search.sampling.optuna_storage`), so nothing of theirs can b
 
 ========= ======================================================================================
 surrogate Gaussian processes, and what should add most to the hypervolume (`search.sampling.surrogate`); the default
-budgets   a TPE within such a budget (`search.sampling.budgets`)
+budgets   two densities of what is the most accurate within a drawn compute budget (`search.sampling.budgets`)
 tpe       Optuna's multivariate TPE over one score a trial (`search.sampling.observations`)
 nsga2     Optuna's NSGA-II over error and log10 MACs of the points that trials ended with
 evolution a trial on the front, some of its parameters drawn anew or moved a little

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from search.sampling.budgets import by_densities, macs_range, ranking, shown_trials, voted_method
+from search.sampling.budgets import by_densities, gains, macs_range, ranking, shown_trials, voted_method
 from search.sampling.codec import Codec
 from search.sampling.gaussian_process import Process
 from search.sampling.transfer import Foretold, Transfer, belief
@@ -72,7 +72,6 @@ WIDE, PARENTS, CHILDREN, ROUNDS, LATER_PARENTS, LATER_CHILDREN = 400, 8, 16, 4, 
 """Candidates: uniform draws; the best trials, and children of each; rounds of the best candidates, and children."""
 _NOISE, _COST_NOISE = 0.02, 1e-3  # means of the priors of the variance, of values with deviation 1
 _DIGITS = 4  # of hyperparameters in the journal
-_SHRINK = 3.0  # see `_later_gains`
 _LEAST_RANGE = 0.1  # of the logarithms of MACs, where all cost nearly the same
 _FITTED = 4  # hyperparameters are fitted to one of so many cells
 _NOTHING = 1e-12  # an expected gain of hypervolume that is none
@@ -199,25 +198,16 @@ def _figures(trial: Trial, epoch: int, budgets: Array) -> tuple[Array, float]:
 
 
 def _later_gains(figures: Sequence[Mapping[str, tuple[Trial, Array, float]]]) -> Callable[[str, int], Array]:
-    """By method and rung how much values (cells,) still change behind it, by the trials that went on.
-
-    The mean over a method is drawn towards the mean over all as if `_SHRINK` more trials had shown that.
-    """
+    """By method and rung how much values (cells,) still change behind it, by the trials that went on."""
     cells = len(next(value for each in figures for _, value, _ in each.values()))
-    steps: list[tuple[Array, dict[str, Array]]] = []
+    behind: list[Callable[[str], Array]] = []
     for before, after in itertools.pairwise(figures):
-        changes: dict[str, list[Array]] = {}
-        for name in sorted(before.keys() & after.keys()):
-            change = after[name][1] - before[name][1]
-            if not math.isnan(change[0]):
-                changes.setdefault(before[name][0].method, []).append(change)
-        every = [change for own in changes.values() for change in own]
-        mean = np.mean(every, 0) if every else np.zeros(cells)
-        own = {name: (np.sum(each, 0) + _SHRINK * mean) / (len(each) + _SHRINK) for name, each in changes.items()}
-        steps.append((mean, own))
+        both = [(before[name], after[name]) for name in sorted(before.keys() & after.keys())]
+        steps = [(then[0].method, now[1] - then[1]) for then, now in both]
+        behind.append(gains([step for step in steps if not math.isnan(step[1][0])]))
 
     def later(method: str, rung: int) -> Array:
-        return np.sum([own.get(method, mean) for mean, own in steps[rung:]] or [np.zeros(cells)], 0)
+        return sum((gain(method) for gain in behind[rung:]), np.zeros(cells))
 
     return later
 
@@ -358,11 +348,11 @@ class Model:
         within = above * ndtr(z) + deviation[:, None] * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
         return np.diff(within, axis=1)
 
-    def score(self, rows: Array, best: Array | None = None) -> Array:
-        """What rows are expected to add to the hypervolume (m,), beyond a front other than `self._best` if given."""
+    def score(self, rows: Array) -> Array:
+        """What rows are expected to add to the hypervolume (m,)."""
         features = self.codec.features(rows)
         mean, deviation = self._foretold(features)
-        gain = improvement(mean, deviation, self._best if best is None else best)
+        gain = improvement(mean, deviation, self._best)
         return (gain * self._covered(features)).sum(1)
 
     def search(self, rng: np.random.Generator, given: Mapping[str, Any] | None = None) -> Array:
@@ -425,7 +415,8 @@ def _due(kept: Mapping[str, Any], count: int, asked: int) -> bool:
 def improvement(mean: Array, deviation: Array, best: Array) -> Array:
     """Expected improvement below exp(best) of log-normal errors; all are logarithms, of one shape or broadcast.
 
-    With z = (best - mean) / deviation: exp(best) Phi(z) - exp(mean + deviation^2 / 2) Phi(z - deviation).
+    With z = (best - mean) / deviation: exp(best) Phi(z) - exp(mean + deviation^2 / 2) Phi(z - deviation)
+    (Hutter, Hoos, Leyton-Brown and Murphy, GECCO 2009, section 5).
     """
     z = (best - mean) / deviation
     found = np.exp(best) * ndtr(z) - np.exp(mean + 0.5 * deviation**2) * ndtr(z - deviation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import patch
 
 
 def cluster(num_cpus: int) -> Any:
@@ -17,9 +16,7 @@ def cluster(num_cpus: int) -> Any:
     from cluster.connect import prepare_environment
 
     prepare_environment(local=True)
-    from ray._private.node import Node
     from ray.cluster_utils import Cluster
 
-    lean = {"include_log_monitor": False, "no_monitor": True, "include_dashboard": False}
-    with patch.object(Node, "start_api_server", local._nothing):
-        return Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, **lean})
+    with local.lean(alone=False):  # nodes join it
+        return Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, "include_dashboard": False})

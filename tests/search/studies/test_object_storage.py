@@ -49,7 +49,7 @@ def test_a_search_moves_to_another_machine(address: str, machine: Any) -> None:
     if not INSTALLED:
         pytest.skip("PostgreSQL is not installed (no /usr/lib/postgresql/*/bin/initdb)")
     with postgresql() as journal:
-        nodes = Nodes(1)
+        nodes = Nodes(2)
         try:
             _move(address, machine, journal, nodes.address)
         finally:
@@ -62,9 +62,9 @@ def _move(address: str, machine: Any, journal: str, cluster: str) -> None:
     first = cache_of(address)
     study = create(first, "moved", {"*": ("wait", 1)}, budget={"trials": 2, "epochs": 2}, journal=journal)
     driven = Driven(first, "moved", cluster)
-    driven.until(lambda state: [t.epoch for t in state.trials.values() if t.state == "running"] == [1])
+    driven.until(lambda state: [t.epoch for t in state.trials.values() if t.state == "running"] == [1, 1])
     driven.kill()
-    assert remote.names("moved/checkpoints") == ["t0000"]
+    assert remote.names("moved/checkpoints") == ["t0000", "t0001"]
     assert not list(study.folder.checkpoints.rglob("epoch-*"))  # nothing lies where workers and driver share a disk
 
     machine("second")

@@ -7,9 +7,9 @@ is to the rival's advantage. So does NePS's PriMO, without priors: MOASHA first,
 (error, log10 cost) of full trainings, with the hypervolume's reference as its objectives' thresholds; its own choice
 of a generator is BoTorch's qLogNEHVI behind a Sobol design.
 
-Each imports its library when it is run: none of them but Optuna belongs to the project, they live in an environment of
-their own (``pip install optuna syne-tune smac ax-platform neural-pipeline-search onnxruntime``), where nothing of the
-project is needed.
+Each imports its library when it is run: none of them but Optuna belongs to the project, they live in environments of
+their own, where nothing of the project is needed: ``pip install optuna syne-tune smac ax-platform onnxruntime``, and
+one more for ``neural-pipeline-search``, whose requirements differ from Ax's.
 """
 
 from __future__ import annotations
@@ -207,6 +207,34 @@ def moasha(grace: int) -> Rival:
     return run
 
 
+def going_on(
+    problem: Public,
+    propose: Callable[[], tuple[Any, dict[str, Any], int] | None],
+    over: Callable[[Any, int, float, float], Any],
+) -> Callable[[], Job | None]:
+    """``ask()`` for `World.run`: jobs that go on where their configuration was.
+
+    `propose` gives (key, flat values, last epoch), or None for "nothing now"; `over` is told at once of what was
+    trained that far before.
+    """
+    reached: dict[tuple, int] = {}
+
+    def ask() -> Job | None:
+        while (proposed := propose()) is not None:
+            rival, values, last = proposed
+            config = back(problem, values)
+            key = problem.key_of(config)
+            first = reached.get(key, 0) + 1
+            if first <= last:
+                reached[key] = last
+                return rival, config, first, last
+            errors, costs, _ = problem.table(config)
+            over(rival, last, float(errors[last - 1]), math.log10(costs[last - 1]))
+        return None
+
+    return ask
+
+
 # -- SMAC -------------------------------------------------------------------------------------------------------------
 
 
@@ -277,25 +305,15 @@ def smac(hyperband: bool) -> Rival:
 
         logging.disable(logging.CRITICAL)
         facade = _smac_facade(problem, seed, epochs, hyperband)
-        reached: dict[tuple, int] = {}
 
-        def ask() -> Job:
-            while True:
-                info = facade.ask()
-                config = back(problem, dict(info.config))
-                last = round(info.budget) if hyperband else problem.epochs
-                key = problem.key_of(config)
-                first = reached.get(key, 0) + 1
-                if first <= last:
-                    reached[key] = last
-                    return info, config, first, last
-                errors, costs, _ = problem.table(config)  # known already
-                over(info, last, float(errors[last - 1]), math.log10(costs[last - 1]))
+        def propose() -> tuple[Any, Config, int]:
+            info = facade.ask()
+            return info, dict(info.config), round(info.budget) if hyperband else problem.epochs
 
         def over(info: Any, _: int, error: float, cost: float) -> None:
             facade.tell(info, TrialValue(cost=[error, cost], time=1.0), save=False)
 
-        return World(problem, epochs).run(ask, over)
+        return World(problem, epochs).run(going_on(problem, propose, over), over)
 
     return run
 
@@ -325,24 +343,18 @@ def primo(problem: Public, seed: int, epochs: int) -> list[Segment]:
             kind = HPOInteger if each.integer else HPOFloat
             space[name] = kind(each.low, each.high, log=each.log)
     rival = AskAndTell(algorithms.primo(SearchSpace(space), prior_centers={}))
-    reached: dict[tuple, int] = {}
 
-    def ask() -> Job:
-        while True:
+    def propose() -> tuple[Any, Config, int] | None:
+        try:
             trial = rival.ask()
-            config, last = back(problem, dict(trial.config)), int(trial.config["epoch"])
-            key = problem.key_of(config)
-            first = reached.get(key, 0) + 1
-            if first <= last:
-                reached[key] = last
-                return trial, config, first, last
-            errors, costs, _ = problem.table(config)  # known already
-            over(trial, last, float(errors[last - 1]), math.log10(costs[last - 1]))
+        except ValueError:  # its Bayesian optimisation begins before a trial has ended at the rung that it looks at
+            return None
+        return trial, dict(trial.config), int(trial.config["epoch"])
 
     def over(trial: Any, _: int, error: float, cost: float) -> None:
         rival.tell(trial, {"objective_to_minimize": [error, cost], "cost": 1.0})
 
-    return World(problem, epochs).run(ask, over)
+    return World(problem, epochs).run(going_on(problem, propose, over), over)
 
 
 # -- Ax ---------------------------------------------------------------------------------------------------------------
