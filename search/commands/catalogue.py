@@ -125,7 +125,11 @@ def describe(
     for leaving in record["exits"]:
         out.print(f"  leaving at {leaving['name']} costs {leaving['macs']:,} MACs in all")
     if record["paper_cost"]:
-        out.print(f"  in the paper's unit: {record['paper_cost']}")
+        cost = dict(record["paper_cost"])
+        out.print(f"  in the paper's unit ({cost.pop('unit')}):")
+        for name, value in cost.items():
+            each = value if isinstance(value, list | tuple) else [value]
+            out.print(f"    {name.replace('_', ' '):<20}{'  '.join(f'{one:,}' for one in each)}")
 
 
 def data(
