@@ -77,7 +77,7 @@ def table(rows: list[dict[str, Any]], field: str) -> str:
             if found:
                 means[value] = statistics.mean(found)
         near = [value for value, mean in means.items() if mean >= max(means.values()) - NEAR]
-        parameter = get_method(ROWS[name][0]).space().parameters[field]
+        parameter = get_method(ROWS[name][0]).space.parameters[field]
         searched = f"{parameter.low:g} to {parameter.high:g}" if isinstance(parameter, Range) else str(parameter)
         cells = [f"{100 * means[value]:.1f}" if value in means else "" for value in values]
         lines.append(f"| {name} | {' | '.join(cells)} | {min(near):g} to {max(near):g} | {searched} |")
