@@ -416,7 +416,7 @@ def improvement(mean: Array, deviation: Array, best: Array) -> Array:
     """Expected improvement below exp(best) of log-normal errors; all are logarithms, of one shape or broadcast.
 
     With z = (best - mean) / deviation: exp(best) Phi(z) - exp(mean + deviation^2 / 2) Phi(z - deviation)
-    (Hutter, Hoos, Leyton-Brown and Murphy, GECCO 2009, section 5).
+    (Hutter, Hoos, Leyton-Brown and Murphy, GECCO 2009; derived in arXiv:2411.18095).
     """
     z = (best - mean) / deviation
     found = np.exp(best) * ndtr(z) - np.exp(mean + 0.5 * deviation**2) * ndtr(z - deviation)

@@ -206,6 +206,8 @@ def test_methods_describe_and_dry_run(cli: Run, tmp_path: Path) -> None:
     keys = "method variant network params params_by_part macs_full macs_min units exits paper_cost config"
     assert set(keys.split()) <= set(record)
     assert json.loads(cli("describe", "skipnet", "--network", "resnet-38", "--json")[1])["params"] == 571_263
+    told = cli("describe", "imta")[1]
+    assert "in the paper's unit (MADDs = MACs" in told and "    params              288,094  626,520  " in told
     wide = json.loads(cli("describe", "static", "--network", "resnet-8", "--set", "width=2.0", "--json")[1])
     assert wide["config"]["width"] == 2.0
     for words, message in (
